@@ -1,0 +1,51 @@
+# Every target sets up what it needs. SET="key=value ..." overrides any field of a config, CONFIG=path names another one.
+PYTHON ?= python3
+VENV ?= .venv
+SET ?=
+CONFIG ?=
+
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train eval personalize test lint faceworld base clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo
+	@echo 'make train SET="lr=3e-4 hypernet.iterations=2"        overrides any field of the config'
+	@echo 'make train CONFIG=configs/sd15/pretrain.yaml          takes another config'
+
+$(STAMP): pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+install: $(STAMP)  ## create .venv and install the project into it
+
+train: $(STAMP)  ## train the hypernetwork: outputs/pretrain/{last.ckpt,metrics.json,preview.png}
+	$(RUN) -m experiments.pretrain $(or $(CONFIG),configs/faceworld/pretrain.yaml) $(SET)
+
+eval: $(STAMP)  ## personalize unseen people with every method and score the pictures: outputs/eval/
+	$(RUN) -m experiments.evaluate $(or $(CONFIG),configs/faceworld/evaluate.yaml) $(SET)
+
+personalize: $(STAMP)  ## one photo to one file: SET="reference=face.png output=me.safetensors"
+	$(RUN) -m experiments.personalize $(or $(CONFIG),configs/faceworld/personalize.yaml) $(SET)
+
+faceworld: $(STAMP)  ## render the embedded world of faces into data/faceworld
+	$(RUN) -m experiments.faceworld $(CONFIG) $(SET)
+
+base: $(STAMP)  ## train what is shipped frozen: the small Stable Diffusion, the face encoder, the judges
+	$(RUN) -m experiments.base $(or $(CONFIG),configs/faceworld/base.yaml) $(SET)
+
+test: $(STAMP)  ## run the tests
+	$(RUN) -m pytest
+
+lint: $(STAMP)  ## check style and the direction of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+clean:  ## remove .venv and caches; data/ and outputs/ stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find hdb experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
