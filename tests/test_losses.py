@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hdb.losses import diffusion_loss, weight_space_loss
+
+SIZES = {"first": (6, 5), "second": (7, 4), "third": (6, 5)}  # slot -> (a, b)
+
+
+def factors(num: int, rank: int, *, seed: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(num, rank, a, generator=generator), torch.randn(num, b, rank, generator=generator))
+        for name, (a, b) in SIZES.items()
+    }
+
+
+def dense_distance(first, second, *, seed: int) -> torch.Tensor:
+    """The same distance through out×in residuals under random orthonormal aux."""
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    for name, (a, b) in SIZES.items():
+        up_aux = torch.linalg.qr(torch.randn(20, b, generator=generator)).Q
+        down_aux = torch.linalg.qr(torch.randn(30, a, generator=generator)).Q.T
+        residuals = [up_aux @ side[name][1] @ side[name][0] @ down_aux for side in (first, second)]
+        total = total + (residuals[0] - residuals[1]).square().sum((1, 2))
+    return total
+
+
+@pytest.mark.parametrize("ranks", [(1, 1), (3, 3), (1, 4)])
+def test_weight_space_loss_equals_the_distance_of_dense_residuals(ranks):
+    first, second = factors(3, ranks[0], seed=0), factors(3, ranks[1], seed=1)
+    expected = dense_distance(first, second, seed=2)
+    assert_close(weight_space_loss(first, second, reduction="none"), expected, rtol=1e-4, atol=1e-3)
+    assert_close(weight_space_loss(first, second), expected.mean(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("c", [-1.0, 0.25, -3.0])
+def test_weight_space_loss_sees_residuals_and_not_their_factors(c):
+    first, second = factors(2, 1, seed=0), factors(2, 1, seed=1)
+    rescaled = {name: (c * down, up / c) for name, (down, up) in second.items()}
+    assert_close(weight_space_loss(first, rescaled), weight_space_loss(first, second), rtol=1e-5, atol=1e-4)
+    assert_close(weight_space_loss(second, rescaled), torch.tensor(0.0), rtol=0, atol=1e-3)
+
+
+def test_weight_space_loss_is_the_same_under_autocast():
+    first, second = factors(2, 2, seed=0), factors(2, 2, seed=1)
+    expected = weight_space_loss(first, second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(weight_space_loss(first, second), expected)
+
+
+def test_weight_space_loss_pulls_a_zero_residual_towards_its_target():
+    first, second = factors(1, 1, seed=0), factors(1, 1, seed=1)
+    first = {name: (down, torch.zeros_like(up).requires_grad_()) for name, (down, up) in first.items()}
+    weight_space_loss(first, second).backward()
+    assert all(up.grad.abs().sum() > 0 for _, up in first.values())
+
+
+def test_slots_of_two_layouts_are_not_compared():
+    first = factors(1, 1, seed=0)
+    second = {name: pair for name, pair in first.items() if name != "third"}
+    with pytest.raises(ValueError, match="3 and 2, differing in third"):
+        weight_space_loss(first, second)
+
+
+def test_diffusion_loss_averages_the_squared_error_of_each_sample():
+    noise_pred = torch.zeros(2, 1, 2, 2)
+    target = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
+    assert_close(diffusion_loss(noise_pred, target, reduction="none"), torch.tensor([1.0, 9.0]))
+    assert_close(diffusion_loss(noise_pred, target), torch.tensor(5.0))
+
+
+def test_diffusion_loss_is_computed_in_full_precision():
+    noise_pred, target = torch.full((1, 4, 8, 8), 1.0).half(), torch.full((1, 4, 8, 8), 1.001).half()
+    exact = (noise_pred.float() - target.float()).square().mean()
+    assert torch.equal(diffusion_loss(noise_pred, target), exact)
