@@ -1,13 +1,13 @@
 """One photo of a face becomes a file of personal weights for a text-to-image diffusion model: HyperDreamBooth.
 
     reference -> encoder -> decoder -> theta -> Layout -> LiDB layers in UNet + text encoder -> images -> metrics
-    (n,3,h,w)    face       weight     (n,p)    slots     (personalized Stable Diffusion)       (n,3,h,w)  face_rec, dino,
-    one photo    features   tokens                                                                         clip_i, clip_t
+    (n,3,h,w)    face       weight     (n,p)    slots     (personalized Stable Diffusion)       (n,3,h,w)  face_rec,
+    one photo    features   tokens                                                                         dino, clip
 
-The rooms, in the order of that line: `hdb.faces` (where references come from) and `hdb.faceworld` (the embedded world of
-people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the frozen
-base), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage), `hdb.callbacks`. `experiments/` builds
-objects from these rooms by plain calls.
+The rooms, in the order of that line: `hdb.faces` (where references come from) and `hdb.faceworld` (the embedded world
+of people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the
+frozen base), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage), `hdb.callbacks`.
+`experiments/` builds objects from these rooms by plain calls.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949
 """

@@ -1,7 +1,7 @@
 """One dataclass per experiment: its fields, their types, and the paper's values as defaults. `load` fills one in.
 
-A YAML under `configs/` lists only what differs from the defaults here; `key=value` words override both. The paper leaves
-many values open (learning rates, batch size, widths): those below without a note are this project's choice.
+A YAML under `configs/` lists only what differs from the defaults here; `key=value` words override both. The paper
+leaves many values open (learning rates, batch size, widths): those below without a note are this project's choice.
 
 Source: arXiv 2307.06949, sections 4 and 5.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Schema = TypeVar("Schema")
