@@ -1,4 +1,4 @@
-"""Which Weights & Biases run an experiment writes to: online where a login exists, offline elsewhere, never a question."""
+"""The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never asking a question."""
 
 import netrc
 import os
