@@ -1,0 +1,148 @@
+"""LiDB: puts LiDB layers into a UNet and a text encoder; binds, merges, takes them out again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hdb.lidb.layout import Layout, personalized_layers
+from hdb.lidb.linear import LiDBLinear
+
+
+class LiDB:
+    """The personalized layers of a diffusion model, all bound by one theta.
+
+    Replaces the layers in place, in the models given. Their weights, and the names of these, stay what they are.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel, or None.
+        text_encoder: transformers' CLIPTextModel, or None.
+        layout: Names the layers to replace. Default: `Layout.of` the models.
+
+    Raises:
+        ValueError: The models do not have exactly the layers of the layout, or have LiDB layers already.
+
+    >>> block = nn.ModuleDict({"to_q": nn.Linear(8, 8)})
+    >>> lidb = LiDB(unet=block, layout=Layout.of(unet=block, a=4, b=2))
+    >>> lidb.bind(lidb.layout.initial())
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: nn.Module | None = None,
+        text_encoder: nn.Module | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        self.layout = Layout.of(unet=unet, text_encoder=text_encoder) if layout is None else layout
+        found = personalized_layers(unet=unet, text_encoder=text_encoder)
+        _check_layers(found, self.layout)
+        owners = {
+            child: (parent, name)
+            for model in (unet, text_encoder)
+            if model is not None
+            for parent in model.modules()
+            for name, child in parent.named_children()
+        }
+        self.layers: dict[str, LiDBLinear] = {}
+        self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._originals: dict[str, nn.Linear] = {}
+        for slot in self.layout.slots:
+            original = found[slot.name]
+            parent, name = owners[original]
+            layer = LiDBLinear(original, *slot.aux(seed=self.layout.seed))
+            setattr(parent, name, layer)
+            self.layers[slot.name] = layer
+            self._owners[slot.name] = parent, name
+            self._originals[slot.name] = original
+        self._bound: tuple[Tensor | None, float] = (None, 1.0)
+
+    def bind(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
+        """Gives the model the residuals of n identities until the next `bind`; None gives the base back.
+
+        Gradients flow to theta. See `LiDBLinear.forward` for which sample gets which residual.
+
+        Args:
+            scale: Factor on all residuals: 0 is the base, 1 the person.
+
+        Raises:
+            ValueError: theta is of another size or not finite. The previous binding stays.
+        """
+        if theta is None:
+            for layer in self.layers.values():
+                layer.bind(None, None)
+        else:
+            self.layout.check(theta)
+            # On a GPU the check waits for the device; a theta in training has a loss to tell that it diverged.
+            if not (theta.is_cuda and theta.requires_grad):
+                _check_finite(theta)
+            for name, (down, up) in self.layout.unpack(theta).items():
+                self.layers[name].bind(down, up, scale)
+        self._bound = theta, scale
+
+    @contextmanager
+    def bound(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
+        """Binds theta within a `with` block, then what was bound before.
+
+        With gradient checkpointing `backward` belongs inside the block, too: it runs the layers again.
+        """
+        previous, previous_scale = self._bound
+        self.bind(theta, scale=scale)
+        try:
+            yield
+        finally:
+            self.bind(previous, scale=previous_scale)
+
+    @torch.no_grad()
+    def merge(self, theta: Float[Tensor, "1 p"], *, scale: float = 1.0) -> None:
+        """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.
+
+        Nothing is bound afterwards.
+
+        Raises:
+            ValueError: theta is not of one person, of another size or not finite.
+        """
+        if len(theta) != 1:
+            raise ValueError(f"a model can take the weights of 1 person, given {len(theta)}")
+        self.bind(theta.detach(), scale=scale)
+        for layer in self.layers.values():
+            down, up = layer.fold()
+            # In float32, so that half precision rounds the sum once and not the residual before.
+            layer.weight.copy_(layer.weight.float() + up[0].float().mT @ down[0].float())
+        self.bind(None)
+
+    def detach(self) -> None:
+        """Puts the original layers back. The adapter is of no use afterwards."""
+        for name, (parent, attribute) in self._owners.items():
+            original, layer = self._originals[name], self.layers[name]
+            # The same parameters, unless somebody replaced them meanwhile.
+            original.weight, original.bias = layer.weight, layer.bias
+            setattr(parent, attribute, original)
+        self.layers, self._owners, self._originals = {}, {}, {}
+
+
+def _check_layers(found: dict[str, nn.Linear], layout: Layout) -> None:
+    if any(isinstance(layer, LiDBLinear) for layer in found.values()):
+        raise ValueError("the model has LiDB layers already; detach the adapter that put them there first")
+    names = {slot.name for slot in layout.slots}
+    if odd := sorted(names ^ set(found)):
+        where = "the layout" if odd[0] in names else "the model"
+        raise ValueError(
+            f"the layout has {len(names)} slots, the model {len(found)} layers to personalize; "
+            f"only {where} has {odd[0]}"
+        )
+    for slot in layout.slots:
+        layer = found[slot.name]
+        if (layer.in_features, layer.out_features) != (slot.in_features, slot.out_features):
+            raise ValueError(
+                f"{slot.name} is {layer.in_features} -> {layer.out_features} in the model, "
+                f"{slot.in_features} -> {slot.out_features} in the layout"
+            )
+
+
+def _check_finite(theta: Tensor) -> None:
+    bad = theta.numel() - int(theta.isfinite().sum())
+    if bad:
+        raise ValueError(f"theta has {bad} values of {theta.numel()} that are not finite, expected 0")

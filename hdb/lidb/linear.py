@@ -1,0 +1,116 @@
+"""LiDBLinear: a frozen linear layer plus one residual per identity in the batch."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LiDBLinear(nn.Linear):
+    """A frozen linear layer whose weight carries a residual of rank r, made of a few numbers and two frozen bases.
+
+        dW = up_aux · up · down · down_aux        (out, in) = (out, b) (b, r) (r, a) (a, in)
+
+    It shares the parameters of the layer it replaces and keeps their names, so that `state_dict`, `.to` and everything
+    that looks for an `nn.Linear` go on working, and it adds no parameter. With nothing bound it is that layer.
+
+    The (out, in) residual is never formed. Folding the bases into the factors first, (r, a)(a, in) and (b, r)(out, b),
+    costs n·r·a·in instead of the tokens·a·in of projecting every token to a, and leaves a LoRA of rank r per identity.
+
+    Args:
+        base: The layer to replace. It stays as it is and can be put back.
+        down_aux: (a, in) with orthonormal rows, the same for everyone.
+        up_aux: (out, b) with orthonormal columns, the same for everyone.
+
+    Raises:
+        ValueError: The layer is no plain `nn.Linear`, or the bases do not fit it.
+
+    Source: HyperDreamBooth, section 4.1, https://arxiv.org/abs/2307.06949
+
+    >>> layer = LiDBLinear(nn.Linear(3, 2), torch.eye(3)[:1], torch.eye(2)[:, :1])
+    >>> layer.bind(torch.ones(1, 1, 1), torch.ones(1, 1, 1), scale=5.0)
+    >>> layer(torch.zeros(4, 3)).shape
+    torch.Size([4, 2])
+    """
+
+    def __init__(self, base: nn.Linear, down_aux: Float[Tensor, "a in_"], up_aux: Float[Tensor, "out b"]) -> None:
+        # nn.Linear.__init__ would draw a weight, from the global generator, only to throw it away.
+        nn.Module.__init__(self)
+        if type(base) is not nn.Linear:
+            raise ValueError(f"LiDB replaces plain nn.Linear layers, given {type(base).__qualname__}")
+        if down_aux.shape[1] != base.in_features or up_aux.shape[0] != base.out_features:
+            raise ValueError(
+                f"bases for a layer of {down_aux.shape[1]} inputs and {up_aux.shape[0]} outputs were given to one of "
+                f"{base.in_features} inputs and {base.out_features} outputs"
+            )
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.train(base.training)
+        # The seed and the slot's name say what the bases are; storing them would multiply the size of a checkpoint.
+        self.register_buffer("down_aux", down_aux.detach().to(base.weight.device), persistent=False)
+        self.register_buffer("up_aux", up_aux.detach().to(base.weight.device), persistent=False)
+        self.down: Tensor | None = None
+        self.up: Tensor | None = None
+        self.scale = 1.0
+        self._folded: tuple[Tensor, Tensor] | None = None
+
+    def bind(self, down: Float[Tensor, "n r a"] | None, up: Float[Tensor, "n b r"] | None, scale: float = 1.0) -> None:
+        """Sets the residuals of n identities until the next `bind`; None takes them away.
+
+        The factors keep their graph. They stay bound because gradient checkpointing runs `forward` again in backward.
+
+        Raises:
+            ValueError: Only one factor is given, or they fit neither each other nor the bases.
+        """
+        self._folded = None
+        if down is None or up is None:
+            if down is not up:
+                raise ValueError("bind takes both factors of a residual or neither, given one")
+            self.down, self.up, self.scale = None, None, scale
+            return
+        a, b = self.down_aux.shape[0], self.up_aux.shape[1]
+        if down.shape[2] != a or up.shape != (len(down), b, down.shape[1]):
+            raise ValueError(
+                f"factors {tuple(down.shape)} and {tuple(up.shape)} do not fit a layer of a = {a} and b = {b}, "
+                f"which takes (n, r, {a}) and (n, {b}, r)"
+            )
+        self.down, self.up, self.scale = down, up, scale
+        if not (down.requires_grad or up.requires_grad):
+            # Sampling calls each layer dozens of times with the same theta. With a graph this would be wrong: a second
+            # backward through one binding would find the graph of the fold freed.
+            self._folded = self.fold()
+
+    def fold(self) -> tuple[Float[Tensor, "n r in_"], Float[Tensor, "n r out"]]:
+        """The bound residuals as ordinary LoRA factors: down · down_aux and (scale · up_aux · up)ᵀ."""
+        if self.down is None or self.up is None:
+            raise ValueError("nothing is bound to this layer, so there is no residual to fold")
+        down = self.down.to(self.down_aux) @ self.down_aux
+        up = self.up.to(self.up_aux).mT @ (self.scale * self.up_aux).mT
+        return down, up
+
+    def forward(self, x: Float[Tensor, "m *tokens in_"]) -> Float[Tensor, "m *tokens out"]:
+        """Applies the layer and each sample's own residual.
+
+        Args:
+            x: m samples. m is n (sample i gets residual i), or n is 1 (all get it), or m is k·n with the identities
+                *tiled*, as classifier-free guidance makes them: `cat([x] * k)`, sample i gets residual i mod n.
+
+        Raises:
+            ValueError: m is no multiple of the n residuals bound.
+        """
+        out = super().forward(x)
+        if self.down is None:
+            return out
+        down, up = (factor.to(x.dtype) for factor in self._folded or self.fold())
+        m, n = len(x), len(down)
+        if n == 1:
+            residual_in = functional.linear(x.reshape(-1, self.in_features), down[0])
+            return torch.addmm(out.reshape(-1, self.out_features), residual_in, up[0]).reshape(out.shape)
+        if m % n:
+            raise ValueError(
+                f"{n} residuals are bound, but the batch has {m} samples; expected {n} or a multiple of it"
+            )
+        if m != n:
+            down, up = down.repeat(m // n, 1, 1), up.repeat(m // n, 1, 1)
+        residual_in = torch.bmm(x.reshape(m, -1, self.in_features), down.mT)
+        return torch.baddbmm(out.reshape(m, -1, self.out_features), residual_in, up).reshape(out.shape)
