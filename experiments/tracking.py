@@ -1,4 +1,4 @@
-"""The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never asking a question."""
+"""The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
 import netrc
 import os
