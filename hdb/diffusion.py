@@ -1,0 +1,238 @@
+"""The frozen Stable Diffusion that is personalized: encode, add noise, predict noise, sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+class StableDiffusion(nn.Module):
+    """Autoencoder, text encoder and UNet of a Stable Diffusion 1.x pipeline; no weight of it ever has a gradient.
+
+    Works on any pipeline folder with the classes of Stable Diffusion 1.x, whatever its size: nothing branches on which one it is.
+    LiDB layers (:class:`hdb.lidb.LiDB`) are put into ``unet`` and ``text_encoder`` from outside.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDPMScheduler | DDIMScheduler,
+        name: str = "",
+    ):
+        super().__init__()
+        self.vae, self.unet, self.text_encoder = vae, unet, text_encoder
+        self.tokenizer = tokenizer
+        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.name = name
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"the UNet of {name or 'this base'} takes {unet.config.in_channels} channels and the autoencoder makes "
+                f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
+            )
+        self.digest = self._weights_digest()
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> StableDiffusion:
+        """Loads a diffusers pipeline folder, or a hub id at a pinned revision; safetensors only.
+
+        Raises:
+            ValueError: the folder is missing, lacks one of the five parts, or holds another family of models.
+        """
+        path = str(path)
+        local = Path(path).is_dir()
+        if local:
+            index = Path(path) / "model_index.json"
+            if not index.is_file():
+                raise ValueError(f"{path} is no diffusers pipeline folder: expected a file model_index.json in it")
+            parts = json.loads(index.read_text())
+            if parts.get("_class_name") != "StableDiffusionPipeline":
+                raise ValueError(f"{path} holds a {parts.get('_class_name')}: expected a StableDiffusionPipeline (1.x)")
+            missing = [part for part in PARTS if not (Path(path) / part).is_dir()]
+            if missing:
+                raise ValueError(f"{path} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
+        elif Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise ValueError(
+                f"no Stable Diffusion at {path}: expected a folder in diffusers' layout or a hub id owner/name"
+            )
+        options = {"use_safetensors": True, "revision": revision, "torch_dtype": dtype}
+        try:
+            return cls(
+                vae=AutoencoderKL.from_pretrained(path, subfolder="vae", **options),
+                unet=UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options),
+                text_encoder=CLIPTextModel.from_pretrained(
+                    path, subfolder="text_encoder", use_safetensors=True, dtype=dtype, revision=revision
+                ),
+                tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", revision=revision),
+                scheduler=DDPMScheduler.from_pretrained(path, subfolder="scheduler", revision=revision),
+                name=Path(path).name if local else path,
+            )
+        except OSError as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ValueError(f"cannot load a Stable Diffusion from {path}: {first_line}") from error
+
+    def _weights_digest(self) -> str:
+        """Sixteen hex digits that tell bases apart: configurations, and a few weights of every tensor (as fp16)."""
+        sha = hashlib.sha256()
+        for module in (self.vae, self.unet, self.text_encoder):
+            for key in sorted(name.replace("text_model.", "") for name, _ in module.named_parameters()):
+                sha.update(key.encode())
+            for _, value in sorted(module.named_parameters(), key=lambda item: item[0].replace("text_model.", "")):
+                sha.update(str(tuple(value.shape)).encode())
+                if value.device.type != "meta":
+                    sha.update(value.detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def resolution(self) -> int:
+        """Side of a picture in pixels."""
+        return self.unet.config.sample_size * self.downsampling
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.noise_scheduler.config.num_train_timesteps
+
+    def use_plain_attention(self) -> StableDiffusion:
+        """Replaces fused attention by matrix products in the UNet: a quarter faster to train on a CPU, the same values.
+
+        Measured with a UNet of 11 M parameters on 8x8 latents, one core: 47 against 37 samples a second.
+        """
+        self.unet.set_attn_processor(AttnProcessor())
+        return self
+
+    @torch.no_grad()
+    def encode_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
+        """Pictures in [0, 1] -> scaled latents (mean of the posterior), resized to the base's resolution if needed."""
+        if images.shape[-2:] != (self.resolution, self.resolution):
+            images = nn.functional.interpolate(
+                images, size=(self.resolution, self.resolution), mode="bilinear", antialias=True, align_corners=False
+            )
+        pixels = images.to(self.device, self.dtype) * 2 - 1
+        latents = self.vae.encode(pixels).latent_dist.mean
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Float[Tensor, "n c h8 w8"]) -> Float[Tensor, "n 3 h w"]:
+        """Scaled latents -> pictures in [0, 1], float32."""
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        pixels = self.vae.decode(latents.to(self.dtype)).sample
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
+        """Token ids, padded and truncated to the text encoder's length."""
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.text_encoder.config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        return tokens.input_ids.to(self.device)
+
+    def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
+        """Prompts -> prompt_embeds. Differentiable through the residuals that are bound to the text encoder."""
+        return self.text_encoder(self.tokenize(prompts)).last_hidden_state
+
+    def add_noise(
+        self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        return self.noise_scheduler.add_noise(latents, noise, timesteps)
+
+    def denoising_target(
+        self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """What `predict_noise` is trained to return: the noise, or the velocity where the base was trained on that.
+
+        Source: Salimans and Ho, Progressive Distillation, arXiv 2202.00512, appendix D (velocity).
+        """
+        kind = self.noise_scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "v_prediction":
+            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        raise ValueError(f"prediction_type of the base is {kind!r}: expected 'epsilon' or 'v_prediction'")
+
+    def predict_noise(
+        self,
+        noisy_latents: Float[Tensor, "n c h w"],
+        timesteps: Int[Tensor, " n"],
+        prompt_embeds: Float[Tensor, "n l d"],
+    ) -> Float[Tensor, "n c h w"]:
+        """The UNet's answer, in the scheduler's prediction type."""
+        return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
+
+    def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
+        """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
+        drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(drawn).to(self.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt_embeds: Float[Tensor, "n l d"],
+        *,
+        seeds: list[int],
+        negative_prompt_embeds: Float[Tensor, "n l d"] | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        progress: bool = False,
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Pictures in [0, 1] by DDIM with classifier-free guidance, one seed per picture.
+
+        With `negative_prompt_embeds` both halves run as one batch ``cat([unconditional, conditional])``: bound residuals
+        of n identities are tiled over it.
+
+        Raises:
+            ValueError: the number of seeds is not the number of prompts.
+        """
+        n = len(prompt_embeds)
+        if len(seeds) != n:
+            raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")
+        guided = negative_prompt_embeds is not None and guidance_scale != 1.0
+        embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
+        scheduler = DDIMScheduler.from_config(self.noise_scheduler.config, clip_sample=False)
+        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
+        for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):
+            noisy = torch.cat([latents, latents]) if guided else latents
+            noise_pred = self.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
+            if guided:
+                unconditional, conditional = noise_pred.chunk(2)
+                noise_pred = unconditional + guidance_scale * (conditional - unconditional)
+            latents = scheduler.step(noise_pred, timestep, latents).prev_sample
+        return self.decode_latents(latents)
