@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdb.lidb.layout import Layout, personalized_layers
+from hdb.lidb.layout import Layout
 from hdb.lidb.linear import LiDBLinear
+from hdb.lidb.names import personalized_layers
 
 
 class LiDB:
@@ -74,10 +75,8 @@ class LiDB:
             for layer in self.layers.values():
                 layer.bind(None, None)
         else:
-            self.layout.check(theta)
-            # On a GPU the check waits for the device; a theta in training has a loss to tell that it diverged.
-            if not (theta.is_cuda and theta.requires_grad):
-                _check_finite(theta)
+            # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
+            self.layout.check(theta, finite=not (theta.is_cuda and theta.requires_grad))
             for name, (down, up) in self.layout.unpack(theta).items():
                 self.layers[name].bind(down, up, scale)
         self._bound = theta, scale
@@ -140,9 +139,3 @@ def _check_layers(found: dict[str, nn.Linear], layout: Layout) -> None:
                 f"{slot.name} is {layer.in_features} -> {layer.out_features} in the model, "
                 f"{slot.in_features} -> {slot.out_features} in the layout"
             )
-
-
-def _check_finite(theta: Tensor) -> None:
-    bad = theta.numel() - int(theta.isfinite().sum())
-    if bad:
-        raise ValueError(f"theta has {bad} values of {theta.numel()} that are not finite, expected 0")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,14 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hdb.lidb.names import personalized_layers
+
 # Raised when the meaning of theta changes: the order inside a slot, the way bases are drawn, the canonical names.
 LAYOUT_VERSION = 1
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
-_UNET_SLOT = re.compile(r"(^|\.)(to_[qkv]|to_out\.0|ff\.net\.0\.proj)$")
-_TEXT_ENCODER_SLOT = re.compile(r"(^|\.)self_attn\.(q|k|v|out)_proj$")
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out", "q_proj", "k_proj", "v_proj", "out_proj")
 _DOWN_AUX, _UP_AUX, _START = range(3)
 
 
@@ -162,13 +160,15 @@ class Layout:
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def check(self, theta: Float[Tensor, "n p"]) -> None:
-        """Raises ValueError if theta is no row of vectors of this layout."""
+    def check(self, theta: Float[Tensor, "n p"], *, finite: bool = False) -> None:
+        """Raises ValueError if theta is not (n, p) in this layout or, on request, not finite."""
         if theta.ndim != 2 or theta.shape[1] != self.size:
             raise ValueError(
                 f"theta has shape {tuple(theta.shape)}, expected (n, {self.size}) for {len(self.slots)} slots of rank "
                 f"{self.rank}"
             )
+        if finite and (bad := theta.numel() - int(theta.isfinite().sum())):
+            raise ValueError(f"theta has {bad} values of {theta.numel()} that are not finite, expected 0")
 
     def check_digest(self, digest: str, *, of: str) -> None:
         """Raises ValueError naming both digests if `digest`, stored beside the thing called `of`, is not this one."""
@@ -251,34 +251,6 @@ class Layout:
             raise ValueError(
                 f"not a layout: {error}; expected rank, seed and slots of [name, in_features, out_features, a, b]"
             ) from error
-
-
-def personalized_layers(*, unet: nn.Module | None, text_encoder: nn.Module | None) -> dict[str, nn.Linear]:
-    """The linear layers that LiDB personalizes by canonical name, in canonical order, whatever their live paths are.
-
-    Canonical names are the keys of published diffusers LoRA files. transformers 5 dropped `text_model.` from the paths
-    of CLIPTextModel, and diffusers registers a UNet's up blocks before its middle: neither may move a number in theta.
-    """
-    layers = {}
-    for name, module in unet.named_modules() if unet is not None else ():
-        if isinstance(module, nn.Linear) and _UNET_SLOT.search(name):
-            layers[f"unet.{name}"] = module
-    for name, module in text_encoder.named_modules() if text_encoder is not None else ():
-        if isinstance(module, nn.Linear) and _TEXT_ENCODER_SLOT.search(name):
-            layers[f"text_encoder.text_model.{name.removeprefix('text_model.')}"] = module
-    return {name: layers[name] for name in sorted(layers, key=_canonical_order)}
-
-
-def _canonical_order(name: str) -> tuple[Any, ...]:
-    # UNet before text encoder; numbers by value; q, k, v, out as everyone says them.
-    component, *path = name.split(".")
-    return component != "unet", [_part_order(part) for part in path]
-
-
-def _part_order(part: str) -> tuple[int, int, str]:
-    if part.isdecimal():
-        return 0, int(part), ""
-    return (1, _PROJECTIONS.index(part), "") if part in _PROJECTIONS else (2, 0, part)
 
 
 def _stream(seed: int, name: str, purpose: int) -> np.random.RandomState:

@@ -1,0 +1,67 @@
+"""Export: a theta as an ordinary LoRA that diffusers, ComfyUI and A1111 load, the bases folded into it."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdb.lidb.file import Subject, write_safetensors
+from hdb.lidb.layout import Layout
+
+
+@torch.no_grad()
+def to_lora_state_dict(
+    theta: Float[Tensor, "1 p"], layout: Layout, format: str = "diffusers", *, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The LoRA that adds what `LiDB.bind(theta, scale=scale)` adds, under the keys of published files.
+
+        lora_down = down · down_aux (r, in)        lora_up = scale · up_aux · up (out, r)
+
+    | format | UNet | text encoder |
+    |---|---|---|
+    | diffusers | `unet.<path>.lora.down.weight` | `text_encoder.<path>.lora_linear_layer.down.weight` |
+    | kohya | `lora_unet_<path>.lora_down.weight` | `lora_te_<path>.lora_down.weight`, both with `.alpha` |
+
+    In kohya's format, which ComfyUI and A1111 read, alpha is the rank, and so the loader scales by alpha / rank = 1.
+
+    Raises:
+        ValueError: The format is unknown, or theta is not of one person and this layout.
+
+    Source: diffusers, `loaders/lora_conversion_utils.py` and `utils/state_dict_utils.py`
+    """
+    layout.check(theta)
+    if len(theta) != 1:
+        raise ValueError(f"a LoRA is of one person, given a theta of {len(theta)}")
+    if format not in ("diffusers", "kohya"):
+        raise ValueError(f"unknown LoRA format {format!r}, expected diffusers or kohya")
+    state = {}
+    # In float32 on the CPU, whatever theta is in: half precision once, by the caller, and not twice.
+    factors = layout.unpack(theta.detach().float().cpu())
+    for slot in layout.slots:
+        down, up = factors[slot.name]
+        down_aux, up_aux = slot.aux(seed=layout.seed)
+        lora_down, lora_up = down[0] @ down_aux, scale * (up_aux @ up[0])
+        component, _, path = slot.name.partition(".")
+        if format == "diffusers":
+            infix = "lora" if component == "unet" else "lora_linear_layer"
+            state[f"{slot.name}.{infix}.down.weight"] = lora_down
+            state[f"{slot.name}.{infix}.up.weight"] = lora_up
+        else:
+            name = ("lora_unet_" if component == "unet" else "lora_te_") + path.replace(".", "_")
+            state[f"{name}.lora_down.weight"] = lora_down
+            state[f"{name}.lora_up.weight"] = lora_up
+            state[f"{name}.alpha"] = torch.tensor(float(layout.rank))
+    return state
+
+
+def export_lora(subject: Subject, path: str | Path, format: str = "diffusers") -> Path:
+    """Writes a subject, at its own scale and in its own precision, as a LoRA file with its provenance.
+
+    Raises:
+        ValueError: The format is unknown.
+        OSError: It could not be written.
+    """
+    state = to_lora_state_dict(subject.theta, subject.layout, format, scale=subject.scale)
+    tensors = {name: tensor.to(subject.theta.dtype).contiguous() for name, tensor in state.items()}
+    return write_safetensors(path, tensors, {"format": "pt", **subject.metadata})

@@ -1,0 +1,237 @@
+"""The subject's file: one person's theta and where it comes from, as safetensors with metadata."""
+
+import hashlib
+import json
+import math
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hdb import __version__
+from hdb.lidb.layout import Layout
+
+FORMAT_VERSION = "1"
+
+_DTYPES = (torch.float16, torch.float32)
+_PROVENANCE = ("base", "base_digest", "scale", "created", "hdb_version", "consent", "source")
+_DERIVED = ("format_version", "layout", "layout_digest", "a", "b", "rank", "seed", "checksum")
+
+
+@dataclass
+class Subject:
+    """One person's weights: theta, the layout that gives it meaning, and provenance.
+
+    Args:
+        theta: (1, p) in float16 or float32, finite.
+        layout: What theta means.
+        metadata: Free provenance as strings; what is left out is filled in. `base` and `base_digest`: the model it was
+            made for; `scale`: the strength meant for use, default 1; `created`: ISO time, default now; `hdb_version`;
+            `consent` and `source`: free text.
+
+    Raises:
+        ValueError: theta does not fit, is not finite, or the metadata has an unknown field.
+
+    >>> from hdb.lidb.layout import Slot
+    >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
+    >>> Subject(layout.initial(), layout, {"source": "me.png"}).scale
+    1.0
+    """
+
+    theta: Float[Tensor, "n p"]  # n = 1, said by an error and not by a type
+    layout: Layout
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.theta.dtype not in _DTYPES:
+            raise ValueError(f"theta has dtype {self.theta.dtype}, expected torch.float16 or torch.float32")
+        self.layout.check(self.theta, finite=True)
+        if len(self.theta) != 1:
+            raise ValueError(f"a subject is one person, given a theta of {len(self.theta)}")
+        if unknown := sorted(set(self.metadata) - set(_PROVENANCE)):
+            raise ValueError(f"unknown metadata {', '.join(unknown)}; expected some of {', '.join(_PROVENANCE)}")
+        defaults = dict.fromkeys(_PROVENANCE, "") | {
+            "scale": "1.0",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hdb_version": __version__,
+        }
+        self.metadata = {name: str(self.metadata.get(name, default)) for name, default in defaults.items()}
+        _check_provenance(self.metadata)
+
+    @property
+    def scale(self) -> float:
+        """The strength with which these weights are meant to be bound."""
+        return float(self.metadata["scale"])
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the file, whole or not at all; an older file of this name survives a failure.
+
+        Raises:
+            OSError: It could not be written, for instance because the disk is full.
+        """
+        theta = self.theta.detach().cpu().contiguous()
+        fields = self.metadata | _derived_fields(self.layout)
+        return write_safetensors(path, {"theta": theta}, fields | {"checksum": _checksum(theta, fields)})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, expected_layout: Layout | None = None, expected_base: str | None = None
+    ) -> "Subject":
+        """Reads a file that `save` wrote and checks every field of it.
+
+        Args:
+            path: The file. Only its header is read before it is known to be safetensors; nothing is ever unpickled.
+            expected_layout: Layout of the model it is for, if that is known.
+            expected_base: `base_digest` of that model.
+
+        Raises:
+            ValueError: It is no such file, is damaged or altered, or belongs to another model.
+        """
+        path = Path(path)
+        tensors, fields = read_header(path)
+        _check_header(path, tensors, fields)
+        layout = _read_layout(path, fields)
+        if expected_layout is not None:
+            expected_layout.check_digest(layout.digest, of=str(path))
+        if expected_base is not None and fields["base_digest"] != expected_base:
+            raise ValueError(
+                f"{path} belongs to base {fields['base_digest']} ({fields['base']}), expected {expected_base}"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                theta = file.get_tensor("theta")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}; expected a safetensors file") from error
+        try:
+            subject = cls(theta, layout, {name: fields[name] for name in _PROVENANCE})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        stored = fields.pop("checksum")
+        if (computed := _checksum(theta, fields)) != stored:
+            raise ValueError(f"{path} was altered: its content has checksum {computed}, expected {stored}")
+        return subject
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header of a safetensors file: {tensor name: {dtype, shape, data_offsets}} and the metadata.
+
+    Reads no tensor. Tells a pickled checkpoint by its first bytes, and a file that was cut off by its length.
+
+    Raises:
+        ValueError: There is no such file, or it is no whole safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file {path}; expected a safetensors file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if start[8:] != b"{":
+            # torch.save writes a zip archive, formerly a bare pickle. Either runs code of its author when loaded.
+            if start.startswith((b"PK", b"\x80")):
+                raise ValueError(f"{path} is a pickled checkpoint and was not read; expected a safetensors file")
+            raise ValueError(f"{path} starts with {start!r} and is no safetensors file")
+        if 8 + length > size:
+            raise ValueError(f"{path} is cut off: it has {size} bytes, expected {8 + length} and more")
+        text = b"{" + file.read(length - 1)
+    try:
+        tensors = json.loads(text)
+        metadata = tensors.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise TypeError("metadata that is no text")
+        ends = [entry["data_offsets"][1] for entry in tensors.values() if {"dtype", "shape"} <= set(entry)]
+        expected_size = 8 + length + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged header: {error}; expected a safetensors file") from error
+    if size != expected_size:
+        problem = "cut off" if size < expected_size else "too long"
+        raise ValueError(f"{path} is {problem}: it has {size} bytes, expected {expected_size}")
+    return tensors, metadata
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Writes a safetensors file under a temporary name and renames it: there is a whole file or none.
+
+    Raises:
+        OSError: It could not be written; says how many bytes were to be. Nothing is left behind.
+    """
+    path = Path(path)
+    content = save(tensors, metadata)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Else a full disk or a crash may show only after the rename, in a file of the right name and no content.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"could not save {len(content)} bytes to {path}: {reason}; nothing was written") from error
+    finally:
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _derived_fields(layout: Layout) -> dict[str, str]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "layout": json.dumps(layout.to_dict(), separators=(",", ":")),
+        "layout_digest": layout.digest,
+        "a": str(max(slot.a for slot in layout.slots)),
+        "b": str(max(slot.b for slot in layout.slots)),
+        "rank": str(layout.rank),
+        "seed": str(layout.seed),
+    }
+
+
+def _checksum(theta: Tensor, fields: dict[str, str]) -> str:
+    content = json.dumps(fields, sort_keys=True).encode() + theta.numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_header(path: Path, tensors: dict[str, Any], fields: dict[str, str]) -> None:
+    # The version before all others: a later format may well have other fields and tensors.
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {version}, expected {FORMAT_VERSION}: no subject, or a later one")
+    if odd := sorted({*_PROVENANCE, *_DERIVED} ^ set(fields)):
+        problem = "has unknown" if odd[0] in fields else "lacks"
+        raise ValueError(f"{path} {problem} metadata {odd[0]}; expected {', '.join((*_PROVENANCE, *_DERIVED))}")
+    if set(tensors) != {"theta"}:
+        raise ValueError(f"{path} holds the tensors {', '.join(sorted(tensors)) or 'none'}; expected theta alone")
+
+
+def _check_provenance(fields: dict[str, str]) -> None:
+    try:
+        scale = float(fields["scale"])
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(f"scale is {fields['scale']!r}, expected a finite number")
+    try:
+        datetime.fromisoformat(fields["created"])
+    except ValueError as error:
+        raise ValueError(f"created is {fields['created']!r}, expected an ISO time") from error
+
+
+def _read_layout(path: Path, fields: dict[str, str]) -> Layout:
+    try:
+        layout = Layout.from_dict(json.loads(fields["layout"]))
+    except ValueError as error:
+        raise ValueError(f"{path} has a damaged layout: {error}") from error
+    for name, expected in _derived_fields(layout).items():
+        if name != "layout" and fields[name] != expected:
+            raise ValueError(f"{path}: {name} is {fields[name]}, but its layout says {expected}")
+    return layout
