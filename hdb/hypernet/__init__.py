@@ -1,0 +1,1 @@
+"""Reference to theta: a face encoder, a decoder of weight tokens, and the HyperNet that holds both."""

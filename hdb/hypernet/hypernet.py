@@ -1,0 +1,251 @@
+"""HyperNet: one photo of a face in, that person's theta out."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from hdb.hypernet.decoder import WeightDecoder
+from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
+from hdb.lidb.layout import Layout
+
+FORMAT_VERSION = 1
+
+
+class HyperNet(nn.Module):
+    """Encodes the reference once, then refines theta `iterations` times.
+
+        theta₀ = initial + mean + linear_path(embedding)                                      (n, p)
+        thetaₖ = thetaₖ₋₁ + decoder(face features, thetaₖ₋₁ - initial)         k = 1 .. iterations
+
+    `initial` is the layout's fixed start (non-zero down, zero up), shared by everyone: from all-zero factors no
+    gradient would ever leave. `mean` is what is learned of faces in general, so `mean_theta` is a prediction that has
+    seen no face: a control.
+
+    Paper: theta₀ = 0, and the decoder alone. Here also, with `linear_path`, a direct linear map from the embedding,
+    zero at the start: on faceworld it learns within thousands of samples where the decoder alone needs far more.
+
+    Args:
+        iterations: k; 0 leaves the decoder out. Open in the paper; 4 is the public code's value.
+        linear_path: add the direct map.
+        freeze_encoder: the encoder has no gradient and stays in eval mode.
+
+    Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
+    """
+
+    initial: Float[Tensor, "1 p"]
+    embedding_mean: Float[Tensor, " e"]
+    embedding_std: Float[Tensor, " e"]
+
+    def __init__(
+        self,
+        encoder: FaceEncoder,
+        decoder: WeightDecoder,
+        layout: Layout,
+        *,
+        iterations: int = 4,
+        linear_path: bool = False,
+        freeze_encoder: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(decoder.places) != layout.size:
+            raise ValueError(f"decoder writes {len(decoder.places)} numbers, the layout has {layout.size}")
+        self.layout, self.iterations, self.freeze_encoder = layout, _checked(iterations), freeze_encoder
+        self.encoder = encoder.requires_grad_(not freeze_encoder)
+        self.decoder = decoder
+        self.mean = nn.Parameter(torch.zeros(layout.size))
+        self.linear_path = None
+        if linear_path:  # skip_init: nn.Linear would draw from the global generator what is zeroed at once
+            self.linear_path = skip_init(nn.Linear, encoder.embedding_size, layout.size, bias=False)
+            nn.init.zeros_(self.linear_path.weight)
+        self.register_buffer("initial", layout.initial(), persistent=False)
+        self.register_buffer("embedding_mean", torch.zeros(encoder.embedding_size))
+        self.register_buffer("embedding_std", torch.ones(encoder.embedding_size))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "HyperNet":
+        super().train(mode)
+        self.encoder.train(mode and not self.freeze_encoder)
+        return self
+
+    def forward(self, reference: Float[Tensor, "n 3 h w"], *, iterations: int | None = None) -> Float[Tensor, "n p"]:
+        """Predicts theta; `iterations` overrides the network's own number."""
+        return self.refine(self.forward_features(reference), iterations=iterations)
+
+    def forward_features(self, reference: Float[Tensor, "n 3 h w"]) -> FaceFeatures:
+        """Encodes the reference; the embedding comes standardized."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            features = self.encoder(reference)
+        return features._replace(embedding=(features.embedding - self.embedding_mean) / self.embedding_std)
+
+    def refine(self, features: FaceFeatures, *, iterations: int | None = None) -> Float[Tensor, "n p"]:
+        """From face features to theta."""
+        change = self.mean.expand(len(features.embedding), -1)
+        if self.linear_path is not None:
+            # Divided by √e, a step of Adam moves theta about as far through this path as through `mean`: one rate fits.
+            change = change + self.linear_path(features.embedding / math.sqrt(features.embedding.shape[1]))
+        face_tokens = self.decoder.face_tokens(features)
+        for _ in range(self.iterations if iterations is None else _checked(iterations)):
+            change = change + self.decoder(face_tokens, change)
+        return self.initial + change.float()
+
+    @property
+    def mean_theta(self) -> Float[Tensor, "1 p"]:
+        """The theta of faces in general: a prediction without a reference."""
+        return self.initial + self.mean
+
+    @torch.no_grad()
+    def standardize(self, embeddings: Float[Tensor, "n e"]) -> None:
+        """Takes mean and scale of the encoder's embeddings from these, instead of 0 and 1.
+
+        Without the common part of all faces, `mean` learns what is common and the direct path what is personal, and
+        neither waits for the other.
+
+        Raises:
+            ValueError: fewer than two embeddings.
+        """
+        if len(embeddings) < 2:
+            raise ValueError(f"standardizing needs at least 2 embeddings, not {len(embeddings)}")
+        self.embedding_mean.copy_(embeddings.mean(0))
+        self.embedding_std.copy_(embeddings.std(0).clamp_min(1e-6))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `from_config` needs to build the same network; only strings, numbers, lists and dicts."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "layout": self.layout.to_dict(),
+            "layout_digest": self.layout.digest,
+            "encoder": self.encoder.config,
+            "encoder_digest": self.encoder.digest,
+            "decoder": self.decoder.config,
+            "iterations": self.iterations,
+            "linear_path": self.linear_path is not None,
+            "freeze_encoder": self.freeze_encoder,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, encoder: FaceEncoder | None = None) -> "HyperNet":
+        """A network of the shape that `config` says, with fresh weights around `encoder`."""
+        layout = Layout.from_dict(config["layout"])
+        layout.check_digest(config["layout_digest"], of="the hypernetwork")
+        encoder = encoder or FaceEncoder.from_config(config["encoder"])
+        options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder")}
+        return cls(encoder, WeightDecoder(layout, encoder, **config["decoder"]), layout, **options)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state without a frozen encoder, which has a file of its own: a ViT-H would fill every checkpoint."""
+        state = self.state_dict()
+        return {name: state[name] for name in state if not (self.freeze_encoder and name.startswith("encoder."))}
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `own_state` gave, or a whole state; a frozen encoder that is not in it stays as it is.
+
+        Raises:
+            ValueError: other names or shapes than this network's.
+        """
+        missing, unexpected = [], []
+        try:
+            missing, unexpected = self.load_state_dict(dict(state), strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"weights of another hypernetwork: {' '.join(str(error).split())}") from None
+        missing = [name for name in missing if not (self.freeze_encoder and name.startswith("encoder."))]
+        if missing or unexpected:
+            raise ValueError(f"weights of another hypernetwork: {missing[:3]} missing, {unexpected[:3]} unexpected")
+
+    def save(self, folder: str | Path, *, include_encoder: bool = True, dtype: torch.dtype = torch.float32) -> None:
+        """Writes config.json and model.safetensors, each under a temporary name first.
+
+        Args:
+            include_encoder: false leaves a frozen encoder out; whoever loads must bring the same one.
+            dtype: of the weights in the file; float16 halves it.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict() if include_encoder else self.own_state()
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+        metadata = {"format_version": str(FORMAT_VERSION), "layout_digest": self.layout.digest}
+        save_file(state, folder / "model.safetensors.tmp", metadata=metadata)
+        (folder / "config.json.tmp").write_text(json.dumps(self.config, indent=1))
+        for name in ("model.safetensors", "config.json"):
+            os.replace(folder / f"{name}.tmp", folder / name)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, encoder: FaceEncoder | None = None) -> "HyperNet":
+        """Reads what `save` wrote.
+
+        Args:
+            encoder: needed where the folder holds none; it must be the one the network was trained with.
+
+        Raises:
+            ValueError: missing or unreadable files, another layout, another encoder, or none.
+        """
+        folder = Path(folder)
+        for needed in (folder / "config.json", folder / "model.safetensors"):
+            if not needed.is_file():
+                raise ValueError(f"a hypernetwork needs config.json and model.safetensors: {needed} is missing")
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            with safe_open(folder / "model.safetensors", "pt") as file:
+                written = (file.metadata() or {}).get("layout_digest")
+                state = {name: file.get_tensor(name) for name in file.keys()}
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise ValueError(f"{folder} holds no readable hypernetwork: {error}") from None
+        if written != config.get("layout_digest"):
+            raise ValueError(
+                f"config.json in {folder} says layout {config.get('layout_digest')}, weights say {written}"
+            )
+        return cls._restore(config, state, encoder, origin=folder)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, encoder: FaceEncoder | None = None) -> "HyperNet":
+        """Reads the network out of a checkpoint of HyperNetPretraining; nothing in the file is executed.
+
+        Raises:
+            ValueError: as `from_folder`, and a checkpoint of something else.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no checkpoint at {path}")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            config = checkpoint["hypernet"]
+        except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no checkpoint of a hypernetwork: {' '.join(str(error).split())}") from None
+        prefix = "hypernet."
+        state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}
+        return cls._restore(config, state, encoder, origin=path)
+
+    @classmethod
+    def _restore(
+        cls, config: Mapping[str, Any], state: Mapping[str, Tensor], encoder: FaceEncoder | None, *, origin: str | Path
+    ) -> "HyperNet":
+        if config.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"{origin} has format version {config.get('format_version')}, expected {FORMAT_VERSION}")
+        if any(name.startswith("encoder.") for name in state):
+            encoder = None  # the file's own counts; the given one is not written into
+        else:
+            if encoder is None:
+                raise ValueError(f"{origin} holds no encoder: give the one it was trained with")
+            if encoder.digest != config["encoder_digest"]:
+                raise ValueError(
+                    f"{origin} was trained with the encoder {config['encoder_digest']}, not {encoder.digest}"
+                )
+        hypernet = cls.from_config(config, encoder=encoder)
+        hypernet.load_own_state(state)
+        return hypernet
+
+
+def _checked(iterations: int) -> int:
+    if iterations < 0:
+        raise ValueError(f"iterations must be 0 or more, not {iterations}")
+    return iterations

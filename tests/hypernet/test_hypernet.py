@@ -1,0 +1,239 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from hdb.hypernet.decoder import WeightDecoder
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.layout import Layout, Slot
+
+VIT = dict(img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=6)
+SLOTS = (Slot("unet.to_q", 8, 9, a=4, b=3), Slot("unet.to_k", 8, 7, a=8, b=2), Slot("unet.to_v", 8, 7, a=4, b=3))
+LAYOUT = Layout(SLOTS)
+
+
+def hypernet(*, layout: Layout = LAYOUT, seed: int = 0, **options) -> HyperNet:
+    encoder = FaceEncoder(VIT, resolution=16, seed=seed)
+    decoder = WeightDecoder(layout, encoder, width=16, num_heads=2, seed=seed)
+    return HyperNet(encoder, decoder, layout, **{"linear_path": True, "iterations": 2, **options})
+
+
+def photos(num: int = 3) -> torch.Tensor:
+    return torch.rand(num, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+
+
+def trained(net: HyperNet, *, num_steps: int = 3) -> HyperNet:
+    """A few steps towards an arbitrary theta, so that no part is at its start any more."""
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
+    target = torch.randn(3, net.layout.size, generator=torch.Generator().manual_seed(6))
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        (net(photos()) - target).square().sum().backward()
+        optimizer.step()
+    return net
+
+
+def test_prediction_starts_near_the_shared_start_of_the_layout():
+    change = hypernet()(photos()) - LAYOUT.initial()
+    assert 0 < change.abs().max() < 0.1
+    assert torch.equal(hypernet(iterations=0)(photos()), LAYOUT.initial().expand(3, -1))
+
+
+def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
+    net = hypernet()
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    trained(net, num_steps=2)
+    still = {name for name, parameter in net.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {name for name in before if name.startswith("encoder.")}
+
+
+def test_encoder_trains_when_it_is_not_frozen_and_is_in_eval_mode_when_it_is():
+    net = trained(hypernet(freeze_encoder=False))
+    assert not torch.equal(net.encoder.vit.cls_token, hypernet().encoder.vit.cls_token)
+    assert net.train().encoder.training and not hypernet().train().encoder.training
+
+
+def test_the_reference_is_encoded_once_for_all_iterations():
+    net, calls = hypernet(), []
+    net.encoder.register_forward_hook(lambda *_: calls.append(1))
+    net(photos(), iterations=5)
+    assert len(calls) == 1
+
+
+def test_iterations_refine_the_previous_theta():
+    net = trained(hypernet(linear_path=False))
+    features = net.forward_features(photos())
+    change = net.mean.expand(3, -1)
+    for k in range(4):
+        assert_close(net.refine(features, iterations=k), LAYOUT.initial() + change)
+        change = change + net.decoder(net.decoder.face_tokens(features), change)
+    # Steps differ: the decoder sees where the last one led.
+    first, second, third = (net.refine(features, iterations=k) for k in (0, 1, 2))
+    assert not torch.allclose(second - first, third - second, rtol=1e-3)
+
+
+def test_own_number_of_iterations_is_the_default():
+    net = trained(hypernet(iterations=3))
+    assert torch.equal(net(photos()), net(photos(), iterations=3))
+
+
+def test_batch_of_references_equals_loop_over_references():
+    net = trained(hypernet()).eval()
+    one_by_one = torch.cat([net(photo[None]) for photo in photos()])
+    assert_close(net(photos()), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_direct_path_alone_fits_a_linear_map_of_the_embedding():
+    net = hypernet(iterations=0)
+    with torch.no_grad():
+        embedding = net.forward_features(photos()).embedding
+        map_ = torch.randn(embedding.shape[1], LAYOUT.size, generator=torch.Generator().manual_seed(0))
+        net.linear_path.weight.copy_(map_.T * embedding.shape[1] ** 0.5)
+        assert_close(net(photos()) - net.mean_theta, embedding @ map_, rtol=1e-3, atol=1e-4)
+
+
+def test_standardized_embeddings_leave_what_is_common_to_the_mean():
+    net = trained(hypernet(iterations=0))
+    net.standardize(net.encoder(photos()).embedding)
+    embedding = net.forward_features(photos()).embedding
+    assert_close(embedding.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+    assert_close(embedding.std(0), torch.ones(6), rtol=1e-4, atol=1e-4)
+    assert_close(net(photos()).mean(0, keepdim=True), net.mean_theta, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="at least 2 embeddings, not 1"):
+        net.standardize(embedding[:1])
+
+
+def test_building_leaves_the_global_generator_alone_and_depends_on_the_seed():
+    state = torch.get_rng_state()
+    first, again, other = hypernet(seed=1), hypernet(seed=1), hypernet(seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first(photos()), again(photos()))
+    assert not torch.equal(first(photos()), other(photos()))
+
+
+def test_higher_ranks_and_slots_of_different_size_fill_theta_in_layout_order():
+    layout = Layout(SLOTS, rank=2)
+    net = trained(hypernet(layout=layout))
+    with torch.no_grad():
+        net.decoder.weights_out[1].zero_()  # silences the second slot, and only that
+        net.mean.zero_()
+        net.linear_path.weight.zero_()
+    change = layout.unpack(net(photos()) - layout.initial())
+    assert [bool(down.abs().sum() + up.abs().sum() > 0) for down, up in change.values()] == [True, False, True]
+
+
+@pytest.mark.parametrize("freeze_encoder", [True, False])
+def test_a_saved_network_predicts_the_same(tmp_path, freeze_encoder):
+    net = trained(hypernet(freeze_encoder=freeze_encoder)).eval()
+    net.standardize(net.encoder(photos()).embedding)
+    net.save(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+    loaded = HyperNet.from_folder(tmp_path).eval()
+    assert torch.equal(loaded(photos()), net(photos()))
+    assert loaded.layout.digest == net.layout.digest and loaded.iterations == net.iterations
+
+
+def test_a_network_saved_without_its_encoder_takes_back_only_the_same_one(tmp_path):
+    net = trained(hypernet()).eval()
+    net.save(tmp_path, include_encoder=False)
+    loaded = HyperNet.from_folder(tmp_path, encoder=FaceEncoder(VIT, resolution=16, seed=0)).eval()
+    assert torch.equal(loaded(photos()), net(photos()))
+    with pytest.raises(ValueError, match="holds no encoder"):
+        HyperNet.from_folder(tmp_path)
+    with pytest.raises(ValueError, match="was trained with the encoder"):
+        HyperNet.from_folder(tmp_path, encoder=FaceEncoder(VIT, resolution=16, seed=1))
+
+
+def test_half_precision_file_is_half_the_size_and_nearly_the_same(tmp_path):
+    net = trained(hypernet()).eval()
+    net.save(tmp_path / "full")
+    net.save(tmp_path / "half", dtype=torch.float16)
+    full, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half"))
+    assert half < 0.6 * full
+    assert_close(HyperNet.from_folder(tmp_path / "half").eval()(photos()), net(photos()), rtol=1e-2, atol=1e-2)
+
+
+def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
+    net = hypernet()
+    with pytest.raises(ValueError, match="is missing"):
+        HyperNet.from_folder(tmp_path / "nothing")
+
+    net.save(tmp_path / "truncated")
+    weights = tmp_path / "truncated" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(ValueError, match="no readable hypernetwork"):
+        HyperNet.from_folder(tmp_path / "truncated")
+
+    net.save(tmp_path / "mixed")
+    hypernet(layout=Layout(SLOTS, seed=1)).save(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "mixed" / "model.safetensors")
+    with pytest.raises(ValueError, match="says layout .* weights say"):
+        HyperNet.from_folder(tmp_path / "mixed")
+
+    net.save(tmp_path / "future")
+    config = json.loads((tmp_path / "future" / "config.json").read_text())
+    (tmp_path / "future" / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99, expected 1"):
+        HyperNet.from_folder(tmp_path / "future")
+
+
+def test_weights_of_another_network_are_refused():
+    net = hypernet()
+    with pytest.raises(ValueError, match="another hypernetwork: .*missing"):
+        net.load_own_state({"mean": torch.zeros(LAYOUT.size)})
+    with pytest.raises(ValueError, match="another hypernetwork"):
+        net.load_own_state({**net.own_state(), "mean": torch.zeros(1)})
+
+
+def test_impossible_numbers_are_refused():
+    with pytest.raises(ValueError, match="0 or more, not -1"):
+        hypernet(iterations=-1)
+    encoder = FaceEncoder(VIT, resolution=16)
+    with pytest.raises(ValueError, match="20 with 3 heads"):
+        WeightDecoder(LAYOUT, encoder, width=20, num_heads=3)
+    with pytest.raises(ValueError, match=f"writes {LAYOUT.size} numbers, the layout has {2 * LAYOUT.size}"):
+        HyperNet(encoder, WeightDecoder(LAYOUT, encoder, width=16, num_heads=2), Layout(SLOTS, rank=2))
+
+
+def test_encoder_folder_gives_back_the_same_features(tmp_path):
+    encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), seed=3).eval()
+    (tmp_path / "config.json").write_text(json.dumps(encoder.config))
+    save_file(encoder.vit.state_dict(), tmp_path / "model.safetensors")
+    loaded = FaceEncoder.from_folder(tmp_path).eval()
+    for given, expected in zip(loaded(photos()), encoder(photos()), strict=True):
+        assert torch.equal(given, expected)
+    assert loaded.digest == encoder.digest
+
+
+def test_encoder_normalizes_with_its_own_mean_and_std():
+    encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
+    images = torch.rand(1, 3, 16, 16)
+    mean, std = torch.tensor(encoder.config["mean"]), torch.tensor(encoder.config["std"])
+    by_hand = encoder.vit((images - mean[:, None, None]) / std[:, None, None])
+    assert_close(encoder(images).embedding, by_hand)
+
+
+def test_encoder_folders_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="config.json is missing"):
+        FaceEncoder.from_folder(tmp_path)
+    encoder = FaceEncoder(VIT, resolution=16)
+    save_file(encoder.vit.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**encoder.config, "timm": {**VIT, "embed_dim": 24}}))
+    with pytest.raises(ValueError, match="do not fit"):
+        FaceEncoder.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no readable face encoder"):
+        FaceEncoder.from_folder(tmp_path)
+    with pytest.raises(ValueError, match="neither a folder with config.json nor a model timm knows"):
+        FaceEncoder("vit_of_nobody")
+
+
+def test_named_encoders_bring_their_resolution_and_normalization():
+    encoder = FaceEncoder("test_vit")
+    known = encoder.vit.pretrained_cfg
+    assert encoder.resolution == known["input_size"][-1]
+    assert encoder.config["mean"] == list(known["mean"]) and encoder.config["std"] == list(known["std"])
+    assert FaceEncoder.from_config(encoder.config).config == encoder.config
