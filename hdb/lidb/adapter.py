@@ -95,10 +95,14 @@ class LiDB:
             self.bind(previous, scale=previous_scale)
 
     @torch.no_grad()
-    def merge(self, theta: Float[Tensor, "1 p"], *, scale: float = 1.0) -> None:
+    def merge(self, theta: Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
         """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.
 
         Nothing is bound afterwards.
+
+        Args:
+            theta: (1, p).
+            scale: As in `bind`.
 
         Raises:
             ValueError: theta is not of one person, of another size or not finite.

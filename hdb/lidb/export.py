@@ -12,7 +12,7 @@ from hdb.lidb.layout import Layout
 
 @torch.no_grad()
 def to_lora_state_dict(
-    theta: Float[Tensor, "1 p"], layout: Layout, format: str = "diffusers", *, scale: float = 1.0
+    theta: Float[Tensor, "n p"], layout: Layout, format: str = "diffusers", *, scale: float = 1.0
 ) -> dict[str, Tensor]:
     """The LoRA that adds what `LiDB.bind(theta, scale=scale)` adds, under the keys of published files.
 
@@ -24,6 +24,12 @@ def to_lora_state_dict(
     | kohya | `lora_unet_<path>.lora_down.weight` | `lora_te_<path>.lora_down.weight`, both with `.alpha` |
 
     In kohya's format, which ComfyUI and A1111 read, alpha is the rank, and so the loader scales by alpha / rank = 1.
+
+    Args:
+        theta: (1, p).
+        layout: What theta means.
+        format: `diffusers` or `kohya`.
+        scale: Strength, folded into lora_up.
 
     Raises:
         ValueError: The format is unknown, or theta is not of one person and this layout.

@@ -21,7 +21,7 @@ from hdb.lidb.layout import Layout
 
 FORMAT_VERSION = "1"
 
-_DTYPES = (torch.float16, torch.float32)
+_DTYPES = {torch.float16: "F16", torch.float32: "F32"}  # as safetensors names them
 _PROVENANCE = ("base", "base_digest", "scale", "created", "hdb_version", "consent", "source")
 _DERIVED = ("format_version", "layout", "layout_digest", "a", "b", "rank", "seed", "checksum")
 
@@ -99,6 +99,9 @@ class Subject:
         tensors, fields = read_header(path)
         _check_header(path, tensors, fields)
         layout = _read_layout(path, fields)
+        dtype, shape = tensors["theta"]["dtype"], tensors["theta"]["shape"]
+        if dtype not in _DTYPES.values() or shape != [1, layout.size]:
+            raise ValueError(f"{path}: theta is {dtype} of shape {shape}, expected F16 or F32 of [1, {layout.size}]")
         if expected_layout is not None:
             expected_layout.check_digest(layout.digest, of=str(path))
         if expected_base is not None and fields["base_digest"] != expected_base:

@@ -1,0 +1,213 @@
+"""LiDB in a real, tiny UNet and text encoder."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
+
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+def outputs(models: dict[str, nn.Module], n: int = 3, first: int = 0) -> torch.Tensor:
+    """The noise that the UNet predicts under prompts read by the text encoder: n samples, all different."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(6, 4, 8, 8, generator=generator)[first : first + n]
+    tokens = torch.randint(0, 90, (6, 24), generator=generator)[first : first + n]
+    timesteps = torch.tensor([900, 10, 400, 700, 200, 500])[first : first + n]
+    return models["unet"](latents, timesteps, models["text_encoder"](tokens)[0]).sample
+
+
+def test_merge_equals_bind(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    base = outputs(models)
+    lidb.bind(people[:1], scale=0.8)
+    bound = outputs(models)
+    lidb.bind(None)
+    lidb.merge(people[:1], scale=0.8)
+    assert (bound - base).abs().max() > 0.05
+    torch.testing.assert_close(outputs(models), bound, **CLOSE)
+    lidb.detach()
+    torch.testing.assert_close(outputs(models), bound, **CLOSE)
+
+
+def test_zero_residual_changes_nothing_bitwise(models, layout):
+    base = outputs(models)
+    lidb = LiDB(**models, layout=layout)
+    assert torch.equal(outputs(models), base)
+    for n in (1, 3):
+        lidb.bind(layout.initial().repeat(n, 1))
+        assert torch.equal(outputs(models), base)
+
+
+def test_zero_scale_is_the_base(models, layout, people):
+    base = outputs(models)
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people, scale=0.0)
+    assert torch.equal(outputs(models), base)
+
+
+def test_batch_of_identities_equals_loop_over_identities(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    batch = outputs(models)
+    for i in range(3):
+        lidb.bind(people[i : i + 1])
+        torch.testing.assert_close(outputs(models, n=1, first=i), batch[i : i + 1], **CLOSE)
+
+
+def test_tiled_batch_gives_each_copy_its_person(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    tiled = outputs(models, n=6)
+    for i in range(6):
+        lidb.bind(people[i % 3 : i % 3 + 1])
+        torch.testing.assert_close(outputs(models, n=1, first=i), tiled[i : i + 1], **CLOSE)
+
+
+def test_relaxing_leaves_the_output(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    before = outputs(models)
+    relaxed, theta = layout.relax(people, 3)
+    lidb.detach()
+    LiDB(**models, layout=relaxed).bind(theta)
+    torch.testing.assert_close(outputs(models), before, **CLOSE)
+
+
+def test_gradients_reach_theta_and_never_the_base(models, layout, people):
+    before = {name: copy.deepcopy(model.state_dict()) for name, model in models.items()}
+    lidb = LiDB(**models, layout=layout)
+    theta = people.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theta], lr=0.1)
+    lidb.bind(theta)
+    outputs(models).square().mean().backward()
+    # Every factor of every slot of every person.
+    assert all(g.flatten(1).any(dim=1).all() for pair in layout.unpack(theta.grad).values() for g in pair)
+    optimizer.step()
+    for name, model in models.items():
+        assert all(p.grad is None for p in model.parameters())
+        after = model.state_dict()
+        assert list(after) == list(before[name])
+        assert all(torch.equal(after[key], value) for key, value in before[name].items())
+
+
+def test_people_in_one_batch_do_not_touch_each_other(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    theta = people.clone().requires_grad_()
+    lidb.bind(theta)
+    outputs(models)[1].square().mean().backward()
+    assert theta.grad[1].any() and not theta.grad[0].any() and not theta.grad[2].any()
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            models["unet"].enable_gradient_checkpointing()
+            models["unet"].train()
+        theta = people.clone().requires_grad_()
+        lidb.bind(theta)
+        outputs(models).square().mean().backward()
+        gradients.append(theta.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_detach_puts_the_original_layers_back(models, layout, people):
+    before = {name: dict(model.named_modules()) for name, model in models.items()}
+    base = outputs(models)
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    assert not torch.equal(outputs(models), base)
+    lidb.detach()
+    assert {name: dict(model.named_modules()) for name, model in models.items()} == before
+    assert torch.equal(outputs(models), base)
+
+
+def test_bound_restores_what_was_bound_before_even_after_an_error(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people[:1], scale=0.5)
+    before = outputs(models)
+    with pytest.raises(RuntimeError, match="stop"), lidb.bound(people[1:2]):
+        assert not torch.equal(outputs(models), before)
+        raise RuntimeError("stop")
+    assert torch.equal(outputs(models), before)
+
+
+def test_layers_follow_the_model_to_another_precision(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    exact = outputs(models)
+    for model in models.values():
+        model.to(torch.float64)
+    lidb.bind(people)
+    unet = models["unet"]
+    assert unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.dtype == torch.float64
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(6, 4, 8, 8, generator=generator)[:3].double()
+    tokens = torch.randint(0, 90, (6, 24), generator=generator)[:3]
+    double = unet(latents, torch.tensor([900, 10, 400]), models["text_encoder"](tokens)[0]).sample
+    torch.testing.assert_close(double.float(), exact, **CLOSE)
+
+
+def test_eight_residuals_cost_at_most_a_quarter_more_work_than_one(models, layout):
+    lidb = LiDB(**models, layout=layout)
+
+    def work(n: int) -> int:
+        lidb.bind(layout.initial().repeat(n, 1).requires_grad_())
+        latents, tokens = torch.zeros(8, 4, 8, 8), torch.zeros(8, 24, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            models["unet"](latents, 1, models["text_encoder"](tokens)[0]).sample.sum().backward()
+        return counter.get_total_flops()
+
+    assert work(8) <= 1.25 * work(1)
+
+
+def test_theta_with_nan_is_refused_and_the_binding_stays(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people)
+    before = outputs(models)
+    bad = people.clone()
+    bad[1, 3] = float("nan")
+    with pytest.raises(ValueError, match="1 values of .* that are not finite, expected 0"):
+        lidb.bind(bad)
+    assert torch.equal(outputs(models), before)
+
+
+def test_theta_of_another_layout_is_refused_with_both_sizes(models, layout):
+    lidb = LiDB(**models, layout=layout)
+    relaxed, theta = layout.relax(layout.initial(), 2)
+    with pytest.raises(ValueError, match=rf"\(1, {relaxed.size}\), expected \(n, {layout.size}\)"):
+        lidb.bind(theta)
+
+
+def test_several_people_cannot_be_merged(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    with pytest.raises(ValueError, match="weights of 1 person, given 3"):
+        lidb.merge(people)
+
+
+def test_a_layout_of_another_model_is_refused_by_the_odd_slot(models, layout):
+    with pytest.raises(ValueError, match="only the layout has text_encoder.text_model.encoder.layers.0"):
+        LiDB(unet=models["unet"], layout=layout)
+    with pytest.raises(ValueError, match="only the model has text_encoder.text_model.encoder.layers.0"):
+        LiDB(**models, layout=Layout.of(unet=models["unet"]))
+
+
+def test_a_layer_of_another_shape_is_refused_with_both_shapes(models, layout):
+    first = layout.slots[0]
+    wider = replace(layout, slots=(replace(first, in_features=first.in_features + 1), *layout.slots[1:]))
+    with pytest.raises(ValueError, match="attn1.to_q is 8 -> 8 in the model, 9 -> 8 in the layout"):
+        LiDB(**models, layout=wider)
+
+
+def test_a_second_adapter_on_the_same_model_is_refused(models, layout):
+    LiDB(**models, layout=layout)
+    with pytest.raises(ValueError, match="has LiDB layers already"):
+        LiDB(**models, layout=layout)

@@ -1,0 +1,113 @@
+"""Exported LoRAs against what diffusers and PEFT make of them."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.export import export_lora, to_lora_state_dict
+from hdb.lidb.file import Subject, read_header
+from hdb.lidb.layout import Layout
+
+
+@pytest.fixture
+def pipeline(tiny_base) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def person(pipeline) -> Subject:
+    """Someone with a relaxed rank and a scale of their own, strong enough to change picture and prompt."""
+    layout = Layout.of(unet=pipeline.unet, text_encoder=pipeline.text_encoder, a=6, b=3, rank=2)
+    theta = layout.initial() + 0.5 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
+    return Subject(theta, layout, {"scale": "0.9", "base": "tiny", "source": "me.png"})
+
+
+def picture(pipeline: StableDiffusionPipeline) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    out = pipeline("a [V] face", num_inference_steps=4, guidance_scale=3.0, generator=generator, output_type="np")
+    return out.images[0]
+
+
+def prompt_embeds(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+    return pipeline.encode_prompt("a [V] face", "cpu", 1, False)[0]
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_load_lora_weights_gives_the_picture_that_bind_gives(pipeline, person, tmp_path, format):
+    base, base_embeds = picture(pipeline), prompt_embeds(pipeline)
+    lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=person.layout)
+    lidb.bind(person.theta, scale=person.scale)
+    bound, bound_embeds = picture(pipeline), prompt_embeds(pipeline)
+    lidb.detach()
+    assert np.abs(picture(pipeline) - base).max() == 0
+
+    pipeline.load_lora_weights(str(export_lora(person, tmp_path / "lora.safetensors", format)))
+    assert np.abs(bound - base).max() > 0.05
+    assert np.abs(picture(pipeline) - bound).max() < 1e-3
+    assert (bound_embeds - base_embeds).abs().max() > 0.05
+    torch.testing.assert_close(prompt_embeds(pipeline), bound_embeds, atol=1e-4, rtol=1e-4)
+
+
+def test_lora_of_peft_equals_bind(models, layout, people):
+    latents, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 24, 16)
+    unet = models["unet"]
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people[:1])
+    bound = unet(latents, 5, embeds).sample
+    lidb.detach()
+
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"]
+    peft_unet = inject_adapter_in_model(LoraConfig(r=1, lora_alpha=1, target_modules=targets), unet)
+    exported = {
+        key.removeprefix("unet.").replace("lora.down", "lora_A").replace("lora.up", "lora_B"): value
+        for key, value in to_lora_state_dict(people[:1], layout).items()
+        if key.startswith("unet.")
+    }
+    result = set_peft_model_state_dict(peft_unet, exported)
+    assert not result.unexpected_keys and not [key for key in result.missing_keys if "lora" in key]
+    torch.testing.assert_close(peft_unet(latents, 5, embeds).sample, bound, atol=2e-5, rtol=1e-4)
+
+
+def test_keys_are_the_published_ones(people, layout):
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    diffusers = to_lora_state_dict(people[:1], layout, "diffusers")
+    assert len(diffusers) == 2 * len(layout.slots)
+    assert {
+        f"unet.{block}.attn1.to_q.lora.down.weight",
+        f"unet.{block}.attn2.to_out.0.lora.up.weight",
+        f"unet.{block}.ff.net.0.proj.lora.down.weight",
+        "text_encoder.text_model.encoder.layers.0.self_attn.out_proj.lora_linear_layer.up.weight",
+    } <= set(diffusers)
+    kohya = to_lora_state_dict(people[:1], layout, "kohya")
+    assert len(kohya) == 3 * len(layout.slots)
+    assert {
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0.lora_up.weight",
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj.alpha",
+        "lora_te_text_model_encoder_layers_0_self_attn_out_proj.lora_up.weight",
+    } <= set(kohya)
+
+
+def test_exported_file_has_the_precision_and_the_provenance_of_the_subject(person, tmp_path):
+    half = Subject(person.theta.half(), person.layout, person.metadata)
+    path = export_lora(half, tmp_path / "lora.safetensors", "kohya")
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    fields = read_header(path)[1]
+    assert {name: fields[name] for name in ("base", "source", "scale")} == {
+        "base": "tiny",
+        "source": "me.png",
+        "scale": "0.9",
+    }
+
+
+def test_unknown_format_and_several_people_are_refused(people, layout):
+    with pytest.raises(ValueError, match="unknown LoRA format 'onnx', expected diffusers or kohya"):
+        to_lora_state_dict(people[:1], layout, "onnx")
+    with pytest.raises(ValueError, match="of one person, given a theta of 3"):
+        to_lora_state_dict(people, layout)
