@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Schema = TypeVar("Schema")
@@ -19,7 +19,7 @@ Schema = TypeVar("Schema")
 
 @dataclass
 class Base:
-    """The frozen text-to-image model: a folder in diffusers' layout or a hub name."""
+    """The frozen text-to-image model: a folder in diffusers' layout or a hub id."""
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     dtype: str = "float32"
@@ -37,21 +37,23 @@ class LiDB:
 
 @dataclass
 class Faces:
-    """Where references come from.
+    """Where people come from.
 
-    `source` is one of folders, flat, celeba, lfw, shards, faceworld. Paper: the target is the reference itself
-    (`other_view=false`) and every prompt is the instance prompt.
+    `source` is folders, flat, celeba, lfw, shards or faceworld; `target` the picture that a prediction must explain:
+    the same as the reference (paper), other, or on faceworld all or plain.
     """
 
-    source: str = "celeba"
+    source: str = "flat"
     root: str = "data/celeba-hq"
     resolution: int = 512
-    num_identities: int | None = None
+    num_identities: int = 15000
     num_val_identities: int = 100
     views_per_identity: int = 12
-    other_view: bool = False
+    target: str = "same"
+    crop: bool = True
     batch_size: int = 8
     num_workers: int = 0
+    seed: int = 0
 
 
 @dataclass
@@ -65,11 +67,23 @@ class HyperNet:
     num_heads: int = 8
     iterations: int = 4
     linear_path: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Finetuning:
+    """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's."""
+
+    rank: int = 4
+    num_steps: int = 40
+    lr: float = 5e-3
+    batch_size: int = 4
+    timesteps: str = "uniform"
 
 
 @dataclass
 class Judges:
-    """What scores pictures: facenet/dino/clip names for real photos, folders for faceworld's own."""
+    """Who scores pictures: names of networks for real photos, folders for faceworld's own."""
 
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
@@ -78,10 +92,11 @@ class Judges:
 
 @dataclass
 class Sampling:
-    """How pictures are drawn from a bound base."""
+    """How pictures are drawn from a bound base; `batch_size` counts pictures."""
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    batch_size: int = 8
 
 
 @dataclass
@@ -98,13 +113,135 @@ class Stage:
     """What every stage has."""
 
     base: Base = field(default_factory=Base)
-    lidb: LiDB = field(default_factory=LiDB)
     sampling: Sampling = field(default_factory=Sampling)
     wandb: Wandb = field(default_factory=Wandb)
     instance_prompt: str = "a [V] face"
     accelerator: str = "auto"
     precision: str = "32-true"
     seed: int = 0
+
+
+@dataclass
+class Preoptimize(Stage):
+    """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`."""
+
+    output: str = "outputs/preoptimize"
+    lidb: LiDB = field(default_factory=LiDB)
+    faces: Faces = field(default_factory=Faces)
+    identities_per_shard: int = 16
+    num_steps: int = 500
+    lr: float = 5e-3
+    views_per_step: int = 1
+    mean_pull: float = 0.0
+    timesteps: str = "uniform"
+    checkpoint_every: int = 50
+
+
+@dataclass
+class Pretrain(Stage):
+    """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
+
+    beta above 0 needs `thetas`, the folder that preoptimize wrote. `max_minutes` ends a run early, unfinished schedule
+    and all. `val_every` and `checkpoint_every` count steps.
+    """
+
+    output: str = "outputs/pretrain"
+    lidb: LiDB = field(default_factory=LiDB)
+    faces: Faces = field(default_factory=Faces)
+    hypernet: HyperNet = field(default_factory=HyperNet)
+    judges: Judges = field(default_factory=Judges)
+    thetas: str | None = "outputs/preoptimize"
+    alpha: float = 1.0
+    beta: float = 1.0
+    lr: float = 1e-4
+    linear_lr: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    timesteps: str = "uniform"
+    max_steps: int = 100_000
+    max_minutes: float | None = None
+    val_every: int = 1000
+    num_val_draws: int = 4
+    checkpoint_every: int = 200
+    num_preview_identities: int = 4
+    preview_prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+
+
+@dataclass
+class Personalize(Stage):
+    """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
+
+    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
+    where there are several, 1 being the largest. `consent` is a free text that travels in the file.
+    """
+
+    reference: str = MISSING
+    output: str = "subject.safetensors"
+    hypernet: str | None = None
+    encoder: str | None = None
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    crop: bool = True
+    min_face: int = 64
+    face: int | None = None
+    consent: str = ""
+    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"] * 4)
+
+
+@dataclass
+class Evaluate(Stage):
+    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others it would look worse than it is.
+    """
+
+    output: str = "outputs/eval"
+    faces: Faces = field(default_factory=Faces)
+    judges: Judges = field(default_factory=Judges)
+    hypernet: str | None = None
+    encoder: str | None = None
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    no_hyper_lr: float = 5e-3
+    num_identities: int = 100
+    num_references: int = 1
+    prompts: str = "configs/prompts/faceworld.txt"
+    num_prompts: int = 30
+    num_pictures: int = 10
+    num_resamples: int = 10_000
+
+
+@dataclass
+class Generate(Stage):
+    """Pictures of a subject from its file, one row per prompt, on one sheet and one by one in `output`."""
+
+    subject: str = MISSING
+    output: str = "outputs/generate"
+    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+    num_pictures: int = 4
+    scale: float | None = None
+
+
+@dataclass
+class Inspect:
+    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only."""
+
+    subject: str | None = None
+    base: str | None = None
+    lidb: LiDB = field(default_factory=LiDB)
+
+
+@dataclass
+class RenderFaceworld:
+    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    views_per_identity: int = 12
+    num_identities: int | None = None
+    splits: list[str] = field(default_factory=lambda: ["train", "val", "test"])
+    num_workers: int = 2
+    seed: int = 0
+    portrait: str | None = None
+    identity: int = 2200
 
 
 def load(schema: type[Schema], argv: list[str]) -> Schema:
@@ -117,7 +254,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     Raises:
         ValueError: an unknown key, a value of the wrong type, a missing file or a required field left open.
 
-    >>> load(Stage, ["lidb.rank=2", "seed=7"]).lidb.rank
+    >>> load(Inspect, ["base=sd15", "lidb.rank=2"]).lidb.rank
     2
     """
     config = OmegaConf.structured(schema)

@@ -1,0 +1,153 @@
+"""Trains what is frozen later: faceworld's small Stable Diffusion, the face encoder and the judges; `make base`."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from experiments.cli import run
+from experiments.tracking import wandb_logger
+from hdb.config import BasePart, TrainBase, load
+from hdb.diffusion import StableDiffusion
+from hdb.faceworld.base import models
+from hdb.faceworld.base.autoencoder import AutoencoderTraining
+from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.part import Part
+from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
+from hdb.faceworld.base.text import TextTraining, text_encoder_of
+from hdb.faceworld.base.views import Views
+from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.metrics.embedders import TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+
+PARTS = ("autoencoder", "text", "denoiser", "encoder", "recognizer", "dino", "classifier")
+CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def main(argv: list[str]) -> None:
+    config = load(TrainBase, argv)
+    if unknown := set(config.parts) - set(PARTS):
+        raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
+    weights = Path(config.weights)
+    views = None
+    for name in [name for name in PARTS if name in config.parts]:
+        if (Path(config.output) / name / "done").is_file():
+            print(f"{name}: done before, in {weights}")
+            continue
+        if views is None:
+            dataset = FaceWorldDataset(
+                config.root,
+                split="train",
+                num_identities=config.num_identities,
+                views_per_identity=config.views_per_identity,
+                resolution=config.resolution,
+            )
+            dataset.prepare(num_workers=config.num_workers)
+            views = Views.load(dataset, seed=config.seed)
+        settings: BasePart = getattr(config, name)
+        fit(name, config, settings, lambda num_steps, name=name, s=settings: part_of(name, views, config, s, num_steps))
+
+
+def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_steps: int) -> Part:
+    """The training of one part, built by plain calls."""
+    weights, r = Path(config.weights), config.resolution
+    common = {
+        "num_steps": num_steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "seed": config.seed + PARTS.index(name),  # recognizer and face encoder share no weight and no draw
+    }
+    if name == "autoencoder":
+        return AutoencoderTraining(views, resolution=r, **common)
+    if name == "text":
+        return TextTraining(views, resolution=r, **common)
+    if name == "denoiser":
+        return DenoiserTraining(
+            views,
+            resolution=r,
+            autoencoder=AutoencoderTraining.load(weights / "base" / "vae"),
+            text_encoder=text_encoder_of(weights / "clip"),
+            tokenizer=models.tokenizer(),
+            **common,
+        )
+    if name == "encoder":
+        encoder = FaceEncoder(models.face_encoder(r), resolution=r, seed=common["seed"])
+        return IdentityTraining(
+            views,
+            encoder,
+            embed=lambda images: encoder(images).embedding,
+            write=encoder.save,
+            embedding_size=encoder.embedding_size,
+            **common,
+        )
+    if name == "recognizer":
+        model, arguments = models.recognizer(r)
+        judge = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
+        return IdentityTraining(
+            views, judge, embed=judge.outputs, write=judge.save, embedding_size=arguments["num_classes"], **common
+        )
+    if name == "dino":
+        model, arguments = models.dino(r)
+        network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
+        return SelfSupervisedTraining(views, network, **common)
+    model, arguments = models.classifier(r)
+    network = AttributeClassifier(model, arguments, heads=HEADS, seed=common["seed"], resolution=r, **CENTERED)
+    return ClassifierTraining(views, network, **common)
+
+
+def fit(name: str, config: TrainBase, settings: BasePart, build: Callable[[int], Part]) -> None:
+    """Trains one part to its end, or goes on where it was stopped, and writes its weights."""
+    folder = Path(config.output) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    budget = folder / "steps.json"
+    if not budget.is_file():
+        steps = settings.steps if config.minutes is None else steps_within(60 * config.minutes * settings.share, build)
+        budget.write_text(json.dumps({"steps": steps}))
+    steps = json.loads(budget.read_text())["steps"]
+    part = build(steps)
+    print(f"{name}: {models.num_parameters(part.trained()) / 1e6:.1f} M parameters, {steps} steps of {settings.batch_size}")
+    started, last = time.perf_counter(), folder / "last.ckpt"
+    trainer = Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision,
+        logger=wandb_logger(config, stage=f"base-{name}", output=folder),
+        callbacks=[
+            ModelCheckpoint(
+                dirpath=folder, filename="last", train_time_interval=timedelta(minutes=2), enable_version_counter=False
+            )
+        ],
+        gradient_clip_val=1.0,
+        log_every_n_steps=20,
+        enable_model_summary=False,
+    )
+    trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    part.cpu().save(Path(config.weights) / part.folder(name))
+    (folder / "done").write_text(json.dumps({"steps": steps, "seconds": round(time.perf_counter() - started)}))
+
+
+def steps_within(seconds: float, build: Callable[[int], Part]) -> int:
+    """How many steps fit: from the time of a few, on a throwaway copy."""
+    part = build(10)
+    part.on_fit_start()
+    for step in range(5):
+        if step == 2:
+            started = time.perf_counter()
+        picked = part.views.pick(step, part.batch_size, seed=0)
+        part.loss(picked, torch.Generator().manual_seed(step))["loss"].backward()
+    return max(10, int(seconds / ((time.perf_counter() - started) / 3)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+"""What a subject's file or a base is made of: python -m experiments.inspect subject=me.safetensors"""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from experiments.cli import run
+from hdb.config import Inspect, LiDB, load
+from hdb.lidb.file import Subject
+from hdb.lidb.layout import Layout
+
+
+def main(argv: list[str]) -> None:
+    config = load(Inspect, argv)
+    if (config.subject is None) == (config.base is None):
+        raise ValueError("give either subject=FILE.safetensors or base=FOLDER, the folder of a base or of its configs")
+    rows = subject_rows(Path(config.subject)) if config.subject else base_rows(Path(config.base), config.lidb)
+    for name, value in rows.items():
+        print(f"{name:14} {value}")
+
+
+def subject_rows(path: Path) -> dict[str, object]:
+    """The facts in the header of a subject's file."""
+    subject = Subject.load(path)
+    about = subject.metadata
+    return {
+        "base": f"{about['base']} ({about['base_digest']})",
+        "layout digest": subject.layout.digest,
+        "slots": len(subject.layout.slots),
+        "rank": subject.layout.rank,
+        "theta": f"{subject.layout.size} x {str(subject.theta.dtype).removeprefix('torch.')}",
+        "bytes": path.stat().st_size,
+        "created": about["created"],
+        "hdb version": about["hdb_version"],
+        "scale": about["scale"],
+        "source": about["source"] or "-",
+        "consent": about["consent"] or "-",
+    }
+
+
+def base_rows(folder: Path, lidb: LiDB) -> dict[str, object]:
+    """The slots of a base, from unet/config.json and text_encoder/config.json alone: no weight is made or read."""
+    configs = {}
+    for part in ("unet", "text_encoder"):
+        path = next((p for p in (folder / part / "config.json", folder / f"{part}.json") if p.is_file()), None)
+        if path is None:
+            raise ValueError(f"{folder} lacks {part}/config.json (or {part}.json): expected a base or its configs")
+        try:
+            configs[part] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not readable as JSON: {error}") from None
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
+    layout = Layout.of(unet=unet, text_encoder=text_encoder, a=lidb.a, b=lidb.b, rank=lidb.rank, seed=lidb.seed)
+    return {
+        "base": folder,
+        "layout digest": layout.digest,
+        "slots": len(layout.slots),
+        "rank": layout.rank,
+        "theta": f"{layout.size} numbers",
+        "bytes": 4 * layout.size,
+        "rank-1 LoRA": f"{layout.lora_size(1)} numbers over the same layers",
+    }
+
+
+if __name__ == "__main__":
+    run(main)

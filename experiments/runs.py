@@ -1,0 +1,47 @@
+"""The folder of a run: gone on with after an interruption, set aside for another run, never overwritten."""
+
+import json
+import os
+from pathlib import Path
+
+import yaml
+
+from hdb.config import dotted
+
+
+def claim(folder: str | Path, config: object, *, result: str) -> bool:
+    """Makes `folder` ready for a run of this config; true if an unfinished run of the same config is gone on with.
+
+    A folder with a finished run (it holds `result`), or one of other settings, is renamed to folder.1, .2, ...
+    """
+    folder = Path(folder)
+    record = folder / "config.yaml"
+    settings = {key: value for key, value in dotted(config).items() if not key.startswith("wandb.")}
+    if record.is_file():
+        if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
+            print(f"going on with the unfinished run in {folder}")
+            return True
+        number = next(
+            number for number in range(1, 100_000) if not folder.with_name(f"{folder.name}.{number}").exists()
+        )
+        aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+        print(f"the earlier run in {folder} is now in {aside}")
+    write_text(record, yaml.safe_dump(settings, sort_keys=False))
+    return False
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a whole file or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Writes a whole JSON file or none."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
