@@ -1,20 +1,20 @@
 """Trains what is frozen later: faceworld's small Stable Diffusion, the face encoder and the judges; `make base`."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+import wandb
+from diffusers import AutoencoderKL
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from experiments.cli import run
 from experiments.tracking import wandb_logger
 from hdb.config import BasePart, TrainBase, load
-from hdb.diffusion import StableDiffusion
 from hdb.faceworld.base import models
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
@@ -29,7 +29,16 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 
-PARTS = ("autoencoder", "text", "denoiser", "encoder", "recognizer", "dino", "classifier")
+# In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
+PARTS = {
+    "autoencoder": "base/vae",
+    "text": "clip",
+    "denoiser": "base",
+    "encoder": "encoder",
+    "recognizer": "recognizer",
+    "dino": "dino",
+    "classifier": "classifier",
+}
 CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -64,7 +73,7 @@ def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_
         "num_steps": num_steps,
         "batch_size": settings.batch_size,
         "lr": settings.lr,
-        "seed": config.seed + PARTS.index(name),  # recognizer and face encoder share no weight and no draw
+        "seed": config.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
     }
     if name == "autoencoder":
         return AutoencoderTraining(views, resolution=r, **common)
@@ -74,8 +83,8 @@ def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_
         return DenoiserTraining(
             views,
             resolution=r,
-            autoencoder=AutoencoderTraining.load(weights / "base" / "vae"),
-            text_encoder=text_encoder_of(weights / "clip"),
+            autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
+            text_encoder=text_encoder_of(weights / PARTS["text"]),
             tokenizer=models.tokenizer(),
             **common,
         )
@@ -114,7 +123,9 @@ def fit(name: str, config: TrainBase, settings: BasePart, build: Callable[[int],
         budget.write_text(json.dumps({"steps": steps}))
     steps = json.loads(budget.read_text())["steps"]
     part = build(steps)
-    print(f"{name}: {models.num_parameters(part.trained()) / 1e6:.1f} M parameters, {steps} steps of {settings.batch_size}")
+    print(
+        f"{name}: {models.num_parameters(part.trained()) / 1e6:.1f} M parameters, {steps} steps of {settings.batch_size}"
+    )
     started, last = time.perf_counter(), folder / "last.ckpt"
     trainer = Trainer(
         max_steps=steps,
@@ -126,14 +137,16 @@ def fit(name: str, config: TrainBase, settings: BasePart, build: Callable[[int],
         callbacks=[
             ModelCheckpoint(
                 dirpath=folder, filename="last", train_time_interval=timedelta(minutes=2), enable_version_counter=False
-            )
+            ),
+            TQDMProgressBar(refresh_rate=20),
         ],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
     )
     trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    part.cpu().save(Path(config.weights) / part.folder(name))
+    wandb.finish()
+    part.cpu().save(Path(config.weights) / PARTS[name])
     (folder / "done").write_text(json.dumps({"steps": steps, "seconds": round(time.perf_counter() - started)}))
 
 

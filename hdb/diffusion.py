@@ -20,7 +20,7 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 class StableDiffusion(nn.Module):
     """Autoencoder, text encoder and UNet of a Stable Diffusion 1.x pipeline; no weight of it ever has a gradient.
 
-    Works on any pipeline folder with the classes of Stable Diffusion 1.x, whatever its size: nothing branches on which one it is.
+    Works on any pipeline folder with the classes of Stable Diffusion 1.x, whatever its size.
     LiDB layers (:class:`hdb.lidb.LiDB`) are put into ``unet`` and ``text_encoder`` from outside.
     """
 
@@ -214,8 +214,8 @@ class StableDiffusion(nn.Module):
     ) -> Float[Tensor, "n 3 h w"]:
         """Pictures in [0, 1] by DDIM with classifier-free guidance, one seed per picture.
 
-        With `negative_prompt_embeds` both halves run as one batch ``cat([unconditional, conditional])``: bound residuals
-        of n identities are tiled over it.
+        With `negative_prompt_embeds` both halves run as one batch ``cat([unconditional, conditional])``, over which the
+        bound residuals of n identities are tiled.
 
         Raises:
             ValueError: the number of seeds is not the number of prompts.

@@ -1,0 +1,71 @@
+"""AutoencoderTraining: 8x8 pixels become one latent cell and come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from hdb.faceworld.base import models
+from hdb.faceworld.base.part import Part
+from hdb.faceworld.base.views import Views
+
+KL_WEIGHT = 2e-4  # per latent number; enough to keep the latents smooth, too little to be seen in the pictures
+
+
+class AutoencoderTraining(Part):
+    """Pixel distance, distance of pixel differences (edges), and a little KL. No adversary: it would invent details."""
+
+    def __init__(self, views: Views, *, resolution: int, **part):
+        super().__init__(views, **part)
+        torch.manual_seed(self.seed)
+        self.autoencoder = models.autoencoder(resolution).to(memory_format=torch.channels_last)
+
+    def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        pixels = self.views.pictures(flat).to(self.device) * 2 - 1
+        posterior = self.autoencoder.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels)
+        decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded - pixels
+        l1, l2 = error.abs().mean(), error.square().mean()
+        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return {"loss": l1 + 2 * l2 + edges + KL_WEIGHT * kl, "l1": l1, "psnr": -10 * torch.log10(l2 / 4), "kl": kl}
+
+    @torch.no_grad()
+    def standardize(self) -> None:
+        """Sets shift and scale so that latents of training pictures have mean 0 and deviation 1."""
+        picked = self.views.pick(0, min(512, len(self.views)), seed=self.seed)
+        pixels = self.views.pictures(picked).to(self.device) * 2 - 1
+        latents = torch.cat([self.autoencoder.encode(part).latent_dist.mean for part in pixels.split(32)])
+        self.autoencoder.register_to_config(
+            scaling_factor=round(1 / float(latents.std()), 6), shift_factor=round(float(latents.mean()), 6)
+        )
+
+    def save(self, folder: Path) -> None:
+        self.standardize()
+        self.autoencoder.half().save_pretrained(folder)
+        self.autoencoder.float()
+
+
+@torch.no_grad()
+def reconstruction_quality(
+    autoencoder: torch.nn.Module, images: Float[Tensor, "n 3 h w"], *, batch_size: int = 32
+) -> dict[str, float]:
+    """PSNR in dB and SSIM of pictures in [0, 1] that went through the autoencoder."""
+    decoded = torch.cat(
+        [
+            autoencoder.decode(autoencoder.encode(part * 2 - 1).latent_dist.mean).sample
+            for part in images.split(batch_size)
+        ]
+    )
+    decoded = (decoded / 2 + 0.5).clamp(0, 1)
+    return {
+        "psnr": float(
+            peak_signal_noise_ratio(decoded, images, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
+        ),
+        "ssim": float(structural_similarity_index_measure(decoded, images, data_range=1.0)),
+    }

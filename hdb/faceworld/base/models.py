@@ -1,0 +1,171 @@
+"""How large each network of the base is: the classes of Stable Diffusion 1.5 and of timm, small, random weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Split
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPConfig, CLIPTokenizer
+
+from hdb.faceworld.captions import VOCABULARY
+
+TEXT_LENGTH = 36  # tokens of the longest caption, with room
+DOWNSAMPLING = 8
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how CLIPTokenizer splits text
+
+
+def autoencoder(resolution: int) -> AutoencoderKL:
+    """8x8 pixels -> one latent cell. 16 channels, as 64 px leave SD's 4 channels too few numbers for a face.
+
+    64 px: 1.7 M parameters, 0.37 GMAC, of which a fifth encode.
+    """
+    channels = (16, 32, 64, 96) if resolution < 128 else (32, 64, 96, 128)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=16,
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=resolution,
+        mid_block_add_attention=resolution >= 128,
+        scaling_factor=1.0,
+    )
+
+
+def denoiser(resolution: int) -> UNet2DConditionModel:
+    """UNet with attention at every level; identity sits at the finest one (STUDY: 81 % of the gain).
+
+    64 px: 8x8 and 4x4 latents, 11 M parameters, 0.30 GMAC. 128 px: 16x16, 8x8 and 4x4.
+    """
+    channels = (128, 192) if resolution < 128 else (160, 224, 288)
+    return UNet2DConditionModel(
+        sample_size=resolution // DOWNSAMPLING,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,  # diffusers keeps SD 1.5's misnomer: this is the number of heads
+        norm_num_groups=32,
+    )
+
+
+def noise_scheduler() -> DDPMScheduler:
+    """SD 1.5's betas. Predicts velocity: at few latents the noise alone says too little about the picture."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-pair encoding, trained on the words of faceworld's captions until each is one token.
+
+    Every printable character is in the vocabulary, so a word from outside the captions still has a spelling.
+    """
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    trained = Tokenizer(BPE(unk_token=end, end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
+    printable = [chr(code) for code in range(33, 127)]
+    trainer = BpeTrainer(
+        vocab_size=1200,
+        min_frequency=1,
+        special_tokens=[start, end],
+        initial_alphabet=printable,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trained.train_from_iterator([" ".join((*VOCABULARY, *printable)).lower()], trainer)
+    state = json.loads(trained.to_str())["model"]
+    return CLIPTokenizer(
+        vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]], model_max_length=TEXT_LENGTH
+    )
+
+
+def clip(resolution: int, tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """This world's CLIP: the text tower becomes the base's text encoder, both towers together a judge."""
+    wide = resolution >= 128
+    return CLIPConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": TEXT_LENGTH,
+            "projection_dim": 128,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "hidden_size": 256 if wide else 160,
+            "intermediate_size": 1024 if wide else 480,
+            "num_hidden_layers": 6 if wide else 4,
+            "num_attention_heads": 4,
+            "image_size": resolution,
+            "patch_size": resolution // 8,
+            "projection_dim": 128,
+        },
+        projection_dim=128,
+    )
+
+
+def face_encoder(resolution: int) -> dict[str, Any]:
+    """Keyword arguments of timm's VisionTransformer: the hypernetwork's eyes."""
+    wide = resolution >= 128
+    return {
+        "img_size": resolution,
+        "patch_size": 8,
+        "embed_dim": 256 if wide else 192,
+        "depth": 8 if wide else 6,
+        "num_heads": 4,
+        "num_classes": 256,
+        "global_pool": "avg",
+        "class_token": False,
+        "fc_norm": True,
+    }
+
+
+def recognizer(resolution: int) -> tuple[str, dict[str, Any]]:
+    """timm name and arguments of the judge of identity: a residual network, so nothing like the face encoder."""
+    return "resnet10t", {"num_classes": 128}
+
+
+def dino(resolution: int) -> tuple[str, dict[str, Any]]:
+    """timm name and arguments of the self-supervised judge."""
+    wide = resolution >= 128
+    return "vit_tiny_patch16_224", {
+        "img_size": resolution,
+        "patch_size": 8,
+        "embed_dim": 192 if wide else 144,
+        "depth": 6 if wide else 4,
+        "num_heads": 3,
+        "num_classes": 0,
+        "dynamic_img_size": True,
+    }
+
+
+def classifier(resolution: int) -> tuple[str, dict[str, Any]]:
+    """timm name and arguments of the judge of style, context, accessory and expression."""
+    return "resnet10t", {}
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
