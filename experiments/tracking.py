@@ -2,6 +2,8 @@
 
 import netrc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -10,8 +12,19 @@ from lightning.pytorch.loggers import WandbLogger
 from hdb.config import Stage, dotted
 
 
+@contextmanager
+def wandb_run(config: Stage, *, stage: str, output: str | Path) -> Iterator[WandbLogger]:
+    """The logger of one run, which ends with the `with` block."""
+    logger, failed = wandb_logger(config, stage=stage, output=output), True
+    try:
+        yield logger
+        failed = False
+    finally:
+        logger.experiment.finish(exit_code=int(failed))
+
+
 def wandb_logger(config: Stage, *, stage: str, output: str | Path) -> WandbLogger:
-    """The logger of one run, with the config under its dotted names.
+    """A logger that writes under `output`, with the config under its dotted names.
 
     Raises:
         ValueError: an unknown mode, or `online` without a login.

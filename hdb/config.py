@@ -230,6 +230,44 @@ class Inspect:
 
 
 @dataclass
+class BasePart:
+    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 1e-3
+    share: float = 0.1
+
+
+@dataclass
+class TrainBase:
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes the steps."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    num_identities: int | None = None
+    views_per_identity: int = 12
+    num_workers: int = 2
+    output: str = "outputs/base"
+    weights: str = "outputs/base/weights"
+    parts: list[str] = field(
+        default_factory=lambda: ["autoencoder", "text", "denoiser", "encoder", "recognizer", "dino", "classifier"]
+    )
+    minutes: float | None = None
+    autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.12))
+    text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
+    denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.50))
+    encoder: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
+    recognizer: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
+    dino: BasePart = field(default_factory=lambda: BasePart(2000, 64, 5e-4, 0.08))
+    classifier: BasePart = field(default_factory=lambda: BasePart(2000, 64, 1e-3, 0.04))
+    wandb: Wandb = field(default_factory=Wandb)
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    seed: int = 0
+
+
+@dataclass
 class RenderFaceworld:
     """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
 

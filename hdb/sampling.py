@@ -22,6 +22,7 @@ def generate(
     prompts: Sequence[str],
     *,
     seeds: Sequence[int],
+    scale: float = 1.0,
     num_inference_steps: int = 20,
     guidance_scale: float = 3.0,
 ) -> Float[Tensor, "m 3 h w"]:
@@ -32,6 +33,7 @@ def generate(
     Args:
         theta: of n people, in the layout of `lidb`; None draws from the base as it is.
         seeds: of the starting noise, one per prompt.
+        scale: strength of the residuals.
 
     Raises:
         ValueError: the number of prompts is no multiple of the number of people.
@@ -39,7 +41,7 @@ def generate(
     num_people = 1 if theta is None else len(theta)
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
-    with lidb.bound(None if theta is None else theta.to(diffusion.device)):
+    with lidb.bound(None if theta is None else theta.to(diffusion.device), scale=scale):
         prompt_embeds = diffusion.encode_prompts(list(prompts))
         empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
         return diffusion.sample(

@@ -1,0 +1,31 @@
+"""The embedded world as pictures on disk: python -m experiments.faceworld [resolution=64 num_identities=500]"""
+
+from experiments.cli import run
+from hdb.config import RenderFaceworld, load
+from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.sampling import to_image
+
+
+def main(argv: list[str]) -> None:
+    config = load(RenderFaceworld, argv)
+    if config.portrait is not None:
+        world = FaceWorld(seed=config.seed, resolution=config.resolution)
+        pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
+        to_image(world.render([pair])[0]).save(config.portrait)
+        print(f"{config.portrait}: identity {config.identity}, who does not exist")
+        return
+    for split in config.splits:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
+        FaceWorldDataset(
+            config.root,
+            indices=SPLITS[split][: config.num_identities],
+            views_per_identity=config.views_per_identity,
+            seed=config.seed,
+            resolution=config.resolution,
+        ).prepare(num_workers=config.num_workers, progress=True)
+
+
+if __name__ == "__main__":
+    run(main)

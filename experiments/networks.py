@@ -1,0 +1,72 @@
+"""The networks that a config names, read from disk."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from hdb.config import Base, Judges
+from hdb.diffusion import StableDiffusion
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder
+
+TRAINED = "outputs/pretrain*/last.ckpt"
+SHIPPED = Path("hdb/faceworld/weights/hypernet")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def stable_diffusion(config: Base) -> StableDiffusion:
+    """The frozen base, with plain attention where there is no GPU: a quarter faster to train there."""
+    if config.dtype not in DTYPES:
+        raise ValueError(f"base.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
+    diffusion = StableDiffusion.from_pretrained(config.path, dtype=DTYPES[config.dtype])
+    return diffusion if torch.cuda.is_available() else diffusion.use_plain_attention()
+
+
+def face_encoder(name: str) -> FaceEncoder:
+    """A folder's encoder, or timm's network of that name with its weights."""
+    if "/" in name or Path(name).is_dir():
+        return FaceEncoder.from_folder(name)
+    try:
+        return FaceEncoder(name, pretrained=True)
+    except RuntimeError as error:
+        raise ValueError(f"no face encoder {name!r}: {' '.join(str(error).split())}") from None
+
+
+def trained_hypernet(path: str | None, *, encoder: str | None) -> HyperNet:
+    """The hypernetwork at `path`; without one the newest of `make train`, else the shipped one. Prints which.
+
+    Args:
+        encoder: what the hypernetwork was trained with, where its file does not hold it.
+    """
+    newest = max(Path().glob(TRAINED), key=lambda found: found.stat().st_mtime, default=SHIPPED)
+    chosen = newest if path is None else Path(path)
+    whose = "as asked" if path is not None else "shipped" if chosen == SHIPPED else "the newest of make train"
+    print(f"hypernetwork: {chosen} ({whose})")
+    read = HyperNet.from_checkpoint if chosen.suffix == ".ckpt" else HyperNet.from_folder
+    return read(chosen, encoder=face_encoder(encoder) if encoder else None).eval()
+
+
+class Embedders(NamedTuple):
+    """The judges, read."""
+
+    recognizer: TimmEmbedder | FaceNet
+    dino: TimmEmbedder
+    clip: ClipEmbedder
+
+
+def recognizer(source: str) -> TimmEmbedder | FaceNet:
+    """Who says whether two pictures show one person: faceworld's own is a folder with a config.json, FaceNet is not."""
+    if "/" in source and not Path(source).is_dir():
+        raise ValueError(f"no face recognizer in {source}: expected a folder, or vggface2")
+    if (Path(source) / "config.json").is_file():
+        return TimmEmbedder.from_folder(source)
+    return FaceNet.from_pretrained(source)
+
+
+def embedders(config: Judges) -> Embedders:
+    """All judges of an evaluation."""
+    return Embedders(
+        recognizer(config.recognizer), TimmEmbedder.dino(config.dino), ClipEmbedder.from_pretrained(config.clip)
+    )

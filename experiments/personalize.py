@@ -1,0 +1,93 @@
+"""One photo to one subject's file: predict, relax the rank, finetune, save, show.
+
+python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
+"""
+
+import time
+from pathlib import Path
+
+import torch
+import wandb
+from lightning import Trainer
+
+from experiments.cli import run
+from experiments.networks import stable_diffusion, trained_hypernet
+from experiments.tracking import wandb_run
+from hdb.config import Personalize, load
+from hdb.faces.crop import FaceCropper
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.file import Subject
+from hdb.sampling import generate, picture_grid
+from hdb.training.denoising import Timesteps
+from hdb.training.personalize import SubjectFinetuning
+
+
+def main(argv: list[str]) -> None:
+    config = load(Personalize, argv)
+    output, tuning = Path(config.output), config.finetuning
+    if output.suffix != ".safetensors" or output.is_dir():
+        raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
+    cropper = FaceCropper(min_size=config.min_face)
+    diffusion = stable_diffusion(config.base)
+    read = cropper.crop if config.crop else cropper.check
+    photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
+    hypernet = trained_hypernet(config.hypernet, encoder=config.encoder)
+    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
+
+    with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            precision=config.precision,
+            devices=1,
+            logger=logger,
+            max_steps=tuning.num_steps,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        device = trainer.strategy.root_device
+        started = time.perf_counter()
+        with torch.no_grad():
+            start = hypernet.to(device)(photo.to(device)).cpu()
+        finetuning = SubjectFinetuning(
+            diffusion,
+            lidb,
+            reference=diffusion.to(device).encode_images(photo).float(),
+            start=start,
+            rank=tuning.rank,
+            prompt=config.instance_prompt,
+            num_steps=tuning.num_steps,
+            lr=tuning.lr,
+            batch_size=tuning.batch_size,
+            timesteps=Timesteps.named(tuning.timesteps),
+            seed=config.seed,
+        )
+        trainer.fit(finetuning)
+        seconds = time.perf_counter() - started
+        about = {"base": diffusion.name, "base_digest": diffusion.digest, "consent": config.consent}
+        subject = Subject(finetuning.theta, finetuning.layout, about | {"source": Path(config.reference).name})
+        size = subject.save(output).stat().st_size
+        print(f"{output}: {size} bytes, {subject.layout.size} numbers, personalized in {seconds:.1f} s")
+
+        lidb.detach()  # the relaxed layout has other factors
+        lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
+        pictures = generate(
+            diffusion,
+            lidb,
+            subject.theta,
+            config.prompts,
+            seeds=[config.seed + number for number in range(len(config.prompts))],
+            num_inference_steps=config.sampling.num_inference_steps,
+            guidance_scale=config.sampling.guidance_scale,
+        )
+        sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *config.prompts])
+        sheet.save(output.with_suffix(".png"))
+        logger.log_image("personalize/pictures", [sheet])
+        logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": size})
+        artifact = wandb.Artifact(output.stem, type="subject", metadata=subject.metadata)
+        artifact.add_file(str(output))
+        logger.experiment.log_artifact(artifact)
+
+
+if __name__ == "__main__":
+    run(main)

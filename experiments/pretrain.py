@@ -1,0 +1,120 @@
+"""Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]"""
+
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+
+from experiments.cli import run
+from experiments.networks import face_encoder, recognizer, stable_diffusion
+from experiments.people import faces
+from experiments.runs import claim, write_json
+from experiments.tracking import wandb_run
+from hdb.callbacks import PreviewPeople
+from hdb.config import Pretrain, load
+from hdb.faces.datamodule import FaceData
+from hdb.hypernet.decoder import WeightDecoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
+from hdb.training.denoising import Timesteps
+from hdb.training.preoptimize import load_thetas
+from hdb.training.pretrain import HyperNetPretraining
+
+NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
+
+
+def main(argv: list[str]) -> None:
+    config = load(Pretrain, argv)
+    folder, net, started = Path(config.output), config.hypernet, time.perf_counter()
+    diffusion = stable_diffusion(config.base)
+    layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
+    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
+    targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
+    encoder = face_encoder(net.encoder)
+    judge = recognizer(config.judges.recognizer)
+    train, val = faces(config.faces, split="train"), faces(config.faces, split="val")
+
+    decoder = WeightDecoder(
+        layout, encoder, width=net.width, num_layers=net.num_layers, num_heads=net.num_heads, seed=net.seed
+    )
+    hypernet = HyperNet(
+        encoder,
+        decoder,
+        layout,
+        iterations=net.iterations,
+        linear_path=net.linear_path,
+        freeze_encoder=net.freeze_encoder,
+    )
+    with torch.no_grad():
+        seen = torch.stack([train[index].reference for index in range(min(NUM_STANDARDIZED, len(train)))])
+        hypernet.standardize(torch.cat([encoder(part).embedding for part in seen.split(32)]))
+    preview = [val[index].reference for index in range(min(config.num_preview_identities, len(val)))]
+    stage = HyperNetPretraining(
+        diffusion,
+        lidb,
+        hypernet,
+        alpha=config.alpha,
+        beta=config.beta,
+        targets=targets,
+        lr=config.lr,
+        linear_lr=config.linear_lr,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        timesteps=Timesteps.named(config.timesteps),
+        num_val_draws=config.num_val_draws,
+        seed=config.seed,
+    )
+    data = FaceData(
+        train, val, batch_size=config.faces.batch_size, num_workers=config.faces.num_workers, seed=config.seed
+    )
+    last = folder / "last.ckpt"
+    resumed = claim(folder, config, result="metrics.json") and last.is_file()
+    with wandb_run(config, stage="pretrain", output=folder) as logger:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            precision=config.precision,
+            logger=logger,
+            max_steps=config.max_steps,
+            max_time=timedelta(minutes=config.max_minutes) if config.max_minutes else None,
+            val_check_interval=config.val_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            enable_model_summary=False,
+            callbacks=[
+                ModelCheckpoint(
+                    dirpath=folder,
+                    filename="last",
+                    every_n_train_steps=config.checkpoint_every,
+                    save_on_exception=True,
+                    enable_version_counter=False,
+                ),
+                LearningRateMonitor(logging_interval="step"),
+                PreviewPeople(
+                    diffusion,
+                    lidb,
+                    judge,
+                    references=torch.stack(preview),
+                    prompts=config.preview_prompts,
+                    path=folder / "preview.png",
+                    num_inference_steps=config.sampling.num_inference_steps,
+                    guidance_scale=config.sampling.guidance_scale,
+                    seed=config.seed,
+                ),
+            ],
+        )
+        trainer.fit(stage, data, ckpt_path=str(last) if resumed else None)
+        trainer.save_checkpoint(last)
+        (scores,) = trainer.validate(stage, data, verbose=False)
+    scores |= {"step": trainer.global_step, "seconds": time.perf_counter() - started}
+    write_json(folder / "metrics.json", scores | {"base": diffusion.name, "base_digest": diffusion.digest})
+    print(f"{last}: {trainer.global_step} steps, {', '.join(f'{key} {value:.4f}' for key, value in scores.items())}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""What happens beside training: pictures of unseen people, their score, one row of them in the log."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from hdb.diffusion import StableDiffusion
+from hdb.lidb.adapter import LiDB
+from hdb.metrics.similarity import FaceRec, ImageEmbedder
+from hdb.sampling import generate, picture_grid
+
+
+class PreviewPeople(L.Callback):
+    """After each validation: predicts theta of a few unseen people, draws them, scores them, shows them.
+
+        references (n, 3, h, w) -> hypernet -> theta (n, p) -> a picture per prompt -> val/face_rec, a grid
+
+    Seeds never change, so pictures of two validations differ by what was learned. The score is against the reference.
+
+    Args:
+        path: of the grid, a PNG; replaced each time.
+    """
+
+    def __init__(
+        self,
+        diffusion: StableDiffusion,
+        lidb: LiDB,
+        recognizer: ImageEmbedder,
+        *,
+        references: Float[Tensor, "n 3 h w"],
+        prompts: Sequence[str],
+        path: str | Path,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        seed: int = 0,
+    ) -> None:
+        self.diffusion, self.lidb, self.face_rec = diffusion, lidb, FaceRec(recognizer)
+        self.references, self.prompts, self.path = references, list(prompts), Path(path)
+        self.options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        self.seed = seed
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with torch.no_grad():
+            theta = pl_module.hypernet(self.references.to(pl_module.device))
+        num = len(self.references)
+        columns = []
+        self.face_rec.reset()
+        for number, prompt in enumerate(self.prompts):
+            seeds = [self.seed + number * num + person for person in range(num)]
+            columns.append(generate(self.diffusion, self.lidb, theta, [prompt] * num, seeds=seeds, **self.options))
+            self.face_rec.update(columns[-1], self.references)
+        pl_module.log("val/face_rec", self.face_rec.compute(), prog_bar=True)
+        rows = zip(self.references, *columns, strict=True)
+        grid = picture_grid([list(row) for row in rows], columns=["reference", *self.prompts])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        grid.save(temporary, format="PNG")
+        os.replace(temporary, self.path)
+        if isinstance(trainer.logger, WandbLogger):
+            trainer.logger.log_image("val/pictures", [grid])
