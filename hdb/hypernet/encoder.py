@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -103,6 +104,16 @@ class FaceEncoder(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"weights and config in {path} do not fit: {' '.join(str(error).split())}") from None
         return encoder
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Writes config.json and model.safetensors as `from_folder` reads them, each under a temporary name first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.vit.state_dict().items()}
+        save_file(state, folder / "model.safetensors.tmp")
+        (folder / "config.json.tmp").write_text(json.dumps(self.config, indent=1))
+        for name in ("model.safetensors", "config.json"):
+            os.replace(folder / f"{name}.tmp", folder / name)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout, Slot
 
-VIT = dict(img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=6)
+VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 SLOTS = (Slot("unet.to_q", 8, 9, a=4, b=3), Slot("unet.to_k", 8, 7, a=8, b=2), Slot("unet.to_v", 8, 7, a=4, b=3))
 LAYOUT = Layout(SLOTS)
 

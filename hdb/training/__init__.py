@@ -1,0 +1,1 @@
+"""One LightningModule per stage: preoptimize, pretrain, personalize; and what they share."""

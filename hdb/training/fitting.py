@@ -1,0 +1,143 @@
+"""ThetaFitting: gradient descent on the rows of theta themselves, each as if it were alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from hdb.diffusion import StableDiffusion
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
+from hdb.training.denoising import Stage, Timesteps
+
+
+class Steps:
+    """The numbers from 0 to num - 1, resumable; a step needs its number and no data that the module does not hold."""
+
+    def __init__(self, num: int) -> None:
+        self.num, self.next = num, 0
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.next = self.next, 0
+        for step in range(start, self.num):
+            self.next = step + 1
+            yield step
+        self.next = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next = state["next"]
+
+
+class ThetaFitting(Stage):
+    """Fits n thetas to the pictures of n people in one batch: what `preoptimize` and `personalize` have in common.
+
+    Every row has its own loss, gradient clipping and (Adam works elementwise) optimizer state, and all rows see the
+    same views, noise and timesteps: a row does not depend on who else is in the run, and what the draws did to it they
+    did to everyone. Two fits of one base then differ by the person, not by chance.
+
+    Args:
+        latents: v pictures of each of n people, encoded once.
+        prompts: one for all pictures, or those of each person and picture.
+        start: one row for all or n, of the adapter's layout.
+        rank: the rank that the start is relaxed to.
+        batch_size: draws of a picture, noise and timestep per person and step.
+        gradient_clip: largest norm of one row's gradient.
+        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
+        stratified: put the timesteps of a step into equal shares.
+
+    Raises:
+        ValueError: a start of another layout or number of people, or not finite; prompts that do not match the
+            latents; a rank below the start's.
+    """
+
+    def __init__(
+        self,
+        diffusion: StableDiffusion,
+        lidb: LiDB,
+        *,
+        latents: Float[Tensor, "n v c h w"],
+        prompts: str | Sequence[Sequence[str]],
+        start: Float[Tensor, "_ p"],
+        rank: int,
+        num_steps: int,
+        lr: float,
+        batch_size: int,
+        weight_decay: float,
+        gradient_clip: float,
+        mean_pull: float,
+        timesteps: Timesteps,
+        stratified: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(diffusion, lidb, timesteps=timesteps, seed=seed)
+        num_people, num_views = latents.shape[:2]
+        prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
+        if [len(views) for views in prompts] != [num_views] * num_people:
+            raise ValueError(f"prompts must be {num_people} x {num_views} like the latents, not {len(prompts)} x ...")
+        lidb.layout.check(start)
+        if len(start) not in (1, num_people):
+            raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
+        if bad := int((~start.isfinite()).sum()):
+            raise ValueError(f"start has {bad} numbers that are not finite, expected 0")
+        self.layout: Layout
+        self.layout, relaxed = lidb.layout.relax(start.detach().float().cpu().expand(num_people, -1), rank)
+        self.thetas = nn.Parameter(relaxed.clone())
+        self.register_buffer("latents", latents.detach(), persistent=False)
+        self.prompts, self.batch_size, self.stratified = prompts, batch_size, stratified
+        self.num_steps, self.lr, self.weight_decay = num_steps, lr, weight_decay
+        self.gradient_clip, self.mean_pull = gradient_clip, mean_pull
+
+    def train_dataloader(self) -> Steps:
+        return Steps(self.num_steps)
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        generator, (num_people, num_views) = self.step_generator(batch_idx), self.latents.shape[:2]
+        views = torch.randint(num_views, (self.batch_size,), generator=generator).tolist()
+        noise, timesteps = self.draw(self.batch_size, generator, stratified=self.stratified)
+        prompts = [[of_person[view] for of_person in self.prompts] for view in views]
+        if all(of_draw == prompts[0] for of_draw in prompts):
+            prompts = prompts[:1]  # encoded once for all draws
+        losses = self.denoising_losses(
+            self.thetas,
+            torch.cat([self.latents[:, view] for view in views]),  # tiled, as LiDB layers take it
+            [prompt for of_draw in prompts for prompt in of_draw],
+            noise=noise.repeat_interleave(num_people, 0),
+            timesteps=timesteps.repeat_interleave(num_people, 0),
+            layout=self.layout,
+        )
+        self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
+        self.log("train/loss", losses.detach().mean())
+        return losses.sum() / self.batch_size  # summed over people: a row's gradient is that of being alone
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        norm = self.thetas.grad.norm(dim=1, keepdim=True)
+        self.thetas.grad.mul_((self.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        lr = optimizer.param_groups[0]["lr"]
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.mean_pull:  # here, and not in a hook after the batch, because checkpoints are written before those
+            with torch.no_grad():
+                self.thetas.lerp_(self.thetas.mean(0, keepdim=True).expand_as(self.thetas), lr * self.mean_pull)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW([self.thetas], lr=self.lr, weight_decay=self.weight_decay)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.num_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["layout_digest"] = self.layout.digest
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.layout.check_digest(checkpoint["layout_digest"], of="the checkpoint")

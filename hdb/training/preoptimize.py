@@ -1,0 +1,122 @@
+"""Preoptimization: the best theta of many identities at once; and the shards that keep them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hdb.diffusion import StableDiffusion
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
+from hdb.training.denoising import Timesteps
+from hdb.training.fitting import ThetaFitting
+
+
+class Preoptimization(ThetaFitting):
+    """Fits a theta to the views of each identity; the result is in `thetas` (n, p), the hypernetwork's targets.
+
+    A target is of use as far as it can be predicted from a face. So everyone starts at the same place, the rate falls
+    to zero, short fits are not worth much (80 samples per identity left nothing predictable; take 500 or more), and
+    `mean_pull` may draw each theta to the mean where the data does not hold it.
+
+    Paper: theta is pre-optimized for each training image; how is open.
+
+    Args:
+        latents: v views of each of n identities, encoded once.
+        prompts: one for all views, or those of each identity and view.
+        start: (1, p) or (n, p); default: the layout's shared start.
+        views_per_step: draws of a view, with its noise and timestep, per identity and step.
+        mean_pull: decay towards the mean row per unit of learning rate. With 0 the identities are independent.
+        gradient_clip: largest norm of one identity's gradient.
+
+    Raises:
+        ValueError: a start of another layout or number of people, or not finite.
+
+    Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
+    """
+
+    def __init__(
+        self,
+        diffusion: StableDiffusion,
+        lidb: LiDB,
+        *,
+        latents: Float[Tensor, "n v c h w"],
+        prompts: str | Sequence[Sequence[str]] = "a [V] face",
+        start: Float[Tensor, "_ p"] | None = None,
+        num_steps: int = 500,
+        lr: float = 5e-3,
+        views_per_step: int = 1,
+        mean_pull: float = 0.0,
+        gradient_clip: float = 1.0,
+        timesteps: Timesteps | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            diffusion,
+            lidb,
+            latents=latents,
+            prompts=prompts,
+            start=lidb.layout.initial() if start is None else start,
+            rank=lidb.layout.rank,
+            num_steps=num_steps,
+            lr=lr,
+            batch_size=views_per_step,
+            weight_decay=0.0,
+            gradient_clip=gradient_clip,
+            mean_pull=mean_pull,
+            timesteps=timesteps or Timesteps(),
+            stratified=True,
+            seed=seed,
+        )
+
+
+def shard_path(folder: str | Path, shard: int) -> Path:
+    """thetas-00000.safetensors and so on."""
+    return Path(folder) / f"thetas-{shard:05d}.safetensors"
+
+
+def save_thetas(
+    folder: str | Path, shard: int, *, thetas: Float[Tensor, "n p"], identities: Int[Tensor, " n"], layout: Layout
+) -> Path:
+    """Writes one shard under a temporary name and renames it, so that a shard that exists is whole.
+
+    Raises:
+        ValueError: thetas of another layout, or not finite.
+    """
+    layout.check(thetas)
+    if bad := int((~thetas.isfinite()).sum()):
+        raise ValueError(f"thetas of shard {shard} have {bad} numbers that are not finite, expected 0")
+    path = shard_path(folder, shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    tensors = {"thetas": thetas.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
+    save_file(tensors, temporary, metadata={"layout_digest": layout.digest})
+    os.replace(temporary, path)
+    return path
+
+
+def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
+    """All shards of a folder: thetas and the identities that their rows belong to.
+
+    Raises:
+        ValueError: no shards, an unreadable one, or one of another layout.
+    """
+    paths = sorted(Path(folder).glob("thetas-*.safetensors"))
+    if not paths:
+        raise ValueError(f"no thetas-*.safetensors in {folder}: run preoptimize first")
+    thetas, identities = [], []
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                layout.check_digest((file.metadata() or {}).get("layout_digest", "(none)"), of=str(path))
+                thetas.append(file.get_tensor("thetas"))
+                identities.append(file.get_tensor("identities"))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no readable shard of thetas: {error}") from None
+        layout.check(thetas[-1])
+    return torch.cat(thetas), torch.cat(identities)

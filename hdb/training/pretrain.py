@@ -1,0 +1,157 @@
+"""HyperNetPretraining: teaches the hypernetwork to predict theta from one photo."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from hdb.diffusion import StableDiffusion
+from hdb.faces.sources import FaceBatch
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
+from hdb.losses import weight_space_loss
+from hdb.training.denoising import Stage, Timesteps, private_generator
+from hdb.training.people_mean import PeopleMean
+
+
+class HyperNetPretraining(Stage):
+    """Trains a HyperNet: loss = alpha · diffusion_loss + beta · weight_space_loss, on the last iteration's theta.
+
+    The diffusion loss asks that the base, bound by the predicted theta, denoises a picture of the same person; the
+    weight-space loss that the residuals are those of the pre-optimized theta.
+
+    Validation takes unseen identities with noise and timesteps that never change. `val/own_minus_other` is the paired
+    difference of the denoising loss under one's own and under somebody else's prediction, with its 95 % half-width:
+    below zero the network tells people apart. `val/diffusion_loss` alone also falls by learning what faces are like.
+
+    Paper: both losses, the prompt "a [V] face" for everyone, the reference itself as the target. Open there: alpha,
+    beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
+
+    Args:
+        alpha, beta: weights of the two losses; beta needs `targets`.
+        targets: pre-optimized thetas and the identities they belong to.
+        lr: of the decoder (and of the encoder where it is trained).
+        linear_lr: of the mean and the direct path. They are linear in theta, so they bear and need a larger rate.
+        num_val_draws: noise levels per validation picture, spread evenly over `timesteps`.
+
+    Raises:
+        ValueError: beta without targets, targets of another layout, layouts of network and adapter that differ.
+
+    Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
+    """
+
+    def __init__(
+        self,
+        diffusion: StableDiffusion,
+        lidb: LiDB,
+        hypernet: HyperNet,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        targets: tuple[Float[Tensor, "m p"], Int[Tensor, " m"]] | None = None,
+        lr: float = 1e-4,
+        linear_lr: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        timesteps: Timesteps | None = None,
+        num_val_draws: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(diffusion, lidb, timesteps=timesteps or Timesteps(), seed=seed)
+        lidb.layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
+        if beta and targets is None:
+            raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
+        self.hypernet, self.alpha, self.beta = hypernet, alpha, beta
+        self.lr, self.linear_lr, self.warmup_steps, self.weight_decay = lr, linear_lr, warmup_steps, weight_decay
+        self.num_val_draws = num_val_draws
+        self.target_thetas, identities = targets or (torch.empty(0, lidb.layout.size), torch.empty(0))
+        lidb.layout.check(self.target_thetas)
+        self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
+        self.own_minus_other = PeopleMean()
+
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
+        theta = self.hypernet(batch.reference)
+        noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
+        latents = self.latents(batch.target)
+        losses = self.denoising_losses(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
+        loss = self.alpha * losses.mean()
+        if self.beta:
+            if missing := [identity for identity in batch.identities.tolist() if identity not in self.target_rows]:
+                raise ValueError(f"no pre-optimized theta for identity {missing[0]}; there are {len(self.target_rows)}")
+            weights = self.weight_space_losses(theta, batch.identities).mean()
+            loss = loss + self.beta * weights
+            self.log("train/weight_space_loss", weights.detach())
+        self.log("train/diffusion_loss", losses.detach().mean())
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def latents(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
+        return self.diffusion.encode_images(images).float()
+
+    def weight_space_losses(self, theta: Float[Tensor, "n p"], identities: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
+        """The weight-space loss of those k of the n identities that have a target."""
+        known = [(i, self.target_rows[name]) for i, name in enumerate(identities.tolist()) if name in self.target_rows]
+        batch_rows, target_rows = (list(rows) for rows in zip(*known, strict=True)) if known else ([], [])
+        targets = self.target_thetas[target_rows].to(theta.device)
+        unpack = self.lidb.layout.unpack
+        return weight_space_loss(unpack(theta[batch_rows]), unpack(targets), reduction="none")
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        theta, latents, num = self.hypernet(batch.reference), self.latents(batch.target), len(batch.reference)
+        generator = private_generator(self.seed, batch_idx, self.global_rank)  # no step in the key: the same every time
+        noise, timesteps = self.draw(self.num_val_draws * num, generator, stratified=True)
+        names = batch.identities.tolist()
+        others = [next((j for j in range(i - num + 1, i) if names[j] != names[i]), i) for i in range(num)]
+        own, other = torch.zeros(2, num, device=self.device)
+        for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
+            losses = self.denoising_losses(
+                torch.cat([theta, theta[others]]),
+                torch.cat([latents, latents]),
+                [*batch.prompts, *batch.prompts],
+                noise=torch.cat([draw_noise, draw_noise]),
+                timesteps=torch.cat([draw_timesteps, draw_timesteps]),
+            )
+            own += losses[:num] / self.num_val_draws
+            other += losses[num:] / self.num_val_draws
+        self.log("val/diffusion_loss", own.mean(), batch_size=num, sync_dist=True, prog_bar=True)
+        weights = self.weight_space_losses(theta, batch.identities)
+        if len(weights):
+            self.log("val/weight_space_loss", weights.mean(), batch_size=len(weights), sync_dist=True)
+        paired = [i for i in range(num) if others[i] != i]  # a batch of one person has nobody to compare with
+        self.own_minus_other.update((own - other)[paired], batch.identities[paired])
+
+    def on_validation_epoch_end(self) -> None:
+        mean, half_width = self.own_minus_other.compute()
+        self.own_minus_other.reset()
+        self.log("val/own_minus_other", mean, prog_bar=True)
+        self.log("val/own_minus_other_ci95", half_width)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        total_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total_steps):
+            raise ValueError("the cosine schedule needs an end: give the Trainer max_steps or max_epochs")
+        net = self.hypernet
+        direct = [net.linear_path.weight] if net.linear_path is not None else []
+        taken = {id(parameter) for parameter in (net.mean, *direct)}
+        rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in taken]
+        groups = [
+            {"params": [net.mean], "lr": self.linear_lr, "weight_decay": 0.0},
+            {"params": direct, "lr": self.linear_lr},
+            {"params": rest, "lr": self.lr},
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=self.weight_decay)
+        scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, int(total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps a frozen encoder out of the file, and puts in what `HyperNet.from_checkpoint` needs."""
+        checkpoint["hypernet"] = self.hypernet.config
+        checkpoint["state_dict"] = {f"hypernet.{name}": value for name, value in self.hypernet.own_state().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.hypernet.layout.check_digest(checkpoint["hypernet"]["layout_digest"], of="the checkpoint")
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
