@@ -1,0 +1,132 @@
+"""Captions: the small closed language that says what a view shows, and its parser.
+
+caption := ["a photo of a " | "a black and white photo of a " | "a "] subject {" " clause} [", " style]
+subject := ["[V] "] ["young " | "old "] "face" [" with " trait {" and " trait}]
+clause  := expression | accessory | context        trait := hair | beard
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hdb.faceworld.identity import BEARDS, HAIR_COLORS, HAIR_STYLES, Identity
+from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES, View
+
+IDENTIFIER = "[V]"
+INSTANCE_PROMPT = "a [V] face"
+CLASS_PROMPT = "a face"
+_YOUNG, _OLD = 0.2, 0.6
+
+
+class PromptLabels(NamedTuple):
+    """What a prompt asks for, in the names of `View`."""
+
+    style: str = "photo"
+    context: str = "studio"
+    accessory: str = "none"
+    expression: str = "neutral"
+
+
+def _phrases() -> dict[tuple[str, ...], tuple[str, str] | None]:
+    """Every phrase of the language as words -> (label, value), or None where the phrase sets no label."""
+    table: dict[tuple[str, ...], tuple[str, str] | None] = {}
+    for label, phrases in (("style", STYLES), ("context", CONTEXTS), ("accessory", ACCESSORIES)):
+        for value, phrase in phrases.items():
+            if phrase:
+                table[tuple(phrase.split())] = (label, value)
+    for value in EXPRESSIONS:
+        table[tuple(value.split())] = ("expression", value)
+    traits = [f"{style} hair" for style in HAIR_STYLES[1:]] + [*BEARDS[1:], *HAIR_COLORS, "hair", "bald head"]
+    for phrase in (*traits, "young", "old", "a", "of", "with", "and", "face", IDENTIFIER.lower()):
+        table.setdefault(tuple(phrase.split()), None)
+    return table
+
+
+_PHRASES = _phrases()
+_LONGEST = max(map(len, _PHRASES))
+VOCABULARY = tuple(sorted({word for phrase in _PHRASES for word in phrase} - {IDENTIFIER.lower()})) + (IDENTIFIER,)
+
+
+def _traits(identity: Identity, stated: np.ndarray) -> tuple[str, str]:
+    """Age word and ' with ...' phrase; `stated` holds four booleans: age, hair color, hair style, beard."""
+    age = "young " if identity.age < _YOUNG else "old " if identity.age > _OLD else ""
+    parts = []
+    if identity.hair_style == "bald":
+        parts += ["a bald head"] if stated[2] else []
+    elif stated[1] or stated[2]:
+        color = identity.hair_color_name if stated[1] else ""
+        parts.append(" ".join(filter(None, (color, identity.hair_style if stated[2] else "", "hair"))))
+    if stated[3] and identity.beard != "none":
+        parts.append(identity.beard if identity.beard == "stubble" else f"a {identity.beard}")
+    return age if stated[0] else "", f" with {' and '.join(parts)}" if parts else ""
+
+
+def caption(
+    view: View,
+    *,
+    identifier: str | None = None,
+    identity: Identity | None = None,
+    rng: np.random.Generator | None = None,
+) -> str:
+    """Says what `view` shows.
+
+    Without `rng` everything is said, and traits when `identity` is given. With `rng` it is a training caption: a third
+    carry "[V]", which there means nobody and so must learn to mean nothing; traits are sometimes said, and clauses are
+    sometimes left out, so that the words never become necessary. The style is always said.
+
+    >>> from hdb.faceworld.view import sample_nuisances
+    >>> view = sample_nuisances(np.random.default_rng(0)).replace(style="oil", context="snow", accessory="hat")
+    >>> caption(view, identifier="[V]")
+    'a [V] face wearing a hat in the snow, oil painting'
+    """
+    coins = np.ones(8) if rng is None else rng.random(8)
+    said = coins[:3] > (0.0 if rng is None else np.array([0.25, 0.1, 0.1]))
+    if rng is not None and identifier is None and coins[3] < 1 / 3:
+        identifier = IDENTIFIER
+    stated = coins[4:] > (0.0 if rng is None else 0.7)
+    age, traits = _traits(identity, stated) if identity is not None else ("", "")
+    clauses = (
+        view.expression if view.expression != "neutral" else "",
+        ACCESSORIES[view.accessory],
+        CONTEXTS[view.context],
+    )
+    name = f"{identifier} " if identifier else ""
+    subject = " ".join(
+        filter(None, [f"{name}{age}face{traits}", *(c for c, s in zip(clauses, said, strict=True) if s)])
+    )
+    if view.style in ("photo", "gray"):
+        return f"a {STYLES[view.style]} of a {subject}"
+    return f"a {subject}, {STYLES[view.style]}"
+
+
+def parse(prompt: str) -> PromptLabels:
+    """What a prompt asks for; the inverse of `caption`. Unsaid labels are photo, studio, none, neutral.
+
+    Raises:
+        ValueError: If a word is unknown, if two styles, contexts, accessories or expressions are asked for, or if the
+            prompt never says "face".
+
+    >>> parse("a [V] face smiling on a beach, pencil sketch")
+    PromptLabels(style='pencil', context='beach', accessory='none', expression='smiling')
+    """
+    words = prompt.lower().replace(",", " ").split()
+    labels: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        for length in range(min(_LONGEST, len(words) - position), 0, -1):
+            phrase = tuple(words[position : position + length])
+            if phrase in _PHRASES:
+                break
+        else:
+            raise ValueError(
+                f"unknown word {words[position]!r} in prompt {prompt!r}; the words are {' '.join(VOCABULARY)}"
+            )
+        position += length
+        meaning = _PHRASES[phrase]
+        if meaning is not None:
+            label, value = meaning
+            if labels.setdefault(label, value) != value:
+                raise ValueError(f"prompt {prompt!r} asks for two values of {label}: {labels[label]} and {value}")
+    if "face" not in words:
+        raise ValueError(f"prompt {prompt!r} names no subject; expected the word 'face'")
+    return PromptLabels(**labels)

@@ -1,0 +1,189 @@
+"""Styles: statues are materials under the same light; pictures are drawn over the rendering, led by its outlines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, pad
+
+from hdb.faceworld.contexts import blur
+from hdb.faceworld.light import Paint, Surface
+from hdb.faceworld.noise import bump, fractal_noise, noise_2d, noise_3d, smoothstep
+
+
+class StatueMaterial(NamedTuple):
+    """Color, specular strength and gloss."""
+
+    color: tuple[float, float, float]
+    specular: float
+    gloss: float
+
+
+STATUES = {
+    "marble": StatueMaterial((0.82, 0.82, 0.80), 0.25, 30),
+    "gold": StatueMaterial((0.80, 0.52, 0.10), 1.0, 20),
+    "bronze": StatueMaterial((0.30, 0.17, 0.07), 0.8, 18),
+    "clay": StatueMaterial((0.60, 0.26, 0.16), 0.02, 10),
+    "wood": StatueMaterial((0.44, 0.27, 0.12), 0.06, 12),
+    "ice": StatueMaterial((0.55, 0.78, 0.95), 0.8, 40),
+}
+
+
+def carve(paint: Paint, surface: Surface, style: str, which: Tensor) -> None:
+    """Turns the pixels `which` of one picture into a statue, in place; dark paint stays a little darker, as relief."""
+    material = STATUES[style]
+    points = surface.position[which]
+    if style == "marble":
+        veins = noise_3d(points * 3 + 3 * noise_3d(points * 2)[:, None])
+        grain = 1 - 0.35 * bump(veins - 0.5, 0.05)
+    elif style == "wood":
+        grain = 0.70 + 0.6 * noise_3d(points * points.new_tensor([11.0, 1.3, 11.0]))
+    else:
+        grain = torch.ones(len(points), device=points.device)
+    old = paint.albedo[which].mean(1)
+    relief = 0.72 + 0.27 * (old / (old.mean() + 1e-6)).clamp(0.1, 1.4)
+    paint.albedo[which] = points.new_tensor(material.color) * (grain * relief)[:, None]
+    paint.specular[which] = material.specular
+    paint.gloss[which] = material.gloss
+
+
+@dataclass
+class Drawing:
+    """One finished rendering and what a draftsman needs besides: outlines, coverage and paper grain."""
+
+    picture: Float[Tensor, "1 3 s s"]
+    outline: Float[Tensor, "1 1 s s"]
+    cover: Float[Tensor, "1 1 s s"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.size = self.picture.shape[-1]
+        # Filters keep their width relative to the picture, but never below what a pixel can carry.
+        self.scale = max(self.size / 128, 0.6)
+        axis = (torch.arange(self.size, device=self.picture.device) + 0.5) / self.size
+        self.y, self.x = torch.meshgrid(axis, axis, indexing="ij")
+        self.gray = luminance(self.picture)
+
+    @property
+    def grain(self) -> Tensor:
+        return noise_2d(self.x * 90, self.y * 90, self.seed)
+
+    def soft(self, picture: Tensor, sigma: float) -> Tensor:
+        """Blur by `sigma` pixels of a 128-pixel picture."""
+        return blur(picture, sigma=sigma * self.scale)
+
+    def radius(self, pixels: int) -> int:
+        """A filter radius given for a 128-pixel picture."""
+        return max(1, round(pixels * self.size / 128))
+
+
+def outlines(
+    depth: Float[Tensor, "n 1 h w"], normal: Float[Tensor, "n 3 h w"], material: Float[Tensor, "n 1 h w"], *, size: int
+) -> Float[Tensor, "n 1 s s"]:
+    """Where depth, direction or material jump, at the final size."""
+
+    def jump(values: Tensor) -> Tensor:
+        center = values[..., :-1, :-1]
+        return (values[..., 1:, :-1] - center).abs() + (values[..., :-1, 1:] - center).abs()
+
+    edge = (jump(depth.clamp(max=12.0)) > 0.14).float() + 0.8 * (jump(normal).sum(1, keepdim=True) > 0.62)
+    edge = (edge + 0.9 * (jump(material) > 0)).clamp(max=1)
+    return adaptive_avg_pool2d(pad(edge, (0, 1, 0, 1)), size)
+
+
+def luminance(picture: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Brightness as the eye weighs it."""
+    return (picture * picture.new_tensor([0.30, 0.59, 0.11])[:, None, None]).sum(1, keepdim=True)
+
+
+def _kuwahara(picture: Tensor, radius: int) -> Tensor:
+    """Mean of the calmest of four windows around each pixel: flattens texture and keeps edges."""
+    size, window = picture.shape[-1], radius + 1
+    padded = pad(picture, (radius,) * 4, mode="replicate")
+    means, squares = avg_pool2d(padded, window, 1), avg_pool2d(padded * padded, window, 1)
+    best = calm = None
+    for dx in (0, radius):
+        for dy in (0, radius):
+            mean = means[..., dy : dy + size, dx : dx + size]
+            variance = (squares[..., dy : dy + size, dx : dx + size] - mean * mean).sum(1, keepdim=True)
+            if best is None:
+                best, calm = mean, variance
+            else:
+                better = variance < calm
+                best, calm = torch.where(better, mean, best), torch.minimum(variance, calm)
+    return best
+
+
+def _saturate(picture: Tensor, amount: float) -> Tensor:
+    gray = luminance(picture)
+    return gray + (picture - gray) * amount
+
+
+def _gray(d: Drawing) -> Tensor:
+    return ((d.gray - 0.5) * 1.2 + 0.5 + 0.05 * (d.grain - 0.5)).expand(-1, 3, -1, -1)
+
+
+def _pencil(d: Drawing) -> Tensor:
+    tone = d.soft(d.gray, 1.6)
+    creases = (1 - (d.soft(d.gray, 0.8) - d.soft(d.gray, 2.2)).clamp(max=0).abs() * 9).clamp(0, 1)
+    turn = 134.0
+    light_strokes = 0.35 * smoothstep(0.62, 0.15, tone) * (0.5 + 0.5 * torch.sin((d.x + d.y) * turn))
+    dark_strokes = 0.30 * smoothstep(0.38, 0.08, tone) * (0.5 + 0.5 * torch.sin((d.x - d.y) * turn * 1.15))
+    paper = (0.93 - light_strokes - dark_strokes) * creases * (1 - 0.72 * d.outline) * (0.93 + 0.1 * d.grain)
+    return paper.clamp(0, 1) * d.picture.new_tensor([1.0, 0.985, 0.95])[:, None, None]
+
+
+def _charcoal(d: Drawing) -> Tensor:
+    tone = smoothstep(0.05, 0.75, d.soft(d.gray, 0.8) + 0.2 * (d.grain - 0.5)) * (1 - 0.6 * d.outline)
+    return (tone * 0.92 + 0.04) * d.picture.new_tensor([0.97, 0.96, 0.94])[:, None, None]
+
+
+def _oil(d: Drawing) -> Tensor:
+    paint = _saturate(0.65 * _kuwahara(d.picture, d.radius(2)) + 0.35 * d.picture, 1.4)
+    strokes = noise_2d((d.x * 0.8 + d.y * 0.6) * 60, (d.x * 0.6 - d.y * 0.8) * 12, d.seed)
+    ridge = luminance(paint)
+    relief = (ridge - pad(ridge, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]) * 0.3
+    return paint + relief + (strokes - 0.5) * 0.12 * (1 - 0.55 * d.cover)
+
+
+def _watercolor(d: Drawing) -> Tensor:
+    wash = d.soft(_kuwahara(d.picture, d.radius(3)), 0.6)
+    paper = fractal_noise(d.x * 6, d.y * 6, seed=d.seed)
+    rim = d.soft(luminance(wash), 0.8) - d.soft(luminance(wash), 2.5)
+    wash = wash.clamp(min=0) ** 0.75 * 0.82 + 0.18
+    wash = (wash + rim * 1.2) * (1 - 0.25 * d.outline) * (1 + 0.22 * (paper - 0.5))
+    border = torch.minimum(torch.minimum(d.x, 1 - d.x), torch.minimum(d.y, 1 - d.y))
+    inside = smoothstep(0.0, 0.10, border + 0.10 * (paper - 0.5))
+    return wash * inside + 0.97 * (1 - inside)
+
+
+def _pixel(d: Drawing) -> Tensor:
+    blocks = _saturate(avg_pool2d(d.picture, 2), 1.3)
+    step = torch.arange(d.size // 2, device=blocks.device)
+    dither = ((step[:, None] + step) % 2) * 0.5 - 0.25
+    blocks = (torch.round(blocks * 7 + dither * 0.5 * d.scale) / 7).clamp(0, 1)
+    return interpolate(blocks, scale_factor=2, mode="nearest")
+
+
+def _cartoon(d: Drawing) -> Tensor:
+    flat = _kuwahara(d.picture, 1)
+    gray = luminance(flat)
+    level = gray * 5
+    tone = (level.floor() + smoothstep(0.35, 0.65, level - level.floor())) / 5 * 0.85 + 0.09
+    color = (flat / gray.clamp(min=0.03) * tone - tone) * 1.4 + tone
+    return color.clamp(0, 1) * (1 - 0.75 * d.outline)
+
+
+_DRAFTSMEN: dict[str, Callable[[Drawing], Tensor]] = {
+    "gray": _gray, "pencil": _pencil, "charcoal": _charcoal, "oil": _oil, "watercolor": _watercolor, "pixel": _pixel,
+    "cartoon": _cartoon,
+}  # fmt: skip
+DRAWN_STYLES = tuple(_DRAFTSMEN)
+
+
+def draw(style: str, drawing: Drawing) -> Float[Tensor, "1 3 s s"]:
+    """The rendering redrawn in a style of `DRAWN_STYLES`, in [0, 1]."""
+    return _DRAFTSMEN[style](drawing).clamp(0, 1)

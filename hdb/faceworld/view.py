@@ -1,0 +1,176 @@
+"""View: everything that changes between two pictures of the same person."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from hdb.faceworld.identity import Identity
+
+KINDS = ("plain", "context", "styled")
+
+# Name in the code -> phrase in a caption. The order is the order of the integer labels.
+STYLES: Mapping[str, str] = MappingProxyType({
+    "photo": "photo",
+    "gray": "black and white photo",
+    "pencil": "pencil sketch",
+    "charcoal": "charcoal drawing",
+    "oil": "oil painting",
+    "watercolor": "watercolor painting",
+    "pixel": "pixel art",
+    "cartoon": "cartoon",
+    "marble": "marble statue",
+    "gold": "golden statue",
+    "clay": "clay sculpture",
+    "wood": "wood carving",
+    "bronze": "bronze statue",
+    "ice": "ice sculpture",
+})  # fmt: skip
+CONTEXTS: Mapping[str, str] = MappingProxyType({
+    "studio": "",
+    "beach": "on a beach",
+    "snow": "in the snow",
+    "forest": "in a forest",
+    "city": "in a city at night",
+    "space": "in outer space",
+    "sunset": "at sunset",
+    "desert": "in the desert",
+    "library": "in a library",
+    "underwater": "underwater",
+    "autumn": "in an autumn park",
+    "fire": "in front of a fire",
+})  # fmt: skip
+ACCESSORIES: Mapping[str, str] = MappingProxyType({
+    "none": "",
+    "glasses": "wearing glasses",
+    "sunglasses": "wearing sunglasses",
+    "hat": "wearing a hat",
+    "cap": "wearing a cap",
+    "beanie": "wearing a beanie",
+    "crown": "wearing a crown",
+    "headphones": "wearing headphones",
+    "scarf": "wearing a scarf",
+})  # fmt: skip
+# Expression -> strength of the facial action units of head_basis.npz.
+EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType({
+    "neutral": {},
+    "smiling": {"mouthSmile": 0.8, "cheekSquint": 0.5, "eyeSquint": 0.25},
+    "laughing": {"mouthSmile": 0.9, "jawOpen": 0.42, "cheekSquint": 0.7, "eyeSquint": 0.4, "mouthUpperUp": 0.35},
+    "surprised": {"jawOpen": 0.5, "eyeWide": 0.9, "browInnerUp": 0.9, "browOuterUp": 0.9},
+    "angry": {"browDown": 1.0, "mouthFrown": 0.4, "noseSneer": 0.6, "mouthPress": 0.5, "eyeSquint": 0.4},
+    "sad": {"browInnerUp": 1.0, "mouthFrown": 0.9, "mouthShrugLower": 0.4},
+    "eyes closed": {"eyeBlink": 1.0},
+    "pouting": {"mouthPucker": 0.8, "browInnerUp": 0.2},
+})  # fmt: skip
+
+HELD_OUT_STYLES = ("bronze", "ice")
+HELD_OUT_PAIRS = (("oil", "space"), ("pencil", "city"), ("watercolor", "beach"), ("gold", "underwater"))
+TRAINING_STYLES = tuple(style for style in STYLES if style != "photo" and style not in HELD_OUT_STYLES)
+
+_EXPRESSION_WEIGHTS = (0.34, 0.24, 0.10, 0.07, 0.07, 0.06, 0.06, 0.06)
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture's pose, expression, light, clothes, surroundings and style. Angles of the head are in degrees."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    zoom: float
+    shift: tuple[float, float]
+    gaze: tuple[float, float]
+    light_azimuth: float
+    light_elevation: float
+    warmth: float
+    key_light: float
+    ambient_light: float
+    shirt: tuple[float, float, float]
+    accessory_color: tuple[float, float, float]
+    context_seed: int
+    expression: str = "neutral"
+    context: str = "studio"
+    accessory: str = "none"
+    style: str = "photo"
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("expression", EXPRESSIONS), ("context", CONTEXTS), ("accessory", ACCESSORIES), ("style", STYLES),
+        ):  # fmt: skip
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(known)}")
+
+    @property
+    def kind(self) -> str:
+        """'styled' beats 'context' beats 'plain'."""
+        if self.style != "photo":
+            return "styled"
+        return "plain" if self.context == "studio" and self.accessory == "none" else "context"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this style, or this style in this context, is kept from training."""
+        return self.style in HELD_OUT_STYLES or (self.style, self.context) in HELD_OUT_PAIRS
+
+    def replace(self, **changes: object) -> "View":
+        """The same view with some fields changed; the only way to a held-out style.
+
+        >>> sample_nuisances(np.random.default_rng(0)).replace(style="bronze").held_out
+        True
+        """
+        return dataclasses.replace(self, **changes)
+
+
+def sample_nuisances(rng: np.random.Generator) -> View:
+    """A plain neutral view whose pose, light, gaze, shirt and backdrop come from `rng`."""
+    return View(
+        yaw=float(np.clip(rng.normal(0, 20), -50, 50)),
+        pitch=float(np.clip(rng.normal(0, 7), -18, 18)),
+        roll=float(np.clip(rng.normal(0, 4), -10, 10)),
+        zoom=float(rng.uniform(0.9, 1.08)),
+        shift=(float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)), float(np.clip(rng.normal(0, 0.04), -0.1, 0.1))),
+        gaze=tuple(map(float, rng.normal(0, 0.12, 2).clip(-0.3, 0.3))),
+        light_azimuth=float(rng.uniform(-1.1, 1.1)),
+        light_elevation=float(rng.uniform(0.1, 1.0)),
+        warmth=float(np.clip(rng.normal(0, 0.12), -0.3, 0.3)),
+        key_light=float(rng.uniform(0.75, 1.05)),
+        ambient_light=float(rng.uniform(0.28, 0.5)),
+        shirt=tuple(map(float, rng.uniform(0.08, 0.85, 3))),
+        accessory_color=tuple(map(float, rng.uniform(0.05, 0.9, 3))),
+        context_seed=int(rng.integers(1_000_000)),
+    )
+
+
+def sample_view(seed: int, identity: Identity | int, index: int) -> View:
+    """Draws view `index` of a person; its kind is `KINDS[index % 3]` and it is never held out.
+
+    Args:
+        seed: The world's seed.
+        identity: The person, or the person's index.
+        index: Any number from 0.
+    """
+    person = identity.index if isinstance(identity, Identity) else identity
+    rng = np.random.default_rng([seed, person, index, 29])
+    view = sample_nuisances(rng)
+    expression = str(rng.choice(tuple(EXPRESSIONS), p=_EXPRESSION_WEIGHTS))
+    style = str(rng.choice(TRAINING_STYLES))
+    contexts = [str(name) for name in rng.permutation(tuple(CONTEXTS))]
+    outdoors = [name for name in contexts if name != "studio"]
+    accessory = str(rng.choice(tuple(ACCESSORIES)[1:]))
+    coin = rng.random(2)
+
+    kind = KINDS[index % 3]
+    if kind == "plain":
+        return view.replace(expression=expression)
+    if kind == "context":
+        worn = contexts[0] == "studio" or coin[0] < 0.5
+        return view.replace(expression=expression, context=contexts[0], accessory=accessory if worn else "none")
+    allowed = next(name for name in outdoors if (style, name) not in HELD_OUT_PAIRS)
+    return view.replace(
+        expression=expression,
+        style=style,
+        context=allowed if coin[0] < 1 / 2 else "studio",
+        accessory=accessory if coin[1] < 1 / 3 else "none",
+    )
