@@ -141,18 +141,15 @@ def test_bound_restores_what_was_bound_before_even_after_an_error(models, layout
 
 
 def test_layers_follow_the_model_to_another_precision(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
-    lidb.bind(people)
-    exact = outputs(models)
-    for model in models.values():
-        model.to(torch.float64)
-    lidb.bind(people)
-    unet = models["unet"]
-    assert unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.dtype == torch.float64
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(6, 4, 8, 8, generator=generator)[:3].double()
-    tokens = torch.randint(0, 90, (6, 24), generator=generator)[:3]
-    double = unet(latents, torch.tensor([900, 10, 400]), models["text_encoder"](tokens)[0]).sample
+    latents, embeds = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(3, 24, 16, generator=generator)
+    unet, lidb = models["unet"], LiDB(**models, layout=layout)
+    lidb.bind(people)
+    exact = unet(latents, 400, embeds).sample
+    unet.to(torch.float64)
+    lidb.bind(people)
+    double = unet(latents.double(), 400, embeds.double()).sample
+    assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), exact, **CLOSE)
 
 
