@@ -1,0 +1,1 @@
+"""Where reference images come from: photos are cropped, sources give people, data modules give batches."""

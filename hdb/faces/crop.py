@@ -1,0 +1,258 @@
+"""A photo becomes a square, upright face crop, or one sentence that says why it cannot."""
+
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+# Brands in the `ftyp` box of an ISO media file that mean HEVC-coded pictures (ISO/IEC 23008-12, annex B).
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+# Shape of a head: the tip of the nose stands 1.11 half eye distances in front of the eyes. Fitted to the known yaw of
+# 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
+NOSE_DEPTH = 1.11
+
+
+# Why a picture was refused: what sources count.
+REASONS = ("unreadable", "no face", "too small", "turned")
+
+
+class FaceError(ValueError):
+    """A picture that cannot be used; the message is one sentence: what was given, what was expected.
+
+    `reason` is one of `REASONS`.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unreadable"):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Face:
+    """One detected face, in pixels of the picture it was found in.
+
+    `landmarks` are left eye, right eye, nose, left and right corner of the mouth, as seen in the picture.
+    """
+
+    box: np.ndarray  # (4,) left, top, right, bottom
+    landmarks: np.ndarray  # (5, 2)
+    probability: float
+
+    @property
+    def size(self) -> float:
+        """The longer side of the box."""
+        return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+    @property
+    def turn(self) -> float:
+        """Estimated yaw in degrees, 0 facing the camera: atan(offset of the nose along the eye axis / its depth)."""
+        left, right, nose = self.landmarks[:3]
+        half = (right - left) / 2
+        offset = (nose - (left + right) / 2) @ half / max(float(half @ half), 1e-6)
+        return math.degrees(math.atan(offset / NOSE_DEPTH))
+
+
+def open_picture(picture: str | Path | Image.Image) -> Image.Image:
+    """A picture file or PIL image as upright 8 bit RGB, whatever its mode.
+
+    EXIF orientation is applied; transparency becomes white; of an animation the first frame is used.
+
+    Raises:
+        FaceError: no such file, not a picture, truncated, HEIC, floating-point values, or too large to be decoded.
+    """
+    name = name_of(picture)
+    if isinstance(picture, (str, Path)):
+        path = Path(picture)
+        if not path.is_file():
+            raise FaceError(f"{name}: no such file; expected a picture (JPEG, PNG, WebP, TIFF, BMP)")
+        with path.open("rb") as file:
+            head = file.read(12)
+        if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+            raise FaceError(f"{name} is a HEIC picture, which is not supported; save it as JPEG or PNG first")
+    try:
+        image = Image.open(picture) if isinstance(picture, (str, Path)) else picture
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+    except FaceError as error:
+        raise FaceError(f"{name} {error}") from None
+    except UnidentifiedImageError:
+        raise FaceError(f"{name} is not a picture; expected JPEG, PNG, WebP, TIFF or BMP") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise FaceError(f"{name} is truncated or damaged ({error}); expected a whole picture") from None
+    except Image.DecompressionBombError as error:
+        raise FaceError(f"{name} is too large ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode as 8 bit RGB."""
+    if image.mode == "F":
+        raise FaceError("has floating-point values of unknown range; expected 8 or 16 bit")
+    if image.mode.startswith("I"):  # 16 bit gray is `I;16` or, from older files and versions, 32 bit `I`
+        gray = np.clip(np.asarray(image, dtype=np.int64) / 257, 0, 255).round()
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def name_of(picture: str | Path | Image.Image) -> str:
+    """How messages call a picture: the path it came from, or just "the picture"."""
+    return str(picture) if isinstance(picture, (str, Path)) else str(getattr(picture, "filename", "") or "the picture")
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    """8 bit RGB as float32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
+
+
+def square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
+    """The largest central square, resized: for pictures that are framed already."""
+    return to_tensor(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+
+
+class FaceCropper:
+    """Finds faces with MTCNN and cuts them out, eyes level, framed as in CelebA-HQ.
+
+    Before detection, pictures are brought to a shorter side of at least 256 px (small ones are enlarged) and a longer
+    one of at most 960 px. Measured on 100 plain faceworld views, yaw up to 49 degrees: all are found, at 64 and at
+    128 px, the least probable with .96; the best of 60 noise pictures and 20 photos without a face reaches .85. Hence
+    `probability=0.9`.
+
+    Args:
+        min_size: smallest face that is accepted, longer side of its box in pixels of the given picture. 64 suits
+            photos; a 64 px faceworld picture holds a face of about 41 px, so give 16 there.
+        max_turn: largest estimated yaw in degrees.
+        margin: share of the crop's side added on every side of the CelebA-HQ frame.
+
+    Example:
+        >>> cropper = FaceCropper()
+        >>> cropper.crop(Image.new("RGB", (300, 200), "gray"), resolution=128)
+        Traceback (most recent call last):
+        hdb.faces.crop.FaceError: no face found in the picture (300x200 px); expected an upright face of at least 64 px
+    """
+
+    def __init__(
+        self,
+        *,
+        min_size: int = 64,
+        max_turn: float = 60.0,
+        margin: float = 0.0,
+        probability: float = 0.9,
+        device: str | torch.device = "cpu",
+    ):
+        self.min_size, self.max_turn, self.margin, self.probability = min_size, max_turn, margin, probability
+        self.detector = MTCNN(keep_all=True, min_face_size=20, device=torch.device(device))
+
+    def crop(
+        self, picture: str | Path | Image.Image, *, resolution: int, face: int | None = None
+    ) -> Float[Tensor, "3 r r"]:
+        """The chosen face (1 is the largest, the default), rotated upright, as (3, resolution, resolution) in [0, 1].
+
+        Raises:
+            FaceError: unreadable picture, no face, too small, turned too far, or `face` beyond those found.
+        """
+        image = open_picture(picture)
+        return align(image, self.choose(image, name_of(picture), face), resolution=resolution, margin=self.margin)
+
+    def check(
+        self, picture: str | Path | Image.Image, *, resolution: int, face: int | None = None
+    ) -> Float[Tensor, "3 r r"]:
+        """The same refusals as `crop`, but the framing is kept: for pictures that are face crops already."""
+        image = open_picture(picture)
+        self.choose(image, name_of(picture), face)
+        return square(image, resolution=resolution)
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """All faces in an RGB image, largest first."""
+        scale = min(max(1.0, 256 / min(image.size)), 960 / max(image.size))
+        size = (round(image.width * scale), round(image.height * scale))
+        if min(size) < self.detector.min_face_size:  # MTCNN's pyramid would be empty, which it does not survive
+            return []
+        boxes, probabilities, landmarks = self.detector.detect(
+            image.resize(size, Image.Resampling.BICUBIC), landmarks=True
+        )
+        if boxes is None:
+            return []
+        found = [
+            Face(box.astype(np.float64) / scale, points.astype(np.float64) / scale, float(probability))
+            for box, probability, points in zip(boxes, probabilities, landmarks, strict=True)
+            if probability >= self.probability
+        ]
+        faces: list[Face] = []
+        for face in sorted(found, key=lambda face: -face.size):
+            center = (face.box[:2] + face.box[2:]) / 2  # a second box within a face is the same face seen twice
+            if not any((other.box[:2] < center).all() and (center < other.box[2:]).all() for other in faces):
+                faces.append(face)
+        return faces
+
+    def choose(self, image: Image.Image, name: str = "the picture", face: int | None = None) -> Face:
+        """The face that will be used; warns when there are several and none was asked for.
+
+        Raises:
+            FaceError: see `crop`.
+        """
+        faces = self.detect(image)
+        if not faces:
+            size = f"{image.width}x{image.height} px"
+            found = f"no face found in {name} ({size}); expected an upright face of at least {self.min_size} px"
+            raise FaceError(found, reason="no face")
+        if face is not None and not 1 <= face <= len(faces):
+            message = f"face={face} was asked for, but {name} shows {len(faces)}; expected 1 to {len(faces)}"
+            raise FaceError(message, reason="no face")
+        chosen = faces[(face or 1) - 1]
+        if len(faces) > 1 and face is None:
+            sizes = ", ".join(f"{other.size:.0f}" for other in faces)
+            message = f"{name} shows {len(faces)} faces ({sizes} px): the largest is used; face=2 takes the next"
+            warnings.warn(message, stacklevel=3)
+        if chosen.size < self.min_size:
+            message = f"the face in {name} is {chosen.size:.0f} px large; expected at least {self.min_size} px"
+            raise FaceError(message, reason="too small")
+        if abs(chosen.turn) > self.max_turn:
+            turn = f"turned by about {abs(chosen.turn):.0f} degrees"
+            raise FaceError(f"the face in {name} is {turn}; expected at most {self.max_turn:.0f}", reason="turned")
+        return chosen
+
+
+def align(image: Image.Image, face: Face, *, resolution: int, margin: float = 0.0) -> Float[Tensor, "3 r r"]:
+    """The square around a face with level eyes; outside the picture its edge is repeated.
+
+    With x from eye to eye and y from the eyes down to the mouth:
+        center = eyes + 0.1 y,   side = max(4 |x|, 3.6 |y|) (1 + 2 margin),   axis = x + y turned by -90 degrees.
+
+    Source: Karras et al., "Progressive Growing of GANs", appendix C (the crop of CelebA-HQ), arXiv 1710.10196.
+    """
+    left, right, _, mouth_left, mouth_right = face.landmarks
+    eyes = (left + right) / 2
+    across, down = right - left, (mouth_left + mouth_right) / 2 - eyes
+    side = max(4.0 * np.linalg.norm(across), 3.6 * np.linalg.norm(down)) * (1 + 2 * margin)
+    axis = across + np.array([down[1], -down[0]])
+    axis = axis / max(np.linalg.norm(axis), 1e-6) * side / 2
+    normal = np.array([-axis[1], axis[0]])
+    center = eyes + 0.1 * down
+    corners = np.stack([center - axis - normal, center - axis + normal, center + axis + normal, center + axis - normal])
+
+    # Only the square's surroundings are touched, so that a face in a large photo costs no more than in a small one.
+    low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
+    inside_low, inside_high = np.maximum(low, 0), np.minimum(high, image.size)
+    pixels = np.asarray(image.crop((*inside_low.tolist(), *inside_high.tolist())))
+    before, after = inside_low - low, high - inside_high
+    # not reflected: a second, upside-down face could appear
+    pixels = np.pad(pixels, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode="edge")
+
+    # Sampled at a whole multiple of the resolution and averaged down: a bilinear look-up alone would alias.
+    factor = min(max(1, math.ceil(side / resolution)), max(1, 4096 // resolution))
+    size = (resolution * factor, resolution * factor)
+    quad = Image.fromarray(pixels).transform(
+        size, Image.Transform.QUAD, (corners - low).flatten().tolist(), Image.Resampling.BICUBIC
+    )
+    return to_tensor(quad.reduce(factor))

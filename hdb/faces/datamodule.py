@@ -1,0 +1,191 @@
+"""Batches of people for the Trainer: an order that depends on seed and epoch only, resumable at any step."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hdb.faces.shards import ShardFaces
+from hdb.faces.sources import FaceBatch, FaceSample, FaceSource, refuse_overlap
+from hdb.faceworld.captions import INSTANCE_PROMPT
+
+
+class FaceLoader:
+    """Iterates over a source once per epoch, in batches.
+
+    The order is a permutation drawn from (seed, epoch), so nothing has to be stored but how many batches of the epoch
+    were given out; Lightning keeps that in its checkpoints through `state_dict`, and calls `set_epoch` on `sampler`. A
+    plain DataLoader would start a resumed epoch from its beginning.
+
+    Args:
+        batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.
+        shuffle: off for validation: then every epoch is the same, samples and all.
+        num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
+        rank: this process among `world_size`; each takes every world_size-th sample.
+    """
+
+    def __init__(
+        self,
+        source: FaceSource | ShardFaces,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        num_samples: int | None = None,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.source, self.batch_size, self.shuffle, self.seed = source, batch_size, shuffle, seed
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+        self.num_samples = num_samples or (source.num_samples if self.streams else len(source))
+        self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
+
+    batch_sampler = None  # Lightning looks for it beside `sampler`
+
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.source, ShardFaces)
+
+    @property
+    def sampler(self) -> "FaceLoader":
+        """What Lightning calls `set_epoch` on."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        if self.shuffle:
+            self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.num_samples is None:
+            raise TypeError("a stream without num_samples has no length")  # what `len` of an IterableDataset raises
+        if self.streams:
+            return self.num_samples // self.world_size // self.batch_size
+        return len(self.batches(self.epoch))
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """This rank's keys (draw, index) of an epoch, batch by batch."""
+        people = len(self.source)
+        rounds = -(-self.num_samples // people)
+        keys = []
+        for draw in range(epoch * rounds, (epoch + 1) * rounds):  # a draw number never returns: new pictures each time
+            order = np.random.default_rng([self.seed, draw]).permutation(people) if self.shuffle else range(people)
+            keys += [(draw, int(index)) for index in order]
+        keys = keys[: self.num_samples]
+        if self.shuffle:
+            step = self.batch_size * self.world_size
+            missing = -len(keys) % step
+            keys += (keys * -(-missing // len(keys)))[:missing]
+        mine = keys[self.rank :: self.world_size]
+        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+
+    def __iter__(self) -> Iterator[FaceBatch]:
+        # A generator: nothing happens before the first batch is asked for, when the epoch is known.
+        skip = self.resume_at[1] if self.resume_at[0] == self.epoch else 0
+        self.resume_at = (-1, 0)
+        for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
+            self.num_given = number
+            yield batch
+
+    def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
+        """The batches of an epoch from number `skip` on."""
+        options: dict[str, Any] = {
+            "num_workers": self.num_workers,
+            "collate_fn": FaceBatch.of,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
+        }
+        if not self.streams:
+            return iter(DataLoader(self.source, batch_sampler=self.batches(epoch)[skip:], **options))
+        self.source.set_epoch(epoch)
+        loader = DataLoader(self.source, batch_size=self.batch_size, drop_last=self.shuffle, **options)
+        return islice(loader, skip, len(self) if self.num_samples else None)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "batches": self.num_given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.resume_at = (state["epoch"], state["batches"])
+
+
+class FaceData(L.LightningDataModule):
+    """Training and validation people.
+
+    Args:
+        batch_size: per device, for both.
+        num_samples: samples of a training epoch, all people once by default.
+        num_workers: processes that read and crop; 0 reads in the main process.
+
+    Raises:
+        ValueError: a person is in both splits.
+    """
+
+    def __init__(
+        self,
+        train: FaceSource | ShardFaces,
+        val: FaceSource | None = None,
+        *,
+        batch_size: int = 8,
+        num_samples: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if val is not None and not isinstance(train, ShardFaces):
+            refuse_overlap(train=train.names, val=val.names)
+        self.train, self.val = train, val
+        self.batch_size, self.num_samples, self.num_workers, self.seed = batch_size, num_samples, num_workers, seed
+
+    def loader(self, source: FaceSource | ShardFaces, *, shuffle: bool, num_samples: int | None = None) -> FaceLoader:
+        """A loader for this process of the trainer, if there is one."""
+        return FaceLoader(
+            source,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            num_samples=num_samples,
+            num_workers=self.num_workers,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+
+    def train_dataloader(self) -> FaceLoader:
+        return self.loader(self.train, shuffle=True, num_samples=self.num_samples)
+
+    def val_dataloader(self) -> FaceLoader | list[FaceLoader]:
+        return [] if self.val is None else self.loader(self.val, shuffle=False)
+
+
+class SubjectData(L.LightningDataModule):
+    """The one reference of a subject, `batch_size` times in each of `num_steps` batches; it is its own target.
+
+    Args:
+        reference: (3, h, w) in [0, 1], as `FaceCropper` gives it.
+
+    Source: HyperDreamBooth, section 4.3 (40 steps on the reference alone), https://arxiv.org/abs/2307.06949
+    """
+
+    def __init__(
+        self,
+        reference: Float[Tensor, "3 h w"],
+        *,
+        prompt: str = INSTANCE_PROMPT,
+        batch_size: int = 1,
+        num_steps: int = 40,
+    ):
+        super().__init__()
+        self.sample = FaceSample(reference, reference, prompt, 0)
+        self.batch_size, self.num_steps = batch_size, num_steps
+
+    def train_dataloader(self) -> DataLoader:
+        samples = [self.sample] * (self.batch_size * self.num_steps)
+        generator = torch.Generator().manual_seed(0)  # a DataLoader without one draws from the global generator
+        return DataLoader(samples, batch_size=self.batch_size, collate_fn=FaceBatch.of, generator=generator)

@@ -1,0 +1,136 @@
+"""Batches in an order that survives interruptions."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from PIL import Image
+
+from hdb.faces.datamodule import FaceData, FaceLoader, SubjectData
+from hdb.faces.sources import FaceBatch, PhotoFaces, flat_folder, identity_folders
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> PhotoFaces:
+    """Ten people with three one-colored pictures each."""
+    root = tmp_path_factory.mktemp("people")
+    for person in range(10):
+        (root / f"{person}").mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8), (10 * person + number,) * 3).save(root / f"{person}" / f"{number}.png")
+    return PhotoFaces(identity_folders(root), resolution=8)
+
+
+class Recorder(L.LightningModule):
+    """Writes down what it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+        self.validated: list[list[int]] = []
+
+    def training_step(self, batch: FaceBatch, index: int) -> torch.Tensor:
+        self.seen.append([round(picture.mean().item() * 255) for picture in batch.reference])
+        return self.weight * batch.target.mean()
+
+    def validation_step(self, batch: FaceBatch, index: int) -> None:
+        self.validated.append([round(picture.mean().item() * 255) for picture in batch.reference])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    """Ends the process, as it were, when a step has begun."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def trainer(folder, *callbacks: Callback) -> L.Trainer:
+    last = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    return L.Trainer(
+        default_root_dir=folder, max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[last, *callbacks],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 6], ids=lambda step: f"killed before step {step}")
+def test_a_killed_run_goes_on_with_the_batches_it_had_not_seen(source, tmp_path, step):
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path / "whole").fit(whole, FaceData(source, batch_size=4))
+    with pytest.raises(Killed):
+        trainer(tmp_path / "killed", Kill(step)).fit(first, FaceData(source, batch_size=4))
+    trainer(tmp_path / "killed").fit(
+        second, FaceData(source, batch_size=4), ckpt_path=tmp_path / "killed" / f"step={step}.ckpt"
+    )
+    assert len(whole.seen) == 9 and first.seen + second.seen == whole.seen
+
+
+def test_validation_is_the_same_every_epoch_and_leaves_nobody_out(source, tmp_path):
+    recorder = Recorder()
+    val = PhotoFaces(
+        {f"unseen {name}": paths for name, paths in zip("abcdefghij", source.pictures, strict=True)}, resolution=8
+    )
+    trainer(tmp_path).fit(recorder, FaceData(source, val, batch_size=4))
+    epochs = recorder.validated[-9:]
+    assert epochs[:3] == epochs[3:6] == epochs[6:]
+    assert [level // 10 for batch in epochs[:3] for level in batch] == list(range(10))
+
+
+def test_order_is_a_function_of_seed_and_epoch(source):
+    def keys(seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+        return FaceLoader(source, batch_size=4, shuffle=True, seed=seed).batches(epoch)
+
+    assert keys(0, 5) == keys(0, 5)
+    people = [[index for batch in keys(*at) for _, index in batch] for at in ((0, 0), (0, 1), (1, 0))]
+    assert people[0] != people[1] and people[0] != people[2]
+    assert all(sorted(order[:10]) == list(range(10)) for order in people)  # 12 with the wrap: every batch is full
+
+
+def test_pictures_change_from_round_to_round(source):
+    loader = FaceLoader(source, batch_size=10, shuffle=True, num_samples=60)
+    rounds = [sorted(picture.mean().item() for picture in batch.reference) for batch in loader]
+    assert len(loader) == len(rounds) == 6 and len({tuple(values) for values in rounds}) > 1
+
+
+def test_ranks_share_an_epoch_evenly_and_without_overlap(source):
+    ranks = [FaceLoader(source, batch_size=2, shuffle=True, rank=rank, world_size=2).batches(0) for rank in range(2)]
+    assert [len(batch) for rank in ranks for batch in rank] == [2] * 6
+    once = [FaceLoader(source, batch_size=2, shuffle=False, rank=rank, world_size=2).batches(0) for rank in range(2)]
+    assert sorted(index for rank in once for batch in rank for _, index in batch) == list(range(10))
+
+
+def test_workers_change_nothing_and_the_global_generator_is_left_alone(source):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    alone, together = (
+        [batch.reference for batch in FaceLoader(source, batch_size=4, shuffle=True, num_workers=n)] for n in (0, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_person_in_both_splits_is_refused(source):
+    with pytest.raises(ValueError, match="10 identities are in both train and val"):
+        FaceData(source, source)
+
+
+def test_subject_data_repeats_the_one_reference(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "me.png")
+    me = PhotoFaces(flat_folder(tmp_path), resolution=8)[0].reference
+    batches = list(SubjectData(me, batch_size=2, num_steps=5).train_dataloader())
+    assert len(batches) == 5
+    for batch in batches:
+        assert torch.equal(batch.reference, me.expand(2, -1, -1, -1)) and torch.equal(batch.target, batch.reference)
+        assert batch.prompts == ["a [V] face"] * 2
