@@ -4,7 +4,7 @@ from experiments.cli import run
 from hdb.config import RenderFaceworld, load
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
-from hdb.sampling import to_image
+from hdb.sampling import save_image, to_image
 
 
 def main(argv: list[str]) -> None:
@@ -12,15 +12,17 @@ def main(argv: list[str]) -> None:
     if config.portrait is not None:
         world = FaceWorld(seed=config.seed, resolution=config.resolution)
         pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
-        to_image(world.render([pair])[0]).save(config.portrait)
+        save_image(to_image(world.render([pair])[0]), config.portrait)
         print(f"{config.portrait}: identity {config.identity}, who does not exist")
         return
     for split in config.splits:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
+        people = None if config.num_identities is None else SPLITS[split][: config.num_identities]
         FaceWorldDataset(
             config.root,
-            indices=SPLITS[split][: config.num_identities],
+            split=split if people is None else None,
+            indices=people,
             views_per_identity=config.views_per_identity,
             seed=config.seed,
             resolution=config.resolution,

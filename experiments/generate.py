@@ -9,7 +9,7 @@ from experiments.networks import stable_diffusion
 from hdb.config import Generate, load
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
-from hdb.sampling import generate, picture_grid, to_image
+from hdb.sampling import generate, picture_grid, save_image, to_image
 
 
 def main(argv: list[str]) -> None:
@@ -18,7 +18,6 @@ def main(argv: list[str]) -> None:
     subject = Subject.load(config.subject, expected_base=diffusion.digest)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
     folder, rows = Path(config.output), []
-    folder.mkdir(parents=True, exist_ok=True)
     for number, prompt in enumerate(tqdm(config.prompts, desc="prompts")):
         seeds = [config.seed + picture for picture in range(config.num_pictures)]
         rows.append(
@@ -34,9 +33,9 @@ def main(argv: list[str]) -> None:
             )
         )
         for seed, picture in zip(seeds, rows[-1], strict=True):
-            to_image(picture).save(folder / f"{number:02d}-{seed}.png")
+            save_image(to_image(picture), folder / f"{number:02d}-{seed}.png")
         print(f"{folder}/{number:02d}-*.png  {prompt}")
-    picture_grid(rows).save(folder / "grid.png")
+    save_image(picture_grid(rows), folder / "grid.png")
 
 
 if __name__ == "__main__":

@@ -34,18 +34,23 @@ def face_encoder(name: str) -> FaceEncoder:
         raise ValueError(f"no face encoder {name!r}: {' '.join(str(error).split())}") from None
 
 
-def trained_hypernet(path: str | None, *, encoder: str | None) -> HyperNet:
-    """The hypernetwork at `path`; without one the newest of `make train`, else the shipped one. Prints which.
+def hypernet_path(asked: str | None) -> Path:
+    """The hypernetwork asked for, else the newest of `make train`, else the shipped one. Prints which."""
+    newest = max(Path().glob(TRAINED), key=lambda found: found.stat().st_mtime, default=SHIPPED)
+    chosen = newest if asked is None else Path(asked)
+    whose = "as asked" if asked is not None else "shipped" if chosen == SHIPPED else "the newest of make train"
+    print(f"hypernetwork: {chosen} ({whose})")
+    return chosen
+
+
+def trained_hypernet(path: Path, *, encoder: str | None) -> HyperNet:
+    """A hypernetwork from a checkpoint or a folder.
 
     Args:
-        encoder: what the hypernetwork was trained with, where its file does not hold it.
+        encoder: what it was trained with, where its file does not hold that.
     """
-    newest = max(Path().glob(TRAINED), key=lambda found: found.stat().st_mtime, default=SHIPPED)
-    chosen = newest if path is None else Path(path)
-    whose = "as asked" if path is not None else "shipped" if chosen == SHIPPED else "the newest of make train"
-    print(f"hypernetwork: {chosen} ({whose})")
-    read = HyperNet.from_checkpoint if chosen.suffix == ".ckpt" else HyperNet.from_folder
-    return read(chosen, encoder=face_encoder(encoder) if encoder else None).eval()
+    read = HyperNet.from_checkpoint if path.suffix == ".ckpt" else HyperNet.from_folder
+    return read(path, encoder=face_encoder(encoder) if encoder else None).eval()
 
 
 class Embedders(NamedTuple):
@@ -65,8 +70,10 @@ def recognizer(source: str) -> TimmEmbedder | FaceNet:
     return FaceNet.from_pretrained(source)
 
 
-def embedders(config: Judges) -> Embedders:
+def embedders(config: Judges, *, device: torch.device) -> Embedders:
     """All judges of an evaluation."""
     return Embedders(
-        recognizer(config.recognizer), TimmEmbedder.dino(config.dino), ClipEmbedder.from_pretrained(config.clip)
+        recognizer(config.recognizer).to(device),
+        TimmEmbedder.dino(config.dino).to(device),
+        ClipEmbedder.from_pretrained(config.clip).to(device),
     )

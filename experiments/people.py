@@ -1,11 +1,17 @@
 """The people an experiment runs on, as its config names them."""
 
-from hdb.faceworld.dataset import FaceWorldDataset
+from collections.abc import Callable
+from typing import NamedTuple
 
-from hdb.config import Faces
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdb.config import Evaluate, Faces
 from hdb.faces.crop import FaceCropper
 from hdb.faces.sources import FaceSource, FaceworldFaces, PhotoFaces, celeba, flat_folder, identity_folders, lfw, select
-from hdb.faceworld.world import SPLITS
+from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.world import SPLITS, FaceWorld
 
 
 def faceworld_pictures(config: Faces, *, split: str, num_identities: int) -> FaceWorldDataset:
@@ -20,7 +26,7 @@ def faceworld_pictures(config: Faces, *, split: str, num_identities: int) -> Fac
         seed=config.seed,
         resolution=config.resolution,
     )
-    dataset.prepare(num_workers=config.num_workers, progress=True)
+    dataset.prepare(num_workers=config.render_workers, progress=True)
     return dataset
 
 
@@ -46,4 +52,38 @@ def faces(config: Faces, *, split: str) -> FaceSource:
         cropper=FaceCropper() if config.crop else None,
         target=config.target,
         seed=config.seed,
+    )
+
+
+class Unseen(NamedTuple):
+    """People of an evaluation. The first reference of each is the photo that methods are given."""
+
+    names: list[str]
+    references: Float[Tensor, "n v 3 h w"]
+    oracle: Callable[[int, str, int], Float[Tensor, "3 h w"]] | None  # (person, prompt, seed) -> the true answer
+
+
+def unseen(config: Evaluate) -> Unseen:
+    """Test people of faceworld, with plain views as references and an oracle; else validation people of the source."""
+    num, num_references, source = config.num_identities, config.num_references, config.faces
+    if num < 1 or num_references < 1:
+        raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
+    if source.source != "faceworld":
+        people = faces(source, split="val")
+        if num > len(people):
+            raise ValueError(f"num_identities is {num}, but {source.root} has {len(people)} validation people")
+        references = [[people[draw, index].reference for draw in range(num_references)] for index in range(num)]
+        names = [people.names[index] for index in range(num)]
+        return Unseen(names, torch.stack([torch.stack(of_person) for of_person in references]), None)
+    if num > len(SPLITS["test"]):
+        raise ValueError(f"num_identities is {num}, but faceworld has {len(SPLITS['test'])} test people")
+    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), SPLITS["test"][:num]
+    # Every third view is plain: a photo in a studio.
+    pairs = [
+        (world.identity(index), world.view(index, 3 * view)) for index in indices for view in range(num_references)
+    ]
+    return Unseen(
+        names=[str(index) for index in indices],
+        references=world.render(pairs).unflatten(0, (num, num_references)),
+        oracle=lambda person, prompt, seed: world.oracle(indices[person], prompt, seed=seed),
     )

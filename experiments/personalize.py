@@ -11,13 +11,13 @@ import wandb
 from lightning import Trainer
 
 from experiments.cli import run
-from experiments.networks import stable_diffusion, trained_hypernet
+from experiments.networks import hypernet_path, stable_diffusion, trained_hypernet
 from experiments.tracking import wandb_run
 from hdb.config import Personalize, load
 from hdb.faces.crop import FaceCropper
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
-from hdb.sampling import generate, picture_grid
+from hdb.sampling import generate, picture_grid, save_image
 from hdb.training.denoising import Timesteps
 from hdb.training.personalize import SubjectFinetuning
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     diffusion = stable_diffusion(config.base)
     read = cropper.crop if config.crop else cropper.check
     photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
-    hypernet = trained_hypernet(config.hypernet, encoder=config.encoder)
+    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
 
     with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
             guidance_scale=config.sampling.guidance_scale,
         )
         sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *config.prompts])
-        sheet.save(output.with_suffix(".png"))
+        save_image(sheet, output.with_suffix(".png"))
         logger.log_image("personalize/pictures", [sheet])
         logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": size})
         artifact = wandb.Artifact(output.stem, type="subject", metadata=subject.metadata)

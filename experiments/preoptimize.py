@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     people = faces(config.faces, split="train")
     folder, size = Path(config.output), config.identities_per_shard
-    claim(folder, config, result="metrics.json")
+    claim(folder, config, result="metrics.json", inputs={"base_digest": diffusion.digest})
     shards = [range(start, min(start + size, len(people))) for start in range(0, len(people), size)]
     losses = {}
     with wandb_run(config, stage="preoptimize", output=folder) as logger:

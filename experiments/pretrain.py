@@ -72,8 +72,8 @@ def main(argv: list[str]) -> None:
     data = FaceData(
         train, val, batch_size=config.faces.batch_size, num_workers=config.faces.num_workers, seed=config.seed
     )
-    last = folder / "last.ckpt"
-    resumed = claim(folder, config, result="metrics.json") and last.is_file()
+    last, inputs = folder / "last.ckpt", {"base_digest": diffusion.digest, "encoder_digest": encoder.digest}
+    resumed = claim(folder, config, result="metrics.json", inputs=inputs) and last.is_file()
     with wandb_run(config, stage="pretrain", output=folder) as logger:
         trainer = Trainer(
             accelerator=config.accelerator,

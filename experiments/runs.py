@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -9,14 +10,17 @@ import yaml
 from hdb.config import dotted
 
 
-def claim(folder: str | Path, config: object, *, result: str) -> bool:
+def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[str, str]) -> bool:
     """Makes `folder` ready for a run of this config; true if an unfinished run of the same config is gone on with.
 
     A folder with a finished run (it holds `result`), or one of other settings, is renamed to folder.1, .2, ...
+
+    Args:
+        inputs: what the run depends on beside its config: digests of networks, say.
     """
     folder = Path(folder)
     record = folder / "config.yaml"
-    settings = {key: value for key, value in dotted(config).items() if not key.startswith("wandb.")}
+    settings = {key: value for key, value in dotted(config).items() if not key.startswith("wandb.")} | dict(inputs)
     if record.is_file():
         if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
             print(f"going on with the unfinished run in {folder}")

@@ -1,6 +1,5 @@
 """What happens beside training: pictures of unseen people, their score, one row of them in the log."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from hdb.diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.metrics.similarity import FaceRec, ImageEmbedder
-from hdb.sampling import generate, picture_grid
+from hdb.sampling import generate, picture_grid, save_image
 
 
 class PreviewPeople(L.Callback):
@@ -58,9 +57,6 @@ class PreviewPeople(L.Callback):
         pl_module.log("val/face_rec", self.face_rec.compute(), prog_bar=True)
         rows = zip(self.references, *columns, strict=True)
         grid = picture_grid([list(row) for row in rows], columns=["reference", *self.prompts])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        grid.save(temporary, format="PNG")
-        os.replace(temporary, self.path)
+        save_image(grid, self.path)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_image("val/pictures", [grid])

@@ -40,7 +40,8 @@ class Faces:
     """Where people come from.
 
     `source` is folders, flat, celeba, lfw, shards or faceworld; `target` the picture that a prediction must explain:
-    the same as the reference (paper), other, or on faceworld all or plain.
+    the same as the reference (paper), other, or on faceworld all or plain. `num_workers` read, `render_workers` render
+    what of faceworld is not on disk yet, by default one per core.
     """
 
     source: str = "flat"
@@ -53,6 +54,7 @@ class Faces:
     crop: bool = True
     batch_size: int = 8
     num_workers: int = 0
+    render_workers: int | None = None
     seed: int = 0
 
 
@@ -201,9 +203,10 @@ class Evaluate(Stage):
     encoder: str | None = None
     finetuning: Finetuning = field(default_factory=Finetuning)
     no_hyper_lr: float = 5e-3
+    subjects_per_batch: int = 1
     num_identities: int = 100
     num_references: int = 1
-    prompts: str = "configs/prompts/faceworld.txt"
+    prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
     num_pictures: int = 10
     num_resamples: int = 10_000

@@ -1,6 +1,8 @@
 """Many people and many prompts to pictures in one batch, and the sheet that shows them."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,18 @@ def to_image(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Ima
         picture = F.interpolate(picture[None].float(), (size, size), mode="bicubic", antialias=True)[0]
     pixels = picture.detach().float().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Writes a whole PNG or none; missing folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        image.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

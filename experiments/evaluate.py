@@ -1,0 +1,124 @@
+"""Every method on the same unseen people: python -m experiments.evaluate configs/faceworld/evaluate.yaml
+
+Under `output`: subjects/ (the files), images/, manifest.jsonl, results.json, grid.png. An interrupted run goes on:
+files and pictures that exist are kept, and the scores come from the pictures on disk.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+
+from experiments.cli import run
+from experiments.methods import METHODS, PERSONAL, personal_weights
+from experiments.networks import embedders, hypernet_path, stable_diffusion, trained_hypernet
+from experiments.people import Unseen, unseen
+from experiments.pictures import Pictures, comparison, read_prompts
+from experiments.runs import claim, write_json
+from experiments.scores import SCORES, paired, score_pictures, summarize, table
+from experiments.tracking import wandb_run
+from hdb.config import Evaluate, load
+from hdb.diffusion import StableDiffusion
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.file import Subject
+from hdb.sampling import save_image
+
+
+def main(argv: list[str]) -> None:
+    config = load(Evaluate, argv)
+    prompts = read_prompts(config.prompts, num=config.num_prompts)
+    people = unseen(config)
+    device = Trainer(accelerator=config.accelerator, devices=1, logger=False).strategy.root_device
+    diffusion = stable_diffusion(config.base).to(device)
+    path, folder = hypernet_path(config.hypernet), Path(config.output)
+    hypernet = trained_hypernet(path, encoder=config.encoder).to(device)
+    judges = embedders(config.judges, device=device)
+    written = max(file.stat().st_mtime_ns for file in (path, *path.glob("*")))
+    inputs = {"base_digest": diffusion.digest, "hypernet_path": str(path), "hypernet_written": str(written)}
+    claim(folder, config, result="results.json", inputs=inputs)
+    with wandb_run(config, stage="evaluate", output=folder) as logger:
+        costs = write_subjects(config, diffusion, hypernet, people, folder)
+        layout, mean_theta = hypernet.layout.relax(hypernet.mean_theta.detach().cpu(), config.finetuning.rank)
+        pictures = Pictures(config, people, prompts, folder)
+        lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
+        per_method = {}
+        for method in METHODS if people.oracle else METHODS[:-1]:
+            if method == "oracle":
+                pictures.ask_oracle()
+            elif method in PERSONAL:
+                files = [Subject.load(path) for path in subject_paths(folder, method, people)]
+                theta = torch.cat([file.layout.relax(file.theta, layout.rank)[1] for file in files])
+                pictures.draw(method, diffusion, lidb, theta)
+            else:
+                everyone = mean_theta.expand(len(people.names), -1) if method == "mean_theta" else None
+                pictures.draw(method, diffusion, lidb, everyone)
+            per_method[method] = score_pictures(
+                judges, pictures.read(method), people.references, pictures.plain_prompts
+            )
+        options = {"num_resamples": config.num_resamples, "seed": config.seed}
+        methods = summarize(per_method, **options)
+        for method, entry in methods.items():
+            entry |= costs.get(method, {"seconds": 0.0, "bytes": 0})
+        protocol = {
+            "identities": people.names,
+            "prompts": prompts,
+            "images": config.num_pictures,
+            "seed": config.seed,
+            "references": config.num_references,
+            "subjects_per_batch": config.subjects_per_batch,
+            "base": diffusion.name,
+            "base_digest": diffusion.digest,
+            "hypernetwork": str(path),
+        }
+        grid = comparison(pictures, ours="hyperdreambooth")
+        save_image(grid, folder / "grid.png")
+        logger.log_image("eval/grid", [grid])
+        means = {f"eval/{m}/{name}": entry[name]["mean"] for m, entry in methods.items() for name in SCORES}
+        logger.log_metrics(means)
+        results = {"protocol": protocol, "methods": methods, "paired": paired(per_method, **options)}
+        write_json(folder / "results.json", results)
+    print(table(methods))
+
+
+def subject_paths(folder: Path, method: str, people: Unseen) -> list[Path]:
+    return [folder / "subjects" / method / f"{name}.safetensors" for name in people.names]
+
+
+def write_subjects(
+    config: Evaluate, diffusion: StableDiffusion, hypernet: HyperNet, people: Unseen, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Personalizes everybody with every method; returns seconds and bytes per subject. Files that exist stay."""
+    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
+    photos, num, costs = people.references[:, 0], len(people.names), {}
+    about = {"base": diffusion.name, "base_digest": diffusion.digest}
+    for method in PERSONAL:
+        paths = subject_paths(folder, method, people)
+        times = folder / "subjects" / method / "seconds.json"
+        seconds = json.loads(times.read_text()) if times.is_file() else {}
+        for start in range(0, num, config.subjects_per_batch):
+            members = range(start, min(start + config.subjects_per_batch, num))
+            if all(people.names[person] in seconds for person in members):
+                continue
+            started = time.perf_counter()
+            print(f"{method}: people {members.start + 1} to {members.stop} of {num}")
+            theta, layout = personal_weights(
+                method, config, diffusion, lidb, hypernet, photos[members.start : members.stop]
+            )
+            each = (time.perf_counter() - started) / len(members)
+            for row, person in enumerate(members):
+                Subject(theta[row : row + 1], layout, about | {"source": people.names[person]}).save(paths[person])
+                seconds[people.names[person]] = each
+            write_json(times, seconds)
+        costs[method] = {
+            "seconds": sum(seconds.values()) / num,
+            "bytes": sum(path.stat().st_size for path in paths) / num,
+        }
+    lidb.detach()
+    return costs
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+"""The methods that an evaluation compares: how each turns photos of unseen people into personal weights."""
+
+import torch
+from jaxtyping import Float
+from lightning import Trainer
+from torch import Tensor
+
+from hdb.config import Evaluate
+from hdb.diffusion import StableDiffusion
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
+from hdb.training.denoising import Timesteps
+from hdb.training.personalize import SubjectFinetuning
+
+# In the order of the table. The first knows nothing of the person, the last is the world's own answer.
+METHODS = ("unpersonalized", "mean_theta", "only_hyper", "no_hyper", "hyperdreambooth", "oracle")
+PERSONAL = ("only_hyper", "no_hyper", "hyperdreambooth")
+
+
+@torch.no_grad()
+def predicted(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p"]:
+    """The hypernetwork's answer, on the CPU."""
+    return hypernet(photos.to(hypernet.initial.device)).cpu()
+
+
+def personal_weights(
+    method: str,
+    config: Evaluate,
+    diffusion: StableDiffusion,
+    lidb: LiDB,
+    hypernet: HyperNet,
+    photos: Float[Tensor, "n 3 h w"],
+) -> tuple[Float[Tensor, "n q"], Layout]:
+    """Theta of n people from one photo each, all together, and the layout it is in.
+
+    only_hyper: the prediction. no_hyper: finetuning from zero. hyperdreambooth: finetuning from the prediction.
+    """
+    if method == "only_hyper":
+        return predicted(hypernet, photos), lidb.layout
+    starts = {
+        "no_hyper": lambda: (lidb.layout.initial(), config.no_hyper_lr),
+        "hyperdreambooth": lambda: (predicted(hypernet, photos), config.finetuning.lr),
+    }
+    if method not in starts:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(PERSONAL)}")
+    start, lr = starts[method]()
+    finetuning = SubjectFinetuning(
+        diffusion,
+        lidb,
+        reference=diffusion.encode_images(photos).float(),
+        start=start,
+        rank=config.finetuning.rank,
+        prompt=config.instance_prompt,
+        num_steps=config.finetuning.num_steps,
+        lr=lr,
+        batch_size=config.finetuning.batch_size,
+        timesteps=Timesteps.named(config.finetuning.timesteps),
+        seed=config.seed,
+    )
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        precision=config.precision,
+        devices=1,
+        logger=False,
+        max_steps=config.finetuning.num_steps,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(finetuning)
+    return finetuning.theta, finetuning.layout

@@ -1,0 +1,129 @@
+"""The pictures of an evaluation on disk: drawn once, listed in a manifest, read back for the scores."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from experiments.people import Unseen
+from experiments.runs import write_text
+from hdb.config import Evaluate
+from hdb.diffusion import StableDiffusion
+from hdb.faces.crop import open_picture, to_tensor
+from hdb.lidb.adapter import LiDB
+from hdb.sampling import generate, picture_grid, save_image, to_image
+
+IDENTIFIER = "[V]"
+
+
+def read_prompts(path: str, *, num: int) -> list[str]:
+    """The first prompts of a text file, one per line.
+
+    Raises:
+        ValueError: no such file, or fewer prompts than asked for.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
+    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if not 1 <= num <= len(prompts):
+        raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
+    return prompts[:num]
+
+
+class Pictures:
+    """Every method's k pictures of each of n people for each of p prompts.
+
+    The seed of a picture depends on person, prompt and number, not on the method: all are compared on the same noise.
+    Paths in manifest.jsonl are relative to the folder it is in.
+    """
+
+    def __init__(self, config: Evaluate, people: Unseen, prompts: list[str], folder: Path) -> None:
+        self.config, self.people, self.prompts, self.folder = config, people, prompts, folder
+        self.plain_prompts = [" ".join(prompt.replace(IDENTIFIER, " ").split()) for prompt in prompts]
+        self.shape = len(people.names), len(prompts), config.num_pictures
+        self.lines: list[str] = []
+        for name, reference in zip(people.names, people.references[:, 0], strict=True):
+            save_image(to_image(reference), folder / "images" / "reference" / f"{name}.png")
+
+    def seed(self, person: int, prompt: int, number: int) -> int:
+        """Of the starting noise."""
+        return self.config.seed + (person * self.shape[1] + prompt) * self.shape[2] + number
+
+    def path(self, method: str, person: int, prompt: int, number: int) -> Path:
+        """Below the folder of the evaluation."""
+        return Path("images", method, self.people.names[person], f"{prompt:02d}-{number}.png")
+
+    def missing(self, method: str, *, people_per_batch: int) -> Iterator[tuple[int, list[int]]]:
+        """Batches (prompt, people) that are not on disk yet; lists each in the manifest once it is."""
+        num_people, num_prompts, num_pictures = self.shape
+        batches = [
+            (prompt, list(range(start, min(start + people_per_batch, num_people))))
+            for prompt in range(num_prompts)
+            for start in range(0, num_people, people_per_batch)
+        ]
+        for prompt, members in tqdm(batches, desc=method):
+            spots = [(person, prompt, number) for person in members for number in range(num_pictures)]
+            if not all((self.folder / self.path(method, *spot)).is_file() for spot in spots):
+                yield prompt, members
+            for spot in spots:
+                line = {
+                    "method": method,
+                    "identity": self.people.names[spot[0]],
+                    "prompt": self.prompts[prompt],
+                    "seed": self.seed(*spot),
+                    "path": str(self.path(method, *spot)),
+                    "reference": f"images/reference/{self.people.names[spot[0]]}.png",
+                }
+                self.lines.append(json.dumps(line))
+            write_text(self.folder / "manifest.jsonl", "\n".join(self.lines) + "\n")
+
+    def draw(self, method: str, diffusion: StableDiffusion, lidb: LiDB, theta: Float[Tensor, "n q"] | None) -> None:
+        """Samples what is missing; each batch holds several people, one row of theta each."""
+        num_pictures, options = self.shape[2], self.config.sampling
+        for prompt, members in self.missing(method, people_per_batch=max(1, options.batch_size // num_pictures)):
+            spots = [(person, prompt, number) for number in range(num_pictures) for person in members]  # tiled
+            drawn = generate(
+                diffusion,
+                lidb,
+                None if theta is None else theta[members],
+                [self.prompts[prompt]] * len(spots),
+                seeds=[self.seed(*spot) for spot in spots],
+                num_inference_steps=options.num_inference_steps,
+                guidance_scale=options.guidance_scale,
+            )
+            for spot, picture in zip(spots, drawn, strict=True):
+                save_image(to_image(picture), self.folder / self.path(method, *spot))
+
+    def ask_oracle(self) -> None:
+        """Renders the true answers."""
+        for prompt, (person,) in self.missing("oracle", people_per_batch=1):
+            for number in range(self.shape[2]):
+                spot = person, prompt, number
+                picture = self.people.oracle(person, self.prompts[prompt], self.seed(*spot))
+                save_image(to_image(picture), self.folder / self.path("oracle", *spot))
+
+    def read(self, method: str) -> Float[Tensor, "n p k 3 h w"]:
+        """From disk."""
+        num_people, num_prompts, num_pictures = self.shape
+        spots = [(i, p, k) for i in range(num_people) for p in range(num_prompts) for k in range(num_pictures)]
+        pictures = [to_tensor(open_picture(self.folder / self.path(method, *spot))) for spot in spots]
+        return torch.stack(pictures).unflatten(0, self.shape)
+
+
+def comparison(pictures: Pictures, *, ours: str) -> Image.Image:
+    """One row per person: the reference, then for every prompt our first picture beside the oracle's."""
+    shown = [
+        pictures.read(method)[:, :, 0] for method in (ours, "oracle" if pictures.people.oracle else "unpersonalized")
+    ]
+    rows = []
+    for person, reference in enumerate(pictures.people.references[:, 0]):
+        pairs = zip(*(of_method[person] for of_method in shown), strict=True)
+        rows.append([reference, *(picture for pair in pairs for picture in pair)])
+    beside = "oracle" if pictures.people.oracle else "unpersonalized"
+    columns = ["reference", *(name for prompt in pictures.prompts for name in (prompt, beside))]
+    return picture_grid(rows, columns=columns)
