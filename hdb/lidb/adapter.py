@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -58,44 +59,51 @@ class LiDB:
             self.layers[slot.name] = layer
             self._owners[slot.name] = parent, name
             self._originals[slot.name] = original
-        self._bound: tuple[Tensor | None, float] = (None, 1.0)
+        self._bound: tuple[Tensor | None, float, Layout] = (None, 1.0, self.layout)
 
-    def bind(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
+    def bind(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0, layout: Layout | None = None) -> None:
         """Gives the model the residuals of n identities until the next `bind`; None gives the base back.
 
         Gradients flow to theta. See `LiDBLinear.forward` for which sample gets which residual.
 
         Args:
             scale: Factor on all residuals: 0 is the base, 1 the person.
+            layout: Of theta, if its rank is not the adapter's (`Layout.relax`): the bases serve every rank.
 
         Raises:
-            ValueError: theta is of another size or not finite. The previous binding stays.
+            ValueError: theta is of another size or not finite, or the layout has other bases. The previous binding
+                stays.
         """
+        layout = self.layout if layout is None else layout
+        if replace(layout, rank=self.layout.rank) != self.layout:
+            self.layout.check_digest(layout.digest, of="theta")
         if theta is None:
             for layer in self.layers.values():
                 layer.bind(None, None)
         else:
             # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
-            self.layout.check(theta, finite=not (theta.is_cuda and theta.requires_grad))
-            for name, (down, up) in self.layout.unpack(theta).items():
+            layout.check(theta, finite=not (theta.is_cuda and theta.requires_grad))
+            for name, (down, up) in layout.unpack(theta).items():
                 self.layers[name].bind(down, up, scale)
-        self._bound = theta, scale
+        self._bound = theta, scale, layout
 
     @contextmanager
-    def bound(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
+    def bound(
+        self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0, layout: Layout | None = None
+    ) -> Iterator[None]:
         """Binds theta within a `with` block, then what was bound before.
 
         With gradient checkpointing `backward` belongs inside the block, too: it runs the layers again.
         """
-        previous, previous_scale = self._bound
-        self.bind(theta, scale=scale)
+        previous, previous_scale, previous_layout = self._bound
+        self.bind(theta, scale=scale, layout=layout)
         try:
             yield
         finally:
-            self.bind(previous, scale=previous_scale)
+            self.bind(previous, scale=previous_scale, layout=previous_layout)
 
     @torch.no_grad()
-    def merge(self, theta: Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
+    def merge(self, theta: Float[Tensor, "n p"], *, scale: float = 1.0, layout: Layout | None = None) -> None:
         """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.
 
         Nothing is bound afterwards.
@@ -103,13 +111,14 @@ class LiDB:
         Args:
             theta: (1, p).
             scale: As in `bind`.
+            layout: As in `bind`.
 
         Raises:
             ValueError: theta is not of one person, of another size or not finite.
         """
         if len(theta) != 1:
             raise ValueError(f"a model can take the weights of 1 person, given {len(theta)}")
-        self.bind(theta.detach(), scale=scale)
+        self.bind(theta.detach(), scale=scale, layout=layout)
         for layer in self.layers.values():
             down, up = layer.fold()
             # In float32, so that half precision rounds the sum once and not the residual before.

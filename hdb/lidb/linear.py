@@ -101,7 +101,7 @@ class LiDBLinear(nn.Linear):
         out = super().forward(x)
         if self.down is None:
             return out
-        down, up = (factor.to(x.dtype) for factor in self._folded or self.fold())
+        down, up = (factor.to(x) for factor in self._folded or self.fold())
         m, n = len(x), len(down)
         if n == 1:
             residual_in = functional.linear(x.reshape(-1, self.in_features), down[0])

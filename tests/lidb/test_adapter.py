@@ -75,9 +75,29 @@ def test_relaxing_leaves_the_output(models, layout, people):
     lidb.bind(people)
     before = outputs(models)
     relaxed, theta = layout.relax(people, 3)
+    lidb.bind(theta, layout=relaxed)
+    torch.testing.assert_close(outputs(models), before, **CLOSE)
+
+
+def test_one_adapter_serves_every_rank(models, layout):
+    relaxed = replace(layout, rank=3)
+    theta = relaxed.initial() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(theta, layout=relaxed)
+    before = outputs(models)
+    with lidb.bound(layout.initial()):
+        assert not torch.equal(outputs(models), before)
+    assert torch.equal(outputs(models), before)
     lidb.detach()
     LiDB(**models, layout=relaxed).bind(theta)
-    torch.testing.assert_close(outputs(models), before, **CLOSE)
+    assert torch.equal(outputs(models), before)
+
+
+def test_theta_for_other_bases_is_refused_with_both_digests(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    other = replace(layout, seed=1)
+    with pytest.raises(ValueError, match=f"theta belongs to layout {other.digest}, expected {layout.digest}"):
+        lidb.bind(people, layout=other)
 
 
 def test_gradients_reach_theta_and_never_the_base(models, layout, people):
