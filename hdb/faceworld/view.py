@@ -70,6 +70,8 @@ HELD_OUT_PAIRS = (("oil", "space"), ("pencil", "city"), ("watercolor", "beach"),
 TRAINING_STYLES = tuple(style for style in STYLES if style != "photo" and style not in HELD_OUT_STYLES)
 
 _EXPRESSION_WEIGHTS = (0.34, 0.24, 0.10, 0.07, 0.07, 0.06, 0.06, 0.06)
+_EXPRESSION_STEPS = np.cumsum(_EXPRESSION_WEIGHTS) / np.sum(_EXPRESSION_WEIGHTS)
+_EXPRESSION_NAMES, _CONTEXT_NAMES, _ACCESSORY_NAMES = tuple(EXPRESSIONS), tuple(CONTEXTS), tuple(ACCESSORIES)
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,11 @@ def sample_view(seed: int, identity: Identity | int, index: int) -> View:
     person = identity.index if isinstance(identity, Identity) else identity
     rng = np.random.default_rng([seed, person, index, 29])
     view = sample_nuisances(rng)
-    expression = str(rng.choice(tuple(EXPRESSIONS), p=_EXPRESSION_WEIGHTS))
-    style = str(rng.choice(TRAINING_STYLES))
-    contexts = [str(name) for name in rng.permutation(tuple(CONTEXTS))]
+    expression = _EXPRESSION_NAMES[int(np.searchsorted(_EXPRESSION_STEPS, rng.random(), side="right"))]
+    style = TRAINING_STYLES[int(rng.integers(len(TRAINING_STYLES)))]
+    contexts = [_CONTEXT_NAMES[place] for place in rng.permutation(len(_CONTEXT_NAMES))]
     outdoors = [name for name in contexts if name != "studio"]
-    accessory = str(rng.choice(tuple(ACCESSORIES)[1:]))
+    accessory = _ACCESSORY_NAMES[int(rng.integers(1, len(_ACCESSORY_NAMES)))]
     coin = rng.random(2)
 
     kind = KINDS[index % 3]
