@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from jaxtyping import Float
@@ -216,10 +217,12 @@ class HyperNet(nn.Module):
         """
         if not Path(path).is_file():
             raise ValueError(f"no checkpoint at {path}")
+        if not is_zipfile(path):  # torch would take it for its format of old, and fail in a hundred ways
+            raise ValueError(f"{path} is no checkpoint of a hypernetwork: not in torch's zip format, or truncated")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             config = checkpoint["hypernet"]
-        except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        except (UnpicklingError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no checkpoint of a hypernetwork: {' '.join(str(error).split())}") from None
         prefix = "hypernet."
         state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}

@@ -1,6 +1,5 @@
 """HyperNetPretraining: teaches the hypernetwork to predict theta from one photo."""
 
-import math
 from typing import Any
 
 import torch
@@ -104,8 +103,7 @@ class HyperNetPretraining(Stage):
         theta, latents, num = self.hypernet(batch.reference), self.latents(batch.target), len(batch.reference)
         generator = private_generator(self.seed, batch_idx, self.global_rank)  # no step in the key: the same every time
         noise, timesteps = self.draw(self.num_val_draws * num, generator, stratified=True)
-        names = batch.identities.tolist()
-        others = [next((j for j in range(i - num + 1, i) if names[j] != names[i]), i) for i in range(num)]
+        others = someone_else(batch.identities.tolist())
         own, other = torch.zeros(2, num, device=self.device)
         for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
             losses = self.denoising_losses(
@@ -121,7 +119,7 @@ class HyperNetPretraining(Stage):
         weights = self.weight_space_losses(theta, batch.identities)
         if len(weights):
             self.log("val/weight_space_loss", weights.mean(), batch_size=len(weights), sync_dist=True)
-        paired = [i for i in range(num) if others[i] != i]  # a batch of one person has nobody to compare with
+        paired = [i for i in range(num) if others[i] != i]
         self.own_minus_other.update((own - other)[paired], batch.identities[paired])
 
     def on_validation_epoch_end(self) -> None:
@@ -131,9 +129,10 @@ class HyperNetPretraining(Stage):
         self.log("val/own_minus_other_ci95", half_width)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        total_steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total_steps):
-            raise ValueError("the cosine schedule needs an end: give the Trainer max_steps or max_epochs")
+        # Not `estimated_stepping_batches`: that sets up the loaders before a checkpoint tells them where they were.
+        steps = self.trainer.max_steps
+        if steps < 1:
+            raise ValueError(f"the cosine schedule needs an end: give the Trainer max_steps, not {steps}")
         net = self.hypernet
         direct = [net.linear_path.weight] if net.linear_path is not None else []
         taken = {id(parameter) for parameter in (net.mean, *direct)}
@@ -144,7 +143,7 @@ class HyperNetPretraining(Stage):
             {"params": rest, "lr": self.lr},
         ]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=self.weight_decay)
-        scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, int(total_steps))
+        scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -155,3 +154,15 @@ class HyperNetPretraining(Stage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.hypernet.layout.check_digest(checkpoint["hypernet"]["layout_digest"], of="the checkpoint")
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+
+def someone_else(identities: list[int]) -> list[int]:
+    """For each row the next row of another person, or the row itself where there is none.
+
+    >>> someone_else([5, 5, 6]), someone_else([5, 5])
+    ([2, 2, 0], [0, 1])
+    """
+    num = len(identities)
+    return [
+        next((j % num for j in range(i + 1, i + num) if identities[j % num] != identities[i]), i) for i in range(num)
+    ]

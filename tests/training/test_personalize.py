@@ -52,7 +52,7 @@ def test_many_subjects_in_one_run_end_where_each_ends_alone(finetune):
 
 
 def test_steps_on_the_reference_denoise_it_better(finetune, tiny_diffusion, lidb, latents, start):
-    module = finetune(num_steps=15, lr=2e-2, rank=4)
+    module = finetune(num_steps=20, lr=1e-2, rank=4)
     noise = torch.randn(3, *latents.shape[2:], generator=torch.Generator().manual_seed(9))
     fixed = {"noise": noise, "timesteps": torch.tensor([300, 600, 900])}
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_steps_on_the_reference_denoise_it_better(finetune, tiny_diffusion, lidb
             module.denoising_losses(theta, latents[:, 0], ["a [V] face"] * 3, layout=layout, **fixed)
             for theta, layout in ((module.thetas, module.layout), (start, lidb.layout))
         )
-    assert (after < before).all()
+    assert after.mean() < before.mean() - 0.02
 
 
 def test_shared_start_has_a_gradient_in_every_slot_and_all_zero_factors_are_a_saddle(tiny_diffusion, lidb, latents):

@@ -1,0 +1,217 @@
+import itertools
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from hdb.faces.datamodule import FaceLoader
+from hdb.faces.sources import FaceSample, FaceSource
+from hdb.hypernet.decoder import WeightDecoder
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.layout import Layout
+from hdb.losses import weight_space_loss
+from hdb.training.denoising import private_generator
+from hdb.training.pretrain import HyperNetPretraining, someone_else
+
+VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
+
+
+class Colors(FaceSource):
+    """People told apart by their color alone."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__([str(index) for index in range(num)], seed=0)
+
+    def sample(self, index, rng):
+        color = torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(index)).expand(-1, 64, 64)
+        noise = torch.from_numpy(rng.random((2, 3, 64, 64), dtype="float32"))
+        reference, target = 0.8 * color + 0.2 * noise
+        return FaceSample(reference, target, "a [V] face", index)
+
+
+class Log(Callback):
+    """What was logged after each step, and at the end."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.losses.append(trainer.callback_metrics["train/loss"].item())
+
+    def on_fit_end(self, trainer, *_):
+        self.final = {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+@pytest.fixture
+def hypernet(lidb):
+    def build(*, layout: Layout | None = None, **options) -> HyperNet:
+        layout, encoder = layout or lidb.layout, FaceEncoder(VIT, resolution=16)
+        decoder = WeightDecoder(layout, encoder, width=8, num_heads=2)
+        return HyperNet(encoder, decoder, layout, **{"iterations": 2, "linear_path": True, **options})
+
+    return build
+
+
+@pytest.fixture
+def pretrain(tiny_diffusion, lidb, hypernet, trainer):
+    """Runs a pretraining on four people, validated on three others."""
+
+    def run(*, net=None, stop=4, callbacks=(), ckpt_path=None, trainer_options=None, **options):
+        module = HyperNetPretraining(tiny_diffusion, lidb, net or hypernet(), **{"warmup_steps": 1, **options})
+        train = FaceLoader(Colors(4), batch_size=2, shuffle=True, num_samples=6)
+        val = FaceLoader(Colors(3), batch_size=3, shuffle=False)
+        log = Log()
+        checkpointing = {"enable_checkpointing": any(isinstance(x, ModelCheckpoint) for x in callbacks)}
+        setup = {"max_steps": stop, "num_sanity_val_steps": 0, **checkpointing, **(trainer_options or {})}
+        fit = trainer(callbacks=[log, *callbacks], **setup)
+        fit.fit(module, train, val, ckpt_path=ckpt_path)
+        return module, log
+
+    return run
+
+
+def saver(folder, **options) -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath=folder, save_last=True, every_n_train_steps=1, save_top_k=0, **options)
+
+
+def test_hypernetwork_moves_while_base_and_encoder_stay(pretrain, hypernet, tiny_diffusion):
+    base = {name: value.clone() for name, value in tiny_diffusion.state_dict().items()}
+    state = torch.get_rng_state()
+    module, _ = pretrain()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, base[name]) for name, value in tiny_diffusion.state_dict().items())
+    start = dict(hypernet().named_parameters())
+    still = {name for name, value in module.hypernet.named_parameters() if torch.equal(value, start[name])}
+    assert still == {name for name in start if name.startswith("encoder.")}
+
+
+def test_a_killed_run_resumes_to_the_same_losses(pretrain, tmp_path):
+    # 3 batches an epoch: it dies after step 4, in the middle of the second one.
+    whole, whole_log = pretrain(stop=6)
+
+    class Kill(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 4:
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(stop=6, callbacks=[Kill(), saver(tmp_path)])
+    resumed, resumed_log = pretrain(stop=6, ckpt_path=tmp_path / "last.ckpt")
+    assert len(whole_log.losses) == 6 and resumed_log.losses == whole_log.losses[4:]
+    assert resumed_log.final == whole_log.final
+    for given, expected in zip(resumed.hypernet.parameters(), whole.hypernet.parameters(), strict=True):
+        assert torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("freeze_encoder", [True, False])
+def test_checkpoint_holds_what_was_trained_and_gives_the_network_back(pretrain, hypernet, tmp_path, freeze_encoder):
+    module, _ = pretrain(net=hypernet(freeze_encoder=freeze_encoder), callbacks=[saver(tmp_path)])
+    names = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"].keys()
+    assert all(name.startswith("hypernet.") for name in names)
+    assert any(name.startswith("hypernet.encoder.") for name in names) == (not freeze_encoder)
+    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=FaceEncoder(VIT, resolution=16)).eval()
+    photos = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(photos), module.hypernet.eval()(photos))
+
+
+def test_checkpoints_of_something_else_are_refused_in_one_sentence(pretrain, hypernet, lidb, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        HyperNet.from_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "text.ckpt").write_text("these are no weights")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    for name in ("text.ckpt", "other.ckpt"):
+        with pytest.raises(ValueError, match="no checkpoint of a hypernetwork"):
+            HyperNet.from_checkpoint(tmp_path / name)
+
+    pretrain(stop=1, callbacks=[saver(tmp_path)])
+    lidb.layout = Layout(lidb.layout.slots, seed=7)
+    with pytest.raises(ValueError, match="the checkpoint belongs to layout"):
+        pretrain(ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_weight_space_loss_alone_finds_the_targets_residuals(pretrain, hypernet, lidb):
+    generator = torch.Generator().manual_seed(0)
+    targets = lidb.layout.initial() + 0.1 * torch.randn(4, lidb.layout.size, generator=generator)
+    options = {"alpha": 0.0, "beta": 1.0, "targets": (targets, torch.arange(4)), "linear_lr": 2e-2, "lr": 1e-2}
+    module, log = pretrain(stop=12, **options)
+    assert log.losses[-1] < 0.85 * log.losses[0]
+    assert log.final["train/weight_space_loss"] == log.losses[-1]
+    # and validation, whose three people are among the four of the targets, says the same number as by hand
+    batch = next(iter(FaceLoader(Colors(3), batch_size=3, shuffle=False)))
+    unpack = lidb.layout.unpack
+    by_hand = weight_space_loss(unpack(module.hypernet(batch.reference)), unpack(targets[:3]))
+    assert log.final["val/weight_space_loss"] == pytest.approx(by_hand.item(), rel=1e-3)
+
+
+def test_losses_are_weighed_by_alpha_and_beta(pretrain, lidb):
+    targets = (lidb.layout.initial().expand(4, -1) + 0.1, torch.arange(4))
+    _, log = pretrain(stop=1, alpha=0.5, beta=3.0, targets=targets)
+    parts = 0.5 * log.final["train/diffusion_loss"] + 3.0 * log.final["train/weight_space_loss"]
+    assert log.losses[0] == pytest.approx(parts, rel=1e-5)
+
+
+def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(pretrain, hypernet):
+    _, log = pretrain(net=hypernet(iterations=0), stop=3, linear_lr=0.0, num_val_draws=2)
+    assert log.final["val/own_minus_other"] == pytest.approx(0.0, abs=1e-7)
+
+
+def test_own_minus_other_is_the_paired_difference_under_the_same_noise(pretrain, hypernet, tiny_diffusion, lidb):
+    net = hypernet(iterations=0)
+    torch.nn.init.normal_(net.linear_path.weight, generator=torch.Generator().manual_seed(0))
+    net.standardize(torch.stack([net.encoder(Colors(3)[i].reference[None]).embedding[0] for i in range(3)]))
+    module, log = pretrain(net=net, stop=3, linear_lr=0.0, num_val_draws=2)
+
+    batch = next(iter(FaceLoader(Colors(3), batch_size=3, shuffle=False)))
+    latents, generator = tiny_diffusion.encode_images(batch.target), private_generator(0, 0, 0)
+    noise = torch.randn(2, 3, *latents.shape[1:], generator=generator)
+    share = (torch.rand(6, generator=generator) + torch.arange(6)) / 6
+    timesteps = (1000 * share).long().view(2, 3)
+    losses = torch.zeros(2, 3)
+    with torch.no_grad():
+        theta = module.hypernet(batch.reference)
+        for whose, (draw, person) in itertools.product((0, 1), itertools.product(range(2), range(3))):
+            one = slice(person, person + 1)
+            lidb.bind(theta[[(person + whose) % 3]])
+            given = latents[one], noise[draw, one], timesteps[draw, one]
+            prompt_embeds = tiny_diffusion.encode_prompts(["a [V] face"])
+            noise_pred = tiny_diffusion.predict_noise(tiny_diffusion.add_noise(*given), given[2], prompt_embeds)
+            losses[whose, person] += (noise_pred - given[1]).square().mean() / 2
+
+    differences = losses[0] - losses[1]
+    assert differences.abs().min() > 1e-3
+    assert log.final["val/diffusion_loss"] == pytest.approx(losses[0].mean().item(), rel=1e-4)
+    assert log.final["val/own_minus_other"] == pytest.approx(differences.mean().item(), rel=1e-2)
+    half_width = 1.96 * differences.std() / 3**0.5
+    assert log.final["val/own_minus_other_ci95"] == pytest.approx(half_width.item(), rel=1e-2)
+
+
+def test_somebody_else_is_no_second_picture_of_oneself():
+    assert someone_else([5, 6, 7]) == [1, 2, 0]
+    assert someone_else([5, 5, 6, 6]) == [2, 2, 0, 0]
+
+
+def test_settings_that_contradict_each_other_are_refused(pretrain, hypernet, lidb):
+    with pytest.raises(ValueError, match="beta = 1.0 .* no targets were given"):
+        pretrain(beta=1.0)
+    with pytest.raises(ValueError, match="the hypernetwork belongs to layout"):
+        pretrain(net=hypernet(layout=Layout(lidb.layout.slots, seed=7)))
+    with pytest.raises(ValueError, match="no pre-optimized theta for identity .; there are 1"):
+        pretrain(beta=1.0, targets=(torch.zeros(1, lidb.layout.size), torch.tensor([99])))
+    with pytest.raises(ValueError, match=rf"expected \(n, {lidb.layout.size}\)"):
+        pretrain(beta=1.0, targets=(torch.zeros(1, 5), torch.tensor([0])))
+    with pytest.raises(ValueError, match="needs an end"):
+        pretrain(stop=-1, trainer_options={"max_epochs": 1})
+
+
+def test_micro_batches_of_one_step_see_different_noise(pretrain):
+    class Noise(Callback):
+        def __init__(self):
+            self.drawn = []
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.drawn.append(module.draw(1, module.step_generator(batch_idx))[0])
+
+    noise = Noise()
+    pretrain(stop=2, callbacks=[noise], trainer_options={"accumulate_grad_batches": 2})
+    assert len(noise.drawn) == 3 and len({float(drawn.sum()) for drawn in noise.drawn}) == 3
