@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from experiments.cli import run
+from experiments.runs import write_json
 from experiments.tracking import wandb_logger
 from hdb.config import BasePart, TrainBase, load
 from hdb.faceworld.base import models
@@ -25,6 +25,7 @@ from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining, text_encoder_of
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.world import SPLITS
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
@@ -46,29 +47,30 @@ def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
     if unknown := set(config.parts) - set(PARTS):
         raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
-    weights = Path(config.weights)
-    views = None
-    for name in [name for name in PARTS if name in config.parts]:
-        if (Path(config.output) / name / "done").is_file():
-            print(f"{name}: done before, in {weights}")
-            continue
-        if views is None:
-            dataset = FaceWorldDataset(
-                config.root,
-                split="train",
-                num_identities=config.num_identities,
-                views_per_identity=config.views_per_identity,
-                resolution=config.resolution,
-            )
-            dataset.prepare(num_workers=config.num_workers)
-            views = Views.load(dataset, seed=config.seed)
-        settings: BasePart = getattr(config, name)
-        fit(name, config, settings, lambda num_steps, name=name, s=settings: part_of(name, views, config, s, num_steps))
+    waiting = [name for name in PARTS if name in config.parts and not done(config, name)]
+    if not waiting:
+        print(f"nothing left to train: {', '.join(config.parts)} lie in {config.weights}")
+        return
+    dataset = FaceWorldDataset(
+        config.root,
+        indices=SPLITS["train"][: config.num_identities],
+        views_per_identity=config.views_per_identity,
+        resolution=config.resolution,
+    )
+    dataset.prepare(num_workers=config.num_workers)
+    views = Views.load(dataset, seed=config.seed)
+    for name in waiting:
+        fit(name, views, config)
 
 
-def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_steps: int) -> Part:
+def done(config: TrainBase, name: str) -> bool:
+    return (Path(config.output) / name / "done.json").is_file()
+
+
+def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Part:
     """The training of one part, built by plain calls."""
     weights, r = Path(config.weights), config.resolution
+    settings: BasePart = getattr(config, name)
     common = {
         "num_steps": num_steps,
         "batch_size": settings.batch_size,
@@ -82,7 +84,7 @@ def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_
     if name == "denoiser":
         return DenoiserTraining(
             views,
-            resolution=r,
+            unet=models.denoiser(r),
             autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
             text_encoder=text_encoder_of(weights / PARTS["text"]),
             tokenizer=models.tokenizer(),
@@ -113,19 +115,19 @@ def part_of(name: str, views: Views, config: TrainBase, settings: BasePart, num_
     return ClassifierTraining(views, network, **common)
 
 
-def fit(name: str, config: TrainBase, settings: BasePart, build: Callable[[int], Part]) -> None:
+def fit(name: str, views: Views, config: TrainBase) -> None:
     """Trains one part to its end, or goes on where it was stopped, and writes its weights."""
     folder = Path(config.output) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    budget = folder / "steps.json"
+    settings: BasePart = getattr(config, name)
+    budget = folder / "steps.json"  # a run that is gone on with keeps the length it was started with
     if not budget.is_file():
-        steps = settings.steps if config.minutes is None else steps_within(60 * config.minutes * settings.share, build)
-        budget.write_text(json.dumps({"steps": steps}))
+        probe = part_of(name, views, config, num_steps=10)
+        seconds = None if config.minutes is None else 60 * config.minutes * settings.share
+        write_json(budget, {"steps": settings.steps if seconds is None else steps_within(seconds, probe)})
     steps = json.loads(budget.read_text())["steps"]
-    part = build(steps)
-    print(
-        f"{name}: {models.num_parameters(part.trained()) / 1e6:.1f} M parameters, {steps} steps of {settings.batch_size}"
-    )
+    part = part_of(name, views, config, num_steps=steps)
+    size = models.num_parameters(part.trained()) / 1e6
+    print(f"{name}: {size:.1f} M parameters, {steps} steps of {settings.batch_size} pictures")
     started, last = time.perf_counter(), folder / "last.ckpt"
     trainer = Trainer(
         max_steps=steps,
@@ -147,19 +149,19 @@ def fit(name: str, config: TrainBase, settings: BasePart, build: Callable[[int],
     trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     wandb.finish()
     part.cpu().save(Path(config.weights) / PARTS[name])
-    (folder / "done").write_text(json.dumps({"steps": steps, "seconds": round(time.perf_counter() - started)}))
+    write_json(folder / "done.json", {"steps": steps, "seconds": round(time.perf_counter() - started)})
 
 
-def steps_within(seconds: float, build: Callable[[int], Part]) -> int:
-    """How many steps fit: from the time of a few, on a throwaway copy."""
-    part = build(10)
+def steps_within(seconds: float, part: Part) -> int:
+    """How many steps fit into a time: from that of three, after two to warm up."""
     part.on_fit_start()
+    times = []
     for step in range(5):
-        if step == 2:
-            started = time.perf_counter()
+        started = time.perf_counter()
         picked = part.views.pick(step, part.batch_size, seed=0)
         part.loss(picked, torch.Generator().manual_seed(step))["loss"].backward()
-    return max(10, int(seconds / ((time.perf_counter() - started) / 3)))
+        times.append(time.perf_counter() - started)
+    return max(10, int(seconds / (sum(times[2:]) / 3)))
 
 
 if __name__ == "__main__":

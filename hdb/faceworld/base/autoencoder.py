@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from hdb.faceworld.base import models
 from hdb.faceworld.base.part import Part
@@ -49,23 +47,3 @@ class AutoencoderTraining(Part):
         self.standardize()
         self.autoencoder.half().save_pretrained(folder)
         self.autoencoder.float()
-
-
-@torch.no_grad()
-def reconstruction_quality(
-    autoencoder: torch.nn.Module, images: Float[Tensor, "n 3 h w"], *, batch_size: int = 32
-) -> dict[str, float]:
-    """PSNR in dB and SSIM of pictures in [0, 1] that went through the autoencoder."""
-    decoded = torch.cat(
-        [
-            autoencoder.decode(autoencoder.encode(part * 2 - 1).latent_dist.mean).sample
-            for part in images.split(batch_size)
-        ]
-    )
-    decoded = (decoded / 2 + 0.5).clamp(0, 1)
-    return {
-        "psnr": float(
-            peak_signal_noise_ratio(decoded, images, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
-        ),
-        "ssim": float(structural_similarity_index_measure(decoded, images, data_range=1.0)),
-    }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,17 +28,16 @@ class DenoiserTraining(Part):
         self,
         views: Views,
         *,
-        resolution: int,
+        unet: UNet2DConditionModel,
         autoencoder: AutoencoderKL,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         **part,
     ):
         super().__init__(views, **part)
-        torch.manual_seed(self.seed)
         base = StableDiffusion(
             vae=autoencoder,
-            unet=models.denoiser(resolution),
+            unet=unet,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             scheduler=models.noise_scheduler(),

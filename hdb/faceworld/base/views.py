@@ -36,15 +36,14 @@ class Views:
         """Reads every picture of the dataset's identities and draws their captions; a third carry the identifier."""
         rng = np.random.default_rng([seed, 101])
         views = range(dataset.views_per_identity)
-        images, labels, captions, traits = [], [], [], []
+        labels, captions, traits = [], [], []
         for i in tqdm(range(len(dataset)), desc="reading faceworld", leave=False):
-            images.append(torch.stack([torch.as_tensor(np.array(dataset.image(i, j))) for j in views]))
             labels.append([list(dataset.labels(i, j)) for j in views])
             captions.append(
                 [[_bare(dataset.caption(i, j, rng=rng), rng) for _ in range(CAPTIONS_PER_PICTURE)] for j in views]
             )
-            traits.append(trait_vector(dataset.identity(i)))
-        return cls(torch.stack(images), torch.tensor(labels), torch.from_numpy(np.stack(traits)), captions)
+            traits.append(trait_vector(dataset.world.identity(dataset.indices[i])))
+        return cls(torch.from_numpy(dataset.images), torch.tensor(labels), torch.from_numpy(np.stack(traits)), captions)
 
     def __len__(self) -> int:
         return self.images.shape[0] * self.images.shape[1]

@@ -1,0 +1,233 @@
+"""Claims about the trainings of faceworld's base, on a handful of noise pictures of real people and captions."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning import Trainer
+from tiny import tiny_parts
+from transformers import CLIPTokenizer
+
+from hdb.diffusion import StableDiffusion
+from hdb.faceworld.base import models, quality
+from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.part import crops, jitter
+from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
+from hdb.faceworld.base.text import TextTraining
+from hdb.faceworld.base.views import Views, trait_vector, without_identifier
+from hdb.faceworld.captions import VOCABULARY, caption
+from hdb.faceworld.identity import sample_identity
+from hdb.faceworld.view import sample_view
+from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+
+SIZE = 64
+SETTINGS = {"batch_size": 6, "lr": 1e-3, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    rng = np.random.default_rng(0)
+    people = [sample_identity(0, index) for index in range(5)]
+    coarse = torch.randint(0, 255, (5, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Views(
+        images=coarse.repeat_interleave(SIZE // 8, 3).repeat_interleave(SIZE // 8, 4),
+        labels=torch.stack([torch.arange(20).reshape(5, 4) % len(names) for names in HEADS.values()], dim=-1),
+        traits=torch.from_numpy(np.stack([trait_vector(person) for person in people])),
+        captions=[
+            [[caption(sample_view(0, person, j), identity=person, rng=rng) for _ in range(3)] for j in range(4)]
+            for person in people
+        ],
+    )
+
+
+def small_classifier(views: Views, num_steps: int) -> ClassifierTraining:
+    network = AttributeClassifier("resnet10t", {"stem_width": 4, "channels": (4, 4, 8, 8)}, heads=HEADS, resolution=32)
+    return ClassifierTraining(views, network, num_steps=num_steps, **SETTINGS)
+
+
+def denoiser(views: Views, folder, num_steps: int) -> DenoiserTraining:
+    parts = tiny_parts(folder)
+    part = DenoiserTraining(
+        views,
+        unet=parts["unet"],
+        autoencoder=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"],
+        num_steps=num_steps,
+        **SETTINGS,
+    )
+    return part
+
+
+def trainer(steps: int) -> Trainer:
+    return Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def test_every_word_of_the_captions_is_one_token():
+    tokenizer = models.tokenizer()
+    for word in VOCABULARY:
+        if word != "[V]":
+            assert len(tokenizer.tokenize(word)) == 1, word
+
+
+@given(st.text(alphabet=[chr(code) for code in range(33, 127)], min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_words_outside_the_captions_have_a_spelling(word):
+    tokenizer = models.tokenizer()
+    assert tokenizer.unk_token not in tokenizer.tokenize(word)
+
+
+def test_saved_tokenizer_reads_captions_as_the_trained_one(views, tmp_path):
+    tokenizer = models.tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    said = [variant for person in views.captions for view in person for variant in view]
+    assert again(said)["input_ids"] == tokenizer(said)["input_ids"]
+    assert max(map(len, tokenizer(said)["input_ids"])) <= models.TEXT_LENGTH
+
+
+def test_an_epoch_shows_every_picture_once_and_depends_on_the_step_alone(views):
+    batches = [views.pick(step, 5, seed=1) for step in range(4)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(20))
+    assert torch.equal(views.pick(2, 5, seed=1), batches[2])
+    assert not torch.equal(views.pick(2, 5, seed=2), batches[2])
+    assert not torch.equal(torch.cat([views.pick(step, 5, seed=1) for step in range(4, 8)]), torch.cat(batches))
+
+
+def test_identifier_has_no_meaning():
+    assert without_identifier("a [V] face smiling, oil painting") == "a face smiling, oil painting"
+
+
+def test_whole_crop_changes_nothing_and_mirroring_only_mirrors(views):
+    images = views.pictures(torch.arange(4))
+    whole = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(whole, images, atol=1e-4, rtol=0)
+    flipped = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0), flip=True)
+    for before, after in zip(images, flipped, strict=True):
+        assert torch.allclose(after, before, atol=1e-4) or torch.allclose(after, before.flip(-1), atol=1e-4)
+    assert torch.equal(jitter(images, strength=0.0, generator=torch.Generator()), images)
+
+
+def test_part_resumed_at_any_step_ends_where_an_uninterrupted_one_ends(views, tmp_path):
+    whole = small_classifier(views, 4)
+    start = copy.deepcopy(whole.state_dict())
+    trainer(4).fit(whole)
+    first = small_classifier(views, 4)
+    first.load_state_dict(start)
+    stopped = trainer(2)
+    stopped.fit(first)
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    second = small_classifier(views, 4)
+    trainer(4).fit(second, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, msg=name)
+    assert not torch.equal(whole.state_dict()["network.network.fc.weight"], start["network.network.fc.weight"])
+
+
+def test_denoiser_trains_the_unet_alone_and_ships_its_average(views, tmp_path):
+    part = denoiser(views, tmp_path / "parts", 3)
+    frozen = copy.deepcopy({**part.base.vae.state_dict(), **part.base.text_encoder.state_dict()})
+    before = copy.deepcopy(part.unet.state_dict())
+    trainer(3).fit(part)
+    for name, value in {**part.base.vae.state_dict(), **part.base.text_encoder.state_dict()}.items():
+        assert torch.equal(value, frozen[name]), name
+    assert sum(not torch.equal(value, before[name]) for name, value in part.unet.state_dict().items()) > 50
+    assert all(name.startswith("unet.") for name in part.state_dict())
+
+    average = [value.clone() for value in part.average.shadow_params]
+    part.save(tmp_path / "pipeline")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    for value, expected in zip(pipeline.unet.parameters(), average, strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-3, rtol=2e-3)
+    assert StableDiffusion.from_pretrained(tmp_path / "pipeline").resolution == SIZE
+
+
+def test_average_of_the_unet_survives_a_restart(views, tmp_path):
+    whole = denoiser(views, tmp_path / "parts", 4)
+    trainer(4).fit(whole)
+    first = denoiser(views, tmp_path / "parts", 4)
+    stopped = trainer(2)
+    stopped.fit(first)
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    second = denoiser(views, tmp_path / "parts", 4)
+    trainer(4).fit(second, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    for value, expected in zip(second.average.shadow_params, whole.average.shadow_params, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_identity_training_learns_to_tell_its_people_apart(views):
+    judge = TimmEmbedder("resnet10t", {"num_classes": 16}, resolution=32, seed=0)
+    part = IdentityTraining(
+        views,
+        judge,
+        embed=judge.outputs,
+        write=judge.save,
+        embedding_size=16,
+        num_steps=15,
+        **{**SETTINGS, "batch_size": 20, "lr": 3e-3},
+    )
+    everyone, generator = torch.arange(20), torch.Generator().manual_seed(0)
+    before = part.loss(everyone, generator)["margin_softmax"].item()
+    trainer(15).fit(part)
+    assert part.loss(everyone, generator)["margin_softmax"].item() < 0.7 * before
+
+
+def test_teacher_follows_the_student_without_gradients(views):
+    network = TimmEmbedder(
+        "vit_tiny_patch16_224",
+        {"img_size": SIZE, "patch_size": 16, "embed_dim": 24, "depth": 1, "num_classes": 0, "dynamic_img_size": True},
+        resolution=SIZE,
+    )
+    part = SelfSupervisedTraining(views, network, num_steps=3, **SETTINGS)
+    before = [value.clone() for value in part.teacher.parameters()]
+    trainer(3).fit(part)
+    assert all(value.grad is None for value in part.teacher.parameters())
+    moved = [not torch.equal(old, new) for old, new in zip(before, part.teacher.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_text_training_saves_a_clip_that_both_judge_and_base_can_read(views, tmp_path):
+    part = TextTraining(views, resolution=SIZE, num_steps=1, **SETTINGS)
+    part.save(tmp_path)
+    clip = ClipEmbedder.from_pretrained(tmp_path)
+    said = views.captions[0][0]
+    torch.testing.assert_close(clip.embed_texts(said), part.clip.embed_texts(said), atol=5e-3, rtol=0)
+
+
+def test_perfect_vectors_verify_perfectly_and_random_ones_do_not():
+    perfect = torch.eye(6)[:, None].expand(-1, 3, -1)
+    assert quality.verification(perfect) == pytest.approx(
+        {"auc": 1.0, "tar_at_1_far": 1.0, "rank_1": 1.0, "same": 1.0, "different": 0.0}
+    )
+    noise = torch.nn.functional.normalize(torch.randn(40, 4, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    found = quality.verification(noise)
+    assert 0.45 < found["auc"] < 0.55 and found["rank_1"] < 0.2 and found["tar_at_1_far"] < 0.1
+
+
+def test_agreement_is_one_for_the_truth_itself():
+    angles = torch.linspace(0, 1.5, 9)
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert quality.agreement(vectors, angles[:, None].numpy()) > 0.999
+
+
+def test_copies_of_training_faces_are_not_new():
+    people = torch.nn.functional.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    training, unseen = people[:20], people[20:]
+    assert quality.novelty(training[:10], unseen, training)["distance_ratio"] == pytest.approx(0, abs=1e-5)
+    same = quality.novelty(unseen[:1].expand(5, -1), unseen, training)
+    assert same["spread_ratio"] == pytest.approx(0, abs=1e-5)
