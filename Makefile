@@ -37,6 +37,7 @@ faceworld: $(STAMP)  ## render the embedded world of faces into data/faceworld
 
 base: $(STAMP)  ## train what is shipped frozen: the small Stable Diffusion, the face encoder, the judges
 	$(RUN) -m experiments.base $(or $(CONFIG),configs/faceworld/base.yaml) $(SET)
+	$(RUN) -m experiments.measure $(or $(CONFIG),configs/faceworld/base.yaml) $(SET)
 
 test: $(STAMP)  ## run the tests
 	$(RUN) -m pytest

@@ -244,7 +244,7 @@ class BasePart:
 
 @dataclass
 class TrainBase:
-    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes the steps."""
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps."""
 
     root: str = "data/faceworld"
     resolution: int = 128
@@ -257,6 +257,8 @@ class TrainBase:
         default_factory=lambda: ["autoencoder", "text", "denoiser", "encoder", "recognizer", "dino", "classifier"]
     )
     minutes: float | None = None
+    num_measured: int = 200
+    num_generated: int = 600
     autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.12))
     text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
     denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.50))

@@ -1,0 +1,166 @@
+"""What faceworld's weights reach on people no training saw: python -m experiments.measure configs/faceworld/base.yaml
+
+Writes report.json, REPORT.md and samples.png beside the weights; `make base` ends with it.
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from facenet_pytorch import MTCNN
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.cli import run
+from experiments.runs import write_json, write_text
+from hdb.config import TrainBase, load
+from hdb.diffusion import StableDiffusion
+from hdb.faceworld.base import quality
+from hdb.faceworld.base.views import Views, without_identifier
+from hdb.faceworld.captions import CLASS_PROMPT, caption
+from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
+from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
+from hdb.faceworld.world import SPLITS
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+from hdb.sampling import picture_grid, save_image
+
+ON_SHEET = 64  # of the base's own pictures
+OWN_FACES = 100  # pictures of nobody, compared with as many people
+
+Numbers = dict[str, float]
+
+
+def main(argv: list[str]) -> None:
+    config = load(TrainBase, argv)
+    weights, started = Path(config.weights), torch.get_num_threads()
+    test, train = people(config, "test"), people(config, "train")
+    base = StableDiffusion.from_pretrained(weights / "base")
+    drawn, prompts = own_pictures(config, base, test)
+    measured = judges(weights, test) | pictures(config, base, drawn, prompts, test, train)
+    rows = [list(drawn[start : start + 8]) for start in range(0, min(ON_SHEET, len(drawn)), 8)]
+    save_image(picture_grid(rows, tile=config.resolution), weights / "samples.png")
+    trained = {
+        name: json.loads((folder / "done.json").read_text())
+        for name in config.parts
+        if ((folder := Path(config.output) / name) / "done.json").is_file()
+    }
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{started} CPU cores ({platform.machine()})"
+    )
+    report = {"resolution": config.resolution, "device": device, "measured": measured, "trained": trained}
+    write_json(weights / "report.json", report)
+    write_text(weights / "REPORT.md", markdown(report))
+    print(markdown(report))
+
+
+def people(config: TrainBase, split: str) -> FaceWorldDataset:
+    """The first people of a split with as many views as the base was trained on."""
+    dataset = FaceWorldDataset(
+        config.root,
+        indices=SPLITS[split][: config.num_measured],
+        views_per_identity=config.views_per_identity,
+        resolution=config.resolution,
+    )
+    dataset.prepare(num_workers=config.num_workers)
+    return dataset
+
+
+def judges(weights: Path, test: FaceWorldDataset) -> dict[str, Numbers]:
+    """Recognizer, face encoder, DINO, classifier and CLIP on every view of unseen people."""
+    unseen = Views.load(test, seed=1)
+    flat = torch.arange(len(unseen))
+    images = unseen.pictures(flat)
+    per_person = images.unflatten(0, (unseen.identities, -1))
+    recognizer, dino = (TimmEmbedder.from_folder(weights / name) for name in ("recognizer", "dino"))
+    vectors = quality.embed(recognizer, per_person)
+    shapes = np.stack([test.world.identity(index).shape_vector for index in test.indices])
+    encoder = FaceEncoder.from_folder(weights / "encoder").eval()
+    with torch.no_grad():
+        features = torch.cat([encoder(part).embedding for part in images.split(64)])
+    features = F.normalize(features, dim=1).unflatten(0, (unseen.identities, -1))
+    labels = [
+        {name: known[value] for name, known, value in zip(LABEL_NAMES._fields, LABEL_NAMES, row, strict=True)}
+        for row in unseen.labels_of(flat).tolist()
+    ]
+    clip = ClipEmbedder.from_pretrained(weights / "clip")
+    said = [without_identifier(text) for text in unseen.captions_of(flat, torch.Generator().manual_seed(0))]
+    seen, read = clip.embed_images(images), clip.embed_texts(said)
+    return {
+        "recognizer": quality.verification(vectors) | {"spearman": quality.agreement(vectors.mean(1), shapes)},
+        "face encoder, plain views": quality.verification(features[:, 0::3]),
+        "dino": quality.verification(quality.embed(dino, per_person)),
+        "classifier": quality.attributes(AttributeClassifier.from_folder(weights / "classifier"), images, labels),
+        "clip": {
+            "own caption": float((seen * read).sum(1).mean()),
+            "other": float((seen * read.roll(7, 0)).sum(1).mean()),
+        },
+    }
+
+
+def own_pictures(
+    config: TrainBase, base: StableDiffusion, test: FaceWorldDataset
+) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
+    """What the base draws, unpersonalized, for prompts of the training grammar."""
+    views = test.views_per_identity
+    picked = np.random.default_rng(config.seed).permutation(len(test) * views)[: config.num_generated]
+    prompts = [caption(test.view(*divmod(int(number), views))) for number in picked]
+    return quality.generate(base, prompts, seed=config.seed), prompts
+
+
+def pictures(
+    config: TrainBase,
+    base: StableDiffusion,
+    drawn: Float[Tensor, "n 3 h w"],
+    prompts: list[str],
+    test: FaceWorldDataset,
+    train: FaceWorldDataset,
+) -> dict[str, Numbers]:
+    """The autoencoder, obedience to prompts in and out of training, and whether the base's faces are its own."""
+    weights = Path(config.weights)
+    classifier = AttributeClassifier.from_folder(weights / "classifier")
+    recognizer = TimmEmbedder.from_folder(weights / "recognizer")
+    held_out = [
+        caption(sample_nuisances(np.random.default_rng(0)).replace(style=style, context=context))
+        for style, context in HELD_OUT_PAIRS
+    ] * max(1, config.num_generated // 12)
+    new = quality.attributes(classifier, quality.generate(base, held_out, seed=7000), quality.asked(held_out))
+    photos = [number for number, asked in enumerate(quality.asked(prompts)) if asked["style"] == "photo"]
+    nobody = quality.generate(base, [CLASS_PROMPT] * OWN_FACES, seed=9000)
+
+    def first_views(dataset: FaceWorldDataset) -> Tensor:
+        return recognizer.embed_images(torch.from_numpy(dataset.images[:, 0]).float() / 255)
+
+    some = torch.from_numpy(test.images[: max(1, 256 // test.views_per_identity)]).flatten(0, 1).float() / 255
+    return {
+        "autoencoder": quality.reconstruction(base, some),
+        "base, prompts in training": quality.attributes(classifier, drawn, quality.asked(prompts)),
+        "base, held-out pairs": {"style": new["style"], "context": new["context"]},
+        "base, photos": {"face found": float(quality.faces_found(MTCNN(), drawn[photos]).mean())},
+        "base, own faces": quality.novelty(
+            recognizer.embed_images(nobody), first_views(test)[:OWN_FACES], first_views(train)
+        ),
+    }
+
+
+def markdown(report: dict) -> str:
+    """The report as a page."""
+    lines = [
+        f"# What these weights reach\n\n{report['resolution']} px, measured on test identities, {report['device']}.\n"
+    ]
+    lines += ["| part | " + "what | value |", "|---|---|---|"]
+    lines += [
+        f"| {part} | {name} | {value:.3f} |" for part, row in report["measured"].items() for name, value in row.items()
+    ]
+    lines += ["\n| training | steps | seconds |", "|---|---|---|"]
+    lines += [f"| {name} | {run['steps']} | {run['seconds']} |" for name, run in report["trained"].items()]
+    lines += ["\n![The base's own pictures](samples.png)", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)
