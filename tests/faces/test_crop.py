@@ -108,7 +108,7 @@ def test_largest_of_several_faces_is_used_and_said(cropper, portraits):
 def test_turn_is_estimated_and_limited(portraits, photo):
     assert FaceCropper().choose(portraits[2]).turn == pytest.approx(35, abs=12)
     with pytest.raises(FaceError, match="turned by about .* degrees; expected at most 15") as refusal:
-        FaceCropper(max_turn=15).crop(portraits[2], resolution=64)
+        FaceCropper(max_turn=15.0).crop(portraits[2], resolution=64)
     assert refusal.value.reason == "turned"
 
 

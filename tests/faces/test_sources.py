@@ -99,7 +99,7 @@ def test_broken_pictures_are_named_counted_and_replaced(folders):
     (folders / "anna" / "1.png").write_bytes(b"broken")
     (folders / "bert" / "0.jpg").write_bytes(b"broken")
     source = PhotoFaces(identity_folders(folders), resolution=8)
-    with pytest.warns(UserWarning, match="skipped .unreadable.: .*0.jpg is not a picture"):
+    with pytest.warns(UserWarning, match="skipped .unreadable.: .* is not a picture"):
         bert = source[0, 1]
     assert bert.identity == 0  # bert has no usable picture: the next person stands in
     with pytest.warns(UserWarning, match="1.png"):
