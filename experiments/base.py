@@ -30,11 +30,13 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 
-# In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
+# In the order of training: the denoiser needs the two before it, and then the decoder is sharpened for its latents.
+# Part -> its folder among the weights.
 PARTS = {
     "autoencoder": "base/vae",
     "text": "clip",
     "denoiser": "base",
+    "decoder": "base/vae",
     "encoder": "encoder",
     "recognizer": "recognizer",
     "dino": "dino",
@@ -79,6 +81,9 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
     }
     if name == "autoencoder":
         return AutoencoderTraining(views, resolution=r, **common)
+    if name == "decoder":
+        autoencoder = AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"])
+        return AutoencoderTraining(views, resolution=r, trained=autoencoder, **common)
     if name == "text":
         return TextTraining(views, resolution=r, **common)
     if name == "denoiser":

@@ -254,14 +254,24 @@ class TrainBase:
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
     parts: list[str] = field(
-        default_factory=lambda: ["autoencoder", "text", "denoiser", "encoder", "recognizer", "dino", "classifier"]
+        default_factory=lambda: [
+            "autoencoder",
+            "text",
+            "denoiser",
+            "decoder",
+            "encoder",
+            "recognizer",
+            "dino",
+            "classifier",
+        ]
     )
     minutes: float | None = None
     num_measured: int = 200
     num_generated: int = 600
     autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.12))
     text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
-    denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.50))
+    denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.44))
+    decoder: BasePart = field(default_factory=lambda: BasePart(2000, 32, 1e-3, 0.06))
     encoder: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
     recognizer: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
     dino: BasePart = field(default_factory=lambda: BasePart(2000, 64, 5e-4, 0.08))

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from hdb.diffusion import StableDiffusion
 from hdb.faceworld.base import models, quality
+from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining
@@ -231,3 +232,16 @@ def test_copies_of_training_faces_are_not_new():
     assert quality.novelty(training[:10], unseen, training)["distance_ratio"] == pytest.approx(0, abs=1e-5)
     same = quality.novelty(unseen[:1].expand(5, -1), unseen, training)
     assert same["spread_ratio"] == pytest.approx(0, abs=1e-5)
+
+
+def test_sharpening_the_decoder_leaves_every_latent_where_it_was(views, tmp_path):
+    trained = tiny_parts(tmp_path)["vae"]
+    images = views.pictures(torch.arange(4)) * 2 - 1
+    with torch.no_grad():
+        latents = trained.encode(images).latent_dist.mean
+        decoded = trained.decode(latents).sample
+    part = AutoencoderTraining(views, resolution=SIZE, trained=trained, num_steps=3, **SETTINGS)
+    trainer(3).fit(part)
+    with torch.no_grad():
+        assert torch.equal(part.autoencoder.encode(images).latent_dist.mean, latents)
+        assert not torch.allclose(part.autoencoder.decode(latents).sample, decoded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from hdb.faceworld.base import models
@@ -15,16 +16,28 @@ KL_WEIGHT = 2e-4  # per latent number; enough to keep the latents smooth, too li
 
 
 class AutoencoderTraining(Part):
-    """Pixel distance, distance of pixel differences (edges), and a little KL. No adversary: it would invent details."""
+    """Pixel distance, distance of pixel differences (edges), and a little KL. No adversary: it would invent details.
 
-    def __init__(self, views: Views, *, resolution: int, **part):
+    Args:
+        trained: an autoencoder whose decoder alone is trained further. Its latents stay, and so does what learned them.
+    """
+
+    def __init__(self, views: Views, *, resolution: int, trained: AutoencoderKL | None = None, **part):
         super().__init__(views, **part)
         torch.manual_seed(self.seed)
-        self.autoencoder = models.autoencoder(resolution).to(memory_format=torch.channels_last)
+        self.decoder_only = trained is not None
+        self.autoencoder = (trained or models.autoencoder(resolution)).to(memory_format=torch.channels_last)
+        if self.decoder_only:
+            self.autoencoder.encoder.requires_grad_(False)
+            self.autoencoder.quant_conv.requires_grad_(False)
+
+    def trained(self) -> torch.nn.Module:
+        return self.autoencoder
 
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         pixels = self.views.pictures(flat).to(self.device) * 2 - 1
-        posterior = self.autoencoder.encode(pixels).latent_dist
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            posterior = self.autoencoder.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels)
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
         error = decoded - pixels
@@ -44,6 +57,7 @@ class AutoencoderTraining(Part):
         )
 
     def save(self, folder: Path) -> None:
-        self.standardize()
+        if not self.decoder_only:
+            self.standardize()
         self.autoencoder.half().save_pretrained(folder)
         self.autoencoder.float()

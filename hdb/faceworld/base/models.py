@@ -34,7 +34,7 @@ def autoencoder(resolution: int) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=2,
         sample_size=resolution,
         mid_block_add_attention=resolution >= 128,
         scaling_factor=1.0,
