@@ -44,7 +44,8 @@ def _phrases() -> dict[tuple[str, ...], tuple[str, str] | None]:
 
 _PHRASES = _phrases()
 _LONGEST = max(map(len, _PHRASES))
-VOCABULARY = tuple(sorted({word for phrase in _PHRASES for word in phrase} - {IDENTIFIER.lower()})) + (IDENTIFIER,)
+_WORDS = {word for phrase in _PHRASES for word in phrase}
+VOCABULARY = (*sorted(_WORDS - {IDENTIFIER.lower()}), IDENTIFIER)
 
 
 def _traits(identity: Identity, stated: np.ndarray) -> tuple[str, str]:
@@ -118,9 +119,13 @@ def parse(prompt: str) -> PromptLabels:
             if phrase in _PHRASES:
                 break
         else:
-            raise ValueError(
-                f"unknown word {words[position]!r} in prompt {prompt!r}; the words are {' '.join(VOCABULARY)}"
-            )
+            unknown = [word for word in words if word not in _WORDS]
+            if unknown:
+                raise ValueError(
+                    f"unknown word {unknown[0]!r} in prompt {prompt!r}; the words are {' '.join(VOCABULARY)}"
+                )
+            rest = " ".join(words[position:])
+            raise ValueError(f"prompt {prompt!r} has known words in an unknown order: no phrase begins {rest!r}")
         position += length
         meaning = _PHRASES[phrase]
         if meaning is not None:

@@ -86,7 +86,7 @@ class FaceWorldDataset:
 
     >>> dataset = FaceWorldDataset("cache", split="val", resolution=64)
     >>> len(dataset), dataset.caption(0, 0)
-    (200, 'a photo of a face')
+    (200, 'a photo of a face pouting')
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 _X, _Y, _Z, _SEED, _MIX = 374761393, 668265263, 1440670441, 974634777, 1274126177
 
 
-def smoothstep(lower: float | Tensor, upper: float | Tensor, x: Tensor) -> Tensor:
+def smoothstep(lower: float | int | Tensor, upper: float | int | Tensor, x: Tensor) -> Tensor:
     """Cubic ramp from 0 at `lower` to 1 at `upper`; falls instead when `lower > upper`."""
     t = ((x - lower) / (upper - lower)).clamp(0, 1)
     return t * t * (3 - 2 * t)

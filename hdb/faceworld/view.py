@@ -128,21 +128,26 @@ class View:
 def sample_nuisances(rng: np.random.Generator) -> View:
     """A plain neutral view whose pose, light, gaze, shirt and backdrop come from `rng`."""
     return View(
-        yaw=float(np.clip(rng.normal(0, 20), -50, 50)),
-        pitch=float(np.clip(rng.normal(0, 7), -18, 18)),
-        roll=float(np.clip(rng.normal(0, 4), -10, 10)),
-        zoom=float(rng.uniform(0.9, 1.08)),
-        shift=(float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)), float(np.clip(rng.normal(0, 0.04), -0.1, 0.1))),
-        gaze=tuple(map(float, rng.normal(0, 0.12, 2).clip(-0.3, 0.3))),
-        light_azimuth=float(rng.uniform(-1.1, 1.1)),
-        light_elevation=float(rng.uniform(0.1, 1.0)),
-        warmth=float(np.clip(rng.normal(0, 0.12), -0.3, 0.3)),
-        key_light=float(rng.uniform(0.75, 1.05)),
-        ambient_light=float(rng.uniform(0.28, 0.5)),
-        shirt=tuple(map(float, rng.uniform(0.08, 0.85, 3))),
-        accessory_color=tuple(map(float, rng.uniform(0.05, 0.9, 3))),
+        yaw=_normal(rng, 20.0, 50.0),
+        pitch=_normal(rng, 7.0, 18.0),
+        roll=_normal(rng, 4.0, 10.0),
+        zoom=rng.uniform(0.9, 1.08),
+        shift=(_normal(rng, 0.05, 0.12), _normal(rng, 0.04, 0.1)),
+        gaze=(_normal(rng, 0.12, 0.3), _normal(rng, 0.12, 0.3)),
+        light_azimuth=rng.uniform(-1.1, 1.1),
+        light_elevation=rng.uniform(0.1, 1.0),
+        warmth=_normal(rng, 0.12, 0.3),
+        key_light=rng.uniform(0.75, 1.05),
+        ambient_light=rng.uniform(0.28, 0.5),
+        shirt=tuple(rng.uniform(0.08, 0.85, 3).tolist()),
+        accessory_color=tuple(rng.uniform(0.05, 0.9, 3).tolist()),
         context_seed=int(rng.integers(1_000_000)),
     )
+
+
+def _normal(rng: np.random.Generator, deviation: float, limit: float) -> float:
+    """A centered normal number, cut at plus and minus `limit`."""
+    return min(max(rng.normal(0.0, deviation), -limit), limit)
 
 
 def sample_view(seed: int, identity: Identity | int, index: int) -> View:
