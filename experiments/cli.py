@@ -1,5 +1,6 @@
 """The door every experiment goes through: arguments in, an exit code out, one sentence when something is wrong."""
 
+import logging
 import os
 import sys
 import warnings
@@ -16,6 +17,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
     try:
         main(argv)

@@ -84,7 +84,7 @@ def fit(
         timesteps=Timesteps.named(config.timesteps),
         seed=config.seed,
     )
-    trainer.fit(stage, ckpt_path=str(last) if last.is_file() else None)
+    trainer.fit(stage, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     return trainer, stage
 
 

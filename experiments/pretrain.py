@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
                 ),
             ],
         )
-        trainer.fit(stage, data, ckpt_path=str(last) if resumed else None)
+        trainer.fit(stage, data, ckpt_path=str(last) if resumed else None, weights_only=True)
         trainer.save_checkpoint(last)
         (scores,) = trainer.validate(stage, data, verbose=False)
     scores |= {"step": trainer.global_step, "seconds": time.perf_counter() - started}

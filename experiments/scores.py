@@ -48,15 +48,14 @@ def score_pictures(
 def summarize(per_method: Mapping[str, PerIdentity], *, num_resamples: int, seed: int) -> dict[str, dict]:
     """Means, 95 % intervals over people and normalized scores of every method."""
     options = {"num_samples": num_resamples, "seed": seed}
-    low, high = per_method["unpersonalized"], per_method.get("oracle")
+    intervals = {m: {name: bootstrap_ci(of[name], **options) for name in SCORES} for m, of in per_method.items()}
     summary: dict[str, dict] = {}
     for method, scores in per_method.items():
         summary[method] = {}
-        for name in SCORES:
-            interval = bootstrap_ci(scores[name], **options)
+        for name, interval in intervals[method].items():
             entry = {"mean": interval.mean, "ci95": [interval.low, interval.high], "normalized": None}
-            if high is not None:
-                ends = {"unpersonalized": float(low[name].mean()), "oracle": float(high[name].mean())}
+            if "oracle" in intervals:
+                ends = {end: intervals[end][name].mean for end in ("unpersonalized", "oracle")}
                 entry["normalized"] = normalized(interval.mean, **ends)
             summary[method][name] = entry
         if "others" in scores:

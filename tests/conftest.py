@@ -1,10 +1,15 @@
-"""What several tests share: a tiny base of random weights, built once per session."""
+"""What several tests share: tiny weights in a folder, and the experiments called as a user calls them."""
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from tiny import save_tiny_base
+from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tiny_judges
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
@@ -21,3 +26,51 @@ def tiny_diffusion(tiny_base):
     from hdb.diffusion import StableDiffusion
 
     return StableDiffusion.from_pretrained(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory, tiny_base) -> Path:
+    """A folder with base/, encoder/, hypernet/ and judges/ of random weights, and data/ for rendered pictures."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "base").symlink_to(tiny_base)
+    save_tiny_encoder(folder / "encoder")
+    save_tiny_hypernet(folder / "hypernet", base=tiny_base, encoder=folder / "encoder")
+    save_tiny_judges(folder / "judges")
+    return folder
+
+
+@pytest.fixture
+def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs an experiment in an empty folder with tiny settings, and returns its exit code."""
+    from experiments.cli import code
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    handler = signal.getsignal(signal.SIGINT)
+    (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
+    common = [f"base.path={tiny_weights}/base", "sampling.num_inference_steps=2", "accelerator=cpu"]
+    lidb = ["lidb.a=4", "lidb.b=3"]
+    people = ["num_identities=3", "num_val_identities=2", "views_per_identity=4", "render_workers=0", "batch_size=2"]
+    faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
+    judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
+    encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
+    words = {
+        "preoptimize": [*common, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
+        "pretrain": [*common, *lidb, *faces, *judges, f"hypernet.{encoder}", "hypernet.width=8", "hypernet.num_heads=2"]
+        + ["hypernet.iterations=2", "max_steps=4", "val_every=4", "checkpoint_every=1", "num_val_draws=1"]
+        + ["num_preview_identities=2"],
+        "personalize": [*common, encoder, few],
+        "evaluate": [*common, *judges, encoder, few, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
+        + ["num_prompts=2", "num_pictures=2", "num_references=2"],
+        "generate": common,
+    }
+
+    def run(experiment: ModuleType, *more: str) -> int:
+        name = experiment.__name__.rpartition(".")[2]
+        yaml = [str(CONFIGS / f"{name}.yaml")] if name in words else []
+        try:
+            return code(experiment.main, [*yaml, *words.get(name, []), *more])
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Trainer ignores further Ctrl-C after one
+
+    return run

@@ -78,3 +78,46 @@ def save_tiny_base(folder: Path) -> Path:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def save_tiny_encoder(folder: Path) -> Path:
+    """A face encoder of random weights, as base training writes one."""
+    from hdb.hypernet.encoder import FaceEncoder
+
+    shape = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
+    FaceEncoder(shape, resolution=32).save(folder)
+    return folder
+
+
+def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
+    """A hypernetwork whose prediction depends on the face a little, as its output layers start small."""
+    from hdb.diffusion import StableDiffusion
+    from hdb.hypernet.decoder import WeightDecoder
+    from hdb.hypernet.encoder import FaceEncoder
+    from hdb.hypernet.hypernet import HyperNet
+    from hdb.lidb.layout import Layout
+
+    diffusion, eyes = StableDiffusion.from_pretrained(base), FaceEncoder.from_folder(encoder)
+    layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    decoder = WeightDecoder(layout, eyes, width=8, num_heads=2)
+    HyperNet(eyes, decoder, layout, iterations=1, linear_path=True).save(folder, include_encoder=False)
+    return folder
+
+
+def save_tiny_judges(folder: Path) -> Path:
+    """recognizer/, dino/ and clip/ of random weights, as base training writes them."""
+    from transformers import CLIPConfig
+
+    from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+
+    for number, name in enumerate(("recognizer", "dino")):
+        TimmEmbedder("resnet10t", {"num_classes": 8}, resolution=32, seed=number).save(folder / name)
+    tokenizer = tiny_tokenizer(folder / "tokenizer")
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=tiny_text_config(tokenizer).to_dict(),
+        vision_config={**vision, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    ClipEmbedder.from_parts(config, tokenizer).save(folder / "clip")
+    return folder

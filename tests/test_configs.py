@@ -1,0 +1,125 @@
+"""Shipped YAMLs against the schemas, and what a config refuses."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import pictures
+from hdb import config as schemas
+from hdb.config import Evaluate, Inspect, Pretrain, dotted, load
+from hdb.faceworld.captions import parse
+from hdb.faceworld.view import CONTEXTS, STYLES
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCHEMAS = {
+    "base": schemas.TrainBase,
+    "evaluate": schemas.Evaluate,
+    "generate": schemas.Generate,
+    "personalize": schemas.Personalize,
+    "preoptimize": schemas.Preoptimize,
+    "pretrain": schemas.Pretrain,
+}
+REQUIRED = {"personalize": ["reference=face.png"], "generate": ["subject=me.safetensors"]}
+YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / room).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_yaml_loads_and_differs_from_the_defaults_in_each_of_its_keys(path):
+    required = REQUIRED.get(path.stem, [])
+    loaded = dotted(load(SCHEMAS[path.stem], [str(path), *required]))
+    defaults = dotted(load(SCHEMAS[path.stem], required))
+    assert [key for key in leaves(yaml.safe_load(path.read_text())) if loaded[key] == defaults[key]] == []
+
+
+def leaves(content: dict, prefix: str = "") -> list[str]:
+    nested = [leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"{prefix}{k}"] for k, v in content.items()]
+    return [key for keys in nested for key in keys]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_key_is_a_field_and_every_value_fits(path):
+    sweep = yaml.safe_load(path.read_text())
+    words = [word for word in sweep["command"] if word.endswith(".yaml")]
+    for key, choice in sweep["parameters"].items():
+        for value in choice.get("values", [choice.get("min"), choice.get("max")]):
+            assert dotted(load(SCHEMAS[path.stem], [str(CONFIGS.parent / words[0]), f"{key}={value}"]))[key] == value
+    assert Path(sweep["program"]).stem in SCHEMAS
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+
+
+def test_defaults_are_the_papers_values():
+    config = load(Evaluate, [])
+    assert (config.num_identities, config.num_prompts, config.num_pictures) == (100, 30, 10)
+    assert (config.finetuning.num_steps, config.finetuning.rank) == (40, 4)
+    lidb = load(Pretrain, []).lidb
+    assert (lidb.a, lidb.b, lidb.rank) == (100, 50, 1)
+
+
+def test_words_override_yaml_and_later_words_earlier_ones(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lr: 0.5\nhypernet: {iterations: 3}\n")
+    config = load(Pretrain, [str(path), "lr=0.25", "hypernet.width=8", "lr=0.125"])
+    assert (config.lr, config.hypernet.iterations, config.hypernet.width) == (0.125, 3, 8)
+
+
+@settings(deadline=None, max_examples=20)
+@given(lr=st.floats(1e-9, 1e3), iterations=st.integers(0, 99))
+def test_what_a_word_sets_is_what_is_logged(lr, iterations):
+    flat = dotted(load(Pretrain, [f"lr={lr!r}", f"hypernet.iterations={iterations}"]))
+    assert (flat["lr"], flat["hypernet.iterations"]) == (lr, iterations)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learning_rate=1"], "unknown config key 'learning_rate'"),
+        (["hypernet.depth=2"], r"unknown config key 'hypernet.depth' \(in .*\); known here: encoder, "),
+        (["hypernet.iterations=many"], "hypernet.iterations .*'many' of type 'str' could not be converted to Integer"),
+        (["nowhere.yaml"], "no config file 'nowhere.yaml'"),
+        (["--lr=1"], "neither a .yaml file nor key=value"),
+        (["lr=[1"], "not readable as key=value"),
+        (["hypernet=3"], "hypernet"),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused_by_name(words, message):
+    with pytest.raises(ValueError, match=message):
+        load(Pretrain, words)
+
+
+def test_an_unknown_key_in_a_yaml_is_refused_with_the_files_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("hypernet: {iteration: 3}\n")
+    with pytest.raises(ValueError, match=r"'hypernet.iteration' \(in .*mine.yaml\)"):
+        load(Pretrain, [str(path)])
+    path.write_text("lr: [1\n")
+    with pytest.raises(ValueError, match="mine.yaml is not readable as YAML"):
+        load(Pretrain, [str(path)])
+
+
+def test_a_required_field_is_asked_for_by_name():
+    with pytest.raises(ValueError, match="reference must be given: add reference="):
+        load(schemas.Personalize, [])
+
+
+def test_help_shows_the_fields_and_leaves(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load(Inspect, ["--help"])
+    assert stop.value.code == 0
+    assert "subject: null" in capsys.readouterr().out
+
+
+def test_faceworld_prompts_are_understood_by_the_world_and_ask_for_many_things():
+    prompts = pictures.read_prompts(str(CONFIGS / "prompts" / "faceworld.txt"), num=30)
+    asked = [parse(prompt) for prompt in prompts]
+    assert {labels.style for labels in asked} == set(STYLES)
+    assert {labels.context for labels in asked} == set(CONTEXTS)
+    assert all(pictures.IDENTIFIER in prompt for prompt in prompts)
+
+
+def test_too_few_prompts_are_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a [V] face\n\n")
+    with pytest.raises(ValueError, match="num_prompts is 2, expected 1 to 1"):
+        pictures.read_prompts(str(tmp_path / "prompts.txt"), num=2)

@@ -1,0 +1,140 @@
+"""All stages as a user calls them, on a tiny base and a handful of people: what they write, and that they resume."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from experiments import evaluate, faceworld, generate, inspect, networks, personalize, pictures, preoptimize, pretrain
+from hdb.lidb.file import Subject
+from hdb.training.preoptimize import Preoptimization
+from hdb.training.pretrain import HyperNetPretraining
+
+METHODS = ["unpersonalized", "mean_theta", "only_hyper", "no_hyper", "hyperdreambooth", "oracle"]
+
+
+def interrupt(monkeypatch, owner: object, name: str, *, at: int) -> None:
+    """Ctrl-C at the given call of a function, once."""
+    real, calls = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+def test_the_four_stages_in_a_row(call, capsys):
+    assert call(preoptimize) == 0
+    assert call(pretrain, "beta=0.1", "thetas=outputs/preoptimize") == 0
+    folder = Path("outputs/pretrain")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["step"] == 4
+    assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other"} <= set(metrics)
+    assert Image.open(folder / "preview.png").width == 2 * 128  # the reference and one prompt
+
+    assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
+    assert call(personalize, "reference=face.png", "output=me.safetensors") == 0
+    assert Path("me.png").is_file()
+    capsys.readouterr()
+    assert call(inspect, "subject=me.safetensors") == 0
+    subject, said = Subject.load("me.safetensors"), capsys.readouterr().out.split()
+    size = Path("me.safetensors").stat().st_size
+    for fact in (subject.layout.digest, len(subject.layout.slots), subject.layout.size, size):
+        assert str(fact) in said
+    assert call(generate, "subject=me.safetensors", "num_pictures=2") == 0
+    assert len(list(Path("outputs/generate").glob("00-*.png"))) == 2
+
+    capsys.readouterr()
+    assert call(evaluate) == 0
+    assert "hypernetwork: outputs/pretrain/last.ckpt (the newest of make train)" in capsys.readouterr().out
+    folder = Path("outputs/eval")
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["methods"]) == METHODS
+    for method, entry in results["methods"].items():
+        for score in ("face_rec", "dino", "clip_i", "clip_t"):
+            low, high = entry[score]["ci95"]
+            assert low <= entry[score]["mean"] <= high
+        assert (entry["bytes"] > 0) == (entry["seconds"] > 0) == (method in METHODS[2:5])
+    assert results["methods"]["oracle"]["face_rec"]["normalized"] == pytest.approx(1)
+    assert results["methods"]["unpersonalized"]["face_rec"]["normalized"] == pytest.approx(0)
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert len({line["path"] for line in lines}) == len(lines) == len(METHODS) * 3 * 2 * 2
+    assert all((folder / line["path"]).is_file() and (folder / line["reference"]).is_file() for line in lines)
+    assert Image.open(folder / "grid.png").width == 128 * (1 + 2 * 2)  # reference, then ours and the oracle per prompt
+
+
+def test_preoptimize_resumes_to_the_same_thetas(call, monkeypatch):
+    assert call(preoptimize, "output=whole") == 0
+    interrupt(monkeypatch, Preoptimization, "training_step", at=4)  # the second step of the second shard
+    assert call(preoptimize, "output=torn") == 130
+    assert [path.name for path in Path("torn").glob("*.safetensors")] == ["thetas-00000.safetensors"]
+    assert call(preoptimize, "output=torn") == 0
+    for name in ("thetas-00000.safetensors", "thetas-00001.safetensors"):
+        whole, torn = load_file(f"whole/{name}"), load_file(f"torn/{name}")
+        assert whole["identities"].tolist() == torn["identities"].tolist()
+        torch.testing.assert_close(whole["thetas"], torn["thetas"], rtol=0, atol=0)
+
+
+def test_pretrain_resumes_to_the_same_network(call, monkeypatch):
+    assert call(pretrain, "output=whole") == 0
+    interrupt(monkeypatch, HyperNetPretraining, "training_step", at=3)
+    assert call(pretrain, "output=torn") == 130
+    assert not Path("torn/metrics.json").exists()
+    assert call(pretrain, "output=torn") == 0
+    whole, torn = (torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "torn"))
+    assert whole.keys() == torn.keys()
+    for name in whole:
+        torch.testing.assert_close(whole[name], torn[name], rtol=0, atol=0)
+
+
+def test_a_finished_run_is_set_aside_and_not_overwritten(call):
+    assert call(preoptimize, "faces.num_identities=1") == 0
+    first = Path("outputs/preoptimize/thetas-00000.safetensors").read_bytes()
+    assert call(preoptimize, "faces.num_identities=1", "lr=0.02") == 0
+    assert Path("outputs/preoptimize.1/thetas-00000.safetensors").read_bytes() == first
+    assert Path("outputs/preoptimize/thetas-00000.safetensors").read_bytes() != first
+
+
+def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_weights, monkeypatch):
+    assert call(faceworld, "portrait=face.png", "resolution=64", "identity=0") == 0
+    Path("me.safetensors").write_bytes(b"earlier")
+    interrupt(monkeypatch, personalize.SubjectFinetuning, "training_step", at=2)
+    words = ["reference=face.png", "output=me.safetensors", f"hypernet={tiny_weights}/hypernet"]
+    assert call(personalize, *words) == 130
+    assert Path("me.safetensors").read_bytes() == b"earlier"
+    assert sorted(path.name for path in Path().iterdir() if path.is_file()) == [
+        "face.png",
+        "me.safetensors",
+        "prompts.txt",
+    ]
+
+
+def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
+    words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+    interrupt(monkeypatch, pictures, "generate", at=4)
+    assert call(evaluate, *words) == 130
+    kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
+    kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}
+    assert len(kept) == 2 * 3 + 2
+    assert call(evaluate, *words) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(Path("outputs/eval/manifest.jsonl").read_text().splitlines()) == len(METHODS) * 2
+
+
+def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert networks.hypernet_path(None) == networks.SHIPPED
+    for age, name in enumerate(("pretrain", "pretrain.1")):
+        path = Path("outputs") / name / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert networks.hypernet_path(None) == Path("outputs/pretrain/last.ckpt")
+    assert networks.hypernet_path("mine") == Path("mine")
