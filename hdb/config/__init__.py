@@ -1,0 +1,44 @@
+"""One dataclass per experiment: its fields, their types, and the paper's values as defaults. `load` fills one in.
+
+A YAML under `configs/` lists only what differs from the defaults here; `key=value` words override both. The paper
+leaves many values open (learning rates, batch size, widths): those below without a note are this project's choice.
+
+Source: arXiv 2307.06949, sections 4 and 5.
+"""
+
+from hdb.config.loading import dotted, load
+from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
+from hdb.config.stages import (
+    Evaluate,
+    Generate,
+    Inspect,
+    Personalize,
+    Preoptimize,
+    Pretrain,
+    RenderFaceworld,
+    Stage,
+    TrainBase,
+)
+
+__all__ = [
+    "Base",
+    "BasePart",
+    "Evaluate",
+    "Faces",
+    "Finetuning",
+    "Generate",
+    "HyperNet",
+    "Inspect",
+    "Judges",
+    "LiDB",
+    "Personalize",
+    "Preoptimize",
+    "Pretrain",
+    "RenderFaceworld",
+    "Sampling",
+    "Stage",
+    "TrainBase",
+    "Wandb",
+    "dotted",
+    "load",
+]

@@ -1,0 +1,106 @@
+"""What several experiments have in common: the base, the shape of theta, where faces come from, who judges."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Base:
+    """The frozen text-to-image model: a folder in diffusers' layout or a hub id."""
+
+    path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    dtype: str = "float32"
+
+
+@dataclass
+class LiDB:
+    """The shape of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side."""
+
+    a: int = 100
+    b: int = 50
+    rank: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Faces:
+    """Where people come from.
+
+    `source` is folders, flat, celeba, lfw, shards or faceworld; `target` the picture that a prediction must explain:
+    the same as the reference (paper), other, or on faceworld all or plain. `num_workers` read, `render_workers` render
+    what of faceworld is not on disk yet, by default one per core.
+    """
+
+    source: str = "flat"
+    root: str = "data/celeba-hq"
+    resolution: int = 512
+    num_identities: int = 15000
+    num_val_identities: int = 100
+    views_per_identity: int = 12
+    target: str = "same"
+    crop: bool = True
+    batch_size: int = 8
+    num_workers: int = 0
+    render_workers: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class HyperNet:
+    """Reference to theta. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's."""
+
+    encoder: str = "vit_huge_patch14_224.orig_in21k"
+    freeze_encoder: bool = True
+    width: int = 1024
+    num_layers: int = 2
+    num_heads: int = 8
+    iterations: int = 4
+    linear_path: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Finetuning:
+    """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's."""
+
+    rank: int = 4
+    num_steps: int = 40
+    lr: float = 5e-3
+    batch_size: int = 4
+    timesteps: str = "uniform"
+
+
+@dataclass
+class Judges:
+    """Who scores pictures: names of networks for real photos, folders for faceworld's own."""
+
+    recognizer: str = "vggface2"
+    dino: str = "vit_small_patch16_224.dino"
+    clip: str = "openai/clip-vit-base-patch32"
+
+
+@dataclass
+class Sampling:
+    """How pictures are drawn from a bound base; `batch_size` counts pictures."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    batch_size: int = 8
+
+
+@dataclass
+class Wandb:
+    """The run's place in Weights & Biases. `mode` null means online where a login exists, offline elsewhere."""
+
+    project: str = "hdb"
+    name: str | None = None
+    mode: str | None = None
+
+
+@dataclass
+class BasePart:
+    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 1e-3
+    share: float = 0.1

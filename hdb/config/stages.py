@@ -1,0 +1,184 @@
+"""One dataclass per experiment."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
+
+
+@dataclass
+class Stage:
+    """What every stage has."""
+
+    base: Base = field(default_factory=Base)
+    sampling: Sampling = field(default_factory=Sampling)
+    wandb: Wandb = field(default_factory=Wandb)
+    instance_prompt: str = "a [V] face"
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    seed: int = 0
+
+
+@dataclass
+class Preoptimize(Stage):
+    """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`."""
+
+    output: str = "outputs/preoptimize"
+    lidb: LiDB = field(default_factory=LiDB)
+    faces: Faces = field(default_factory=Faces)
+    identities_per_shard: int = 16
+    num_steps: int = 500
+    lr: float = 5e-3
+    views_per_step: int = 1
+    mean_pull: float = 0.0
+    timesteps: str = "uniform"
+    checkpoint_every: int = 50
+
+
+@dataclass
+class Pretrain(Stage):
+    """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
+
+    beta above 0 needs `thetas`, the folder that preoptimize wrote. `max_minutes` ends a run early, unfinished schedule
+    and all. `val_every` and `checkpoint_every` count steps.
+    """
+
+    output: str = "outputs/pretrain"
+    lidb: LiDB = field(default_factory=LiDB)
+    faces: Faces = field(default_factory=Faces)
+    hypernet: HyperNet = field(default_factory=HyperNet)
+    judges: Judges = field(default_factory=Judges)
+    thetas: str | None = "outputs/preoptimize"
+    alpha: float = 1.0
+    beta: float = 1.0
+    lr: float = 1e-4
+    linear_lr: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    timesteps: str = "uniform"
+    max_steps: int = 100_000
+    max_minutes: float | None = None
+    val_every: int = 1000
+    num_val_draws: int = 4
+    checkpoint_every: int = 200
+    num_preview_identities: int = 4
+    preview_prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+
+
+@dataclass
+class Personalize(Stage):
+    """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
+
+    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
+    where there are several, 1 being the largest. `consent` is a free text that travels in the file.
+    """
+
+    reference: str = MISSING
+    output: str = "subject.safetensors"
+    hypernet: str | None = None
+    encoder: str | None = None
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    crop: bool = True
+    min_face: int = 64
+    face: int | None = None
+    consent: str = ""
+    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"] * 4)
+
+
+@dataclass
+class Evaluate(Stage):
+    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others it would look worse than it is.
+    """
+
+    output: str = "outputs/eval"
+    faces: Faces = field(default_factory=Faces)
+    judges: Judges = field(default_factory=Judges)
+    hypernet: str | None = None
+    encoder: str | None = None
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    no_hyper_lr: float = 5e-3
+    subjects_per_batch: int = 1
+    num_identities: int = 100
+    num_references: int = 1
+    prompts: str = "configs/prompts/people.txt"
+    num_prompts: int = 30
+    num_pictures: int = 10
+    num_resamples: int = 10_000
+
+
+@dataclass
+class Generate(Stage):
+    """Pictures of a subject from its file, one row per prompt, on one sheet and one by one in `output`."""
+
+    subject: str = MISSING
+    output: str = "outputs/generate"
+    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+    num_pictures: int = 4
+    scale: float | None = None
+
+
+@dataclass
+class Inspect:
+    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only."""
+
+    subject: str | None = None
+    base: str | None = None
+    lidb: LiDB = field(default_factory=LiDB)
+
+
+@dataclass
+class TrainBase:
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    num_identities: int | None = None
+    views_per_identity: int = 12
+    num_workers: int = 2
+    output: str = "outputs/base"
+    weights: str = "outputs/base/weights"
+    parts: list[str] = field(
+        default_factory=lambda: [
+            "autoencoder",
+            "text",
+            "denoiser",
+            "decoder",
+            "encoder",
+            "recognizer",
+            "dino",
+            "classifier",
+        ]
+    )
+    minutes: float | None = None
+    num_measured: int = 200
+    num_generated: int = 600
+    autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.12))
+    text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
+    denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.44))
+    decoder: BasePart = field(default_factory=lambda: BasePart(2000, 32, 1e-3, 0.06))
+    encoder: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
+    recognizer: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
+    dino: BasePart = field(default_factory=lambda: BasePart(2000, 64, 5e-4, 0.08))
+    classifier: BasePart = field(default_factory=lambda: BasePart(2000, 64, 1e-3, 0.04))
+    wandb: Wandb = field(default_factory=Wandb)
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    seed: int = 0
+
+
+@dataclass
+class RenderFaceworld:
+    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    views_per_identity: int = 12
+    num_identities: int | None = None
+    splits: list[str] = field(default_factory=lambda: ["train", "val", "test"])
+    num_workers: int = 2
+    seed: int = 0
+    portrait: str | None = None
+    identity: int = 2200
