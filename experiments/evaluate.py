@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import torch
-from lightning import Trainer
 
 from experiments.cli import run
 from experiments.methods import METHODS, PERSONAL, personal_weights
-from experiments.networks import embedders, hypernet_path, stable_diffusion, trained_hypernet
+from experiments.networks import device_of, embedders, hypernet_path, stable_diffusion, trained_hypernet
 from experiments.people import Unseen, unseen
 from experiments.pictures import Pictures, comparison, read_prompts
 from experiments.runs import claim, write_json
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     people = unseen(config)
-    device = Trainer(accelerator=config.accelerator, devices=1, logger=False).strategy.root_device
+    device = device_of(config.accelerator)
     diffusion = stable_diffusion(config.base).to(device)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     hypernet = trained_hypernet(path, encoder=config.encoder).to(device)

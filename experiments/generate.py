@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from experiments.cli import run
-from experiments.networks import stable_diffusion
+from experiments.networks import device_of, stable_diffusion
 from hdb.config import Generate, load
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
@@ -14,7 +14,7 @@ from hdb.sampling import generate, picture_grid, save_image, to_image
 
 def main(argv: list[str]) -> None:
     config = load(Generate, argv)
-    diffusion = stable_diffusion(config.base)
+    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
     subject = Subject.load(config.subject, expected_base=diffusion.digest)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
     folder, rows = Path(config.output), []

@@ -1,10 +1,10 @@
 """The methods that an evaluation compares: how each turns photos of unseen people into personal weights."""
 
-import torch
 from jaxtyping import Float
 from lightning import Trainer
 from torch import Tensor
 
+from experiments.networks import predict
 from hdb.config import Evaluate
 from hdb.diffusion import StableDiffusion
 from hdb.hypernet.hypernet import HyperNet
@@ -16,12 +16,6 @@ from hdb.training.personalize import SubjectFinetuning
 # In the order of the table. The first knows nothing of the person, the last is the world's own answer.
 METHODS = ("unpersonalized", "mean_theta", "only_hyper", "no_hyper", "hyperdreambooth", "oracle")
 PERSONAL = ("only_hyper", "no_hyper", "hyperdreambooth")
-
-
-@torch.no_grad()
-def predicted(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p"]:
-    """The hypernetwork's answer, on the CPU."""
-    return hypernet(photos.to(hypernet.initial.device)).cpu()
 
 
 def personal_weights(
@@ -37,10 +31,10 @@ def personal_weights(
     only_hyper: the prediction. no_hyper: finetuning from zero. hyperdreambooth: finetuning from the prediction.
     """
     if method == "only_hyper":
-        return predicted(hypernet, photos), lidb.layout
+        return predict(hypernet, photos), lidb.layout
     starts = {
         "no_hyper": lambda: (lidb.layout.initial(), config.no_hyper_lr),
-        "hyperdreambooth": lambda: (predicted(hypernet, photos), config.finetuning.lr),
+        "hyperdreambooth": lambda: (predict(hypernet, photos), config.finetuning.lr),
     }
     if method not in starts:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(PERSONAL)}")

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from lightning import Trainer
+from torch import Tensor
 
 from hdb.config import Base, Judges
 from hdb.diffusion import StableDiffusion
@@ -22,6 +25,11 @@ def stable_diffusion(config: Base) -> StableDiffusion:
         raise ValueError(f"base.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
     diffusion = StableDiffusion.from_pretrained(config.path, dtype=DTYPES[config.dtype])
     return diffusion if torch.cuda.is_available() else diffusion.use_plain_attention()
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Where a Trainer with this accelerator works."""
+    return Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False).strategy.root_device
 
 
 def face_encoder(name: str) -> FaceEncoder:
@@ -51,6 +59,12 @@ def trained_hypernet(path: Path, *, encoder: str | None) -> HyperNet:
     """
     read = HyperNet.from_checkpoint if path.suffix == ".ckpt" else HyperNet.from_folder
     return read(path, encoder=face_encoder(encoder) if encoder else None).eval()
+
+
+@torch.no_grad()
+def predict(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p"]:
+    """The hypernetwork's answer, on the CPU."""
+    return hypernet(photos.to(hypernet.initial.device)).cpu()
 
 
 class Embedders(NamedTuple):

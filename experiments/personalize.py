@@ -6,12 +6,11 @@ python -m experiments.personalize configs/faceworld/personalize.yaml reference=f
 import time
 from pathlib import Path
 
-import torch
 import wandb
 from lightning import Trainer
 
 from experiments.cli import run
-from experiments.networks import hypernet_path, stable_diffusion, trained_hypernet
+from experiments.networks import device_of, hypernet_path, predict, stable_diffusion, trained_hypernet
 from experiments.tracking import wandb_run
 from hdb.config import Personalize, load
 from hdb.faces.crop import FaceCropper
@@ -28,12 +27,25 @@ def main(argv: list[str]) -> None:
     if output.suffix != ".safetensors" or output.is_dir():
         raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
     cropper = FaceCropper(min_size=config.min_face)
-    diffusion = stable_diffusion(config.base)
+    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
     read = cropper.crop if config.crop else cropper.check
     photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
-    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder)
+    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder).to(diffusion.device)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
-
+    started = time.perf_counter()
+    finetuning = SubjectFinetuning(
+        diffusion,
+        lidb,
+        reference=diffusion.encode_images(photo).float(),
+        start=predict(hypernet, photo),
+        rank=tuning.rank,
+        prompt=config.instance_prompt,
+        num_steps=tuning.num_steps,
+        lr=tuning.lr,
+        batch_size=tuning.batch_size,
+        timesteps=Timesteps.named(tuning.timesteps),
+        seed=config.seed,
+    )
     with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -44,23 +56,6 @@ def main(argv: list[str]) -> None:
             enable_checkpointing=False,
             enable_model_summary=False,
             log_every_n_steps=1,
-        )
-        device = trainer.strategy.root_device
-        started = time.perf_counter()
-        with torch.no_grad():
-            start = hypernet.to(device)(photo.to(device)).cpu()
-        finetuning = SubjectFinetuning(
-            diffusion,
-            lidb,
-            reference=diffusion.to(device).encode_images(photo).float(),
-            start=start,
-            rank=tuning.rank,
-            prompt=config.instance_prompt,
-            num_steps=tuning.num_steps,
-            lr=tuning.lr,
-            batch_size=tuning.batch_size,
-            timesteps=Timesteps.named(tuning.timesteps),
-            seed=config.seed,
         )
         trainer.fit(finetuning)
         seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm.auto import tqdm
 
 from experiments.cli import run
-from experiments.networks import stable_diffusion
+from experiments.networks import device_of, stable_diffusion
 from experiments.people import faces
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     if config.identities_per_shard < 1:
         raise ValueError(f"identities_per_shard is {config.identities_per_shard}, expected at least 1")
-    diffusion = stable_diffusion(config.base)
+    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     people = faces(config.faces, split="train")
@@ -69,7 +69,6 @@ def fit(
             )
         ],
     )
-    diffusion.to(trainer.strategy.root_device)
     # Each draw takes a picture of the person; which one is a function of the source's seed.
     views = [[people[draw, index] for draw in range(config.faces.views_per_identity)] for index in members]
     stage = Preoptimization(
