@@ -98,7 +98,7 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
     if name == "encoder":
         encoder = FaceEncoder(models.face_encoder(r), resolution=r, seed=common["seed"])
         return IdentityTraining(
-            views,
+            views.of_kind("plain"),  # a reference is a plain photo
             encoder,
             embed=lambda images: encoder(images).embedding,
             write=encoder.save,
@@ -163,8 +163,7 @@ def steps_within(seconds: float, part: Part) -> int:
     times = []
     for step in range(5):
         started = time.perf_counter()
-        picked = part.views.pick(step, part.batch_size, seed=0)
-        part.loss(picked, torch.Generator().manual_seed(step))["loss"].backward()
+        part.loss(part.pick(step), torch.Generator().manual_seed(step))["loss"].backward()
         times.append(time.perf_counter() - started)
     return max(10, int(seconds / (sum(times[2:]) / 3)))
 

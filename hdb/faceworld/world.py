@@ -59,6 +59,11 @@ class FaceWorld:
             self._admit(len(self._people))
         return self._people[index]
 
+    def landmarks(self, index: int) -> np.ndarray:
+        """Where 48 points of a person's neutral face lie, less the average face's, float32 (144,), in head units."""
+        self.identity(index)
+        return self._landmarks[index].copy()
+
     def _admit(self, index: int) -> None:
         if index >= len(self._landmarks):
             grown = np.full((max(256, 2 * index), self._head.num_landmark_values), np.inf, np.float32)

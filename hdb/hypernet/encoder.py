@@ -1,8 +1,7 @@
-"""FaceEncoder: a timm vision transformer that turns one photo into face features."""
+"""FaceEncoder: a network of timm that turns one photo into face features."""
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from hdb.hypernet.folder import read_network, write_network
 
 
 class FaceFeatures(NamedTuple):
@@ -30,8 +29,9 @@ class FaceEncoder(nn.Module):
         images (n, 3, h, w) -> embedding (n, e), tokens (n, t, d)
 
     Args:
-        architecture: the name of a timm ViT, or keyword arguments of timm's VisionTransformer. With `num_classes` the
-            embedding is the head's output, as an identity-trained encoder has one; without, the pooled features.
+        architecture: the name of a timm model; or keyword arguments of the timm model named under "model", by default
+            of VisionTransformer. With `num_classes` the embedding is the head's output, as an identity-trained encoder
+            has one; without, the pooled features. The tokens of a convolutional network are the cells of its last map.
         resolution, mean, std: what the network was trained with; a name brings its own.
         pretrained: download timm's weights of that name.
         seed: of the random initialization where nothing is loaded.
@@ -41,7 +41,9 @@ class FaceEncoder(nn.Module):
     >>> features.embedding.shape, features.tokens.shape
     (torch.Size([2, 5]), torch.Size([2, 5, 12]))
 
-    Source: HyperDreamBooth, section 4.2 (a ViT-H), https://arxiv.org/abs/2307.06949
+    Paper: a ViT-H. Here: whatever timm has, because no ViT learns faces from scratch in minutes on two CPU cores.
+
+    Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
 
     mean: Float[Tensor, "3 1 1"]
@@ -63,10 +65,13 @@ class FaceEncoder(nn.Module):
             if isinstance(architecture, str):
                 if not timm.is_model(architecture):
                     raise ValueError(f"{architecture!r} is neither a folder with config.json nor a model timm knows")
-                self.vit = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
+                self.network = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
+            elif "model" in architecture:
+                options = {"num_classes": 0, **architecture}
+                self.network = timm.create_model(options.pop("model"), **options)
             else:
-                self.vit = VisionTransformer(**{"num_classes": 0, **architecture})
-        known = self.vit.pretrained_cfg if isinstance(architecture, str) else {}
+                self.network = VisionTransformer(**{"num_classes": 0, **architecture})
+        known = self.network.pretrained_cfg if isinstance(architecture, str) else {}
         size = architecture.get("img_size", 224) if isinstance(architecture, Mapping) else known["input_size"][-1]
         self.config = {
             "timm": architecture if isinstance(architecture, str) else dict(architecture),
@@ -77,8 +82,8 @@ class FaceEncoder(nn.Module):
         self.resolution: int = self.config["resolution"]
         self.register_buffer("mean", torch.tensor(self.config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(self.config["std"])[:, None, None], persistent=False)
-        self.token_size: int = self.vit.num_features
-        self.embedding_size: int = self.vit.num_classes or self.vit.num_features
+        self.token_size: int = self.network.num_features
+        self.embedding_size: int = self.network.num_classes or self.network.num_features
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FaceEncoder":
@@ -87,39 +92,31 @@ class FaceEncoder(nn.Module):
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "FaceEncoder":
-        """Reads config.json and model.safetensors (the names of timm's VisionTransformer) from a folder.
+        """Reads config.json and model.safetensors (the names of timm's network) from a folder.
 
         Raises:
             ValueError: a file is missing or unreadable, or weights and config do not belong together.
         """
-        config_path, weights_path = Path(path) / "config.json", Path(path) / "model.safetensors"
-        for needed in (config_path, weights_path):
-            if not needed.is_file():
-                raise ValueError(f"a face encoder needs config.json and model.safetensors: {needed} is missing")
+        config, state, _ = read_network(path, kind="a face encoder")
         try:
-            encoder = cls.from_config(json.loads(config_path.read_text()))
-            encoder.vit.load_state_dict(load_file(weights_path))
-        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+            encoder = cls.from_config(config)
+            encoder.network.load_state_dict(state)
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no readable face encoder: {error}") from None
         except RuntimeError as error:
             raise ValueError(f"weights and config in {path} do not fit: {' '.join(str(error).split())}") from None
         return encoder
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Writes config.json and model.safetensors as `from_folder` reads them, each under a temporary name first."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.vit.state_dict().items()}
-        save_file(state, folder / "model.safetensors.tmp")
-        (folder / "config.json.tmp").write_text(json.dumps(self.config, indent=1))
-        for name in ("model.safetensors", "config.json"):
-            os.replace(folder / f"{name}.tmp", folder / name)
+        """Writes config.json and model.safetensors as `from_folder` reads them."""
+        state = {name: tensor.detach().to("cpu", dtype) for name, tensor in self.network.state_dict().items()}
+        write_network(folder, config=self.config, state=state)
 
     @property
     def digest(self) -> str:
         """sha256 of config and weights: a hypernetwork understands the features of one encoder only."""
         sha = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name, tensor in sorted(self.vit.state_dict().items()):
+        for name, tensor in sorted(self.network.state_dict().items()):
             sha.update(name.encode())
             sha.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
@@ -128,5 +125,6 @@ class FaceEncoder(nn.Module):
         if images.shape[-2:] != (self.resolution, self.resolution):
             size = (self.resolution, self.resolution)
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        tokens = self.vit.forward_features((images - self.mean) / self.std)
-        return FaceFeatures(embedding=self.vit.forward_head(tokens), tokens=tokens)
+        features = self.network.forward_features((images - self.mean) / self.std)
+        tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        return FaceFeatures(embedding=self.network.forward_head(features), tokens=tokens)

@@ -17,11 +17,11 @@ from hdb.faceworld.base import models, quality
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
-from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
 from hdb.faceworld.base.part import crops, jitter
 from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
-from hdb.faceworld.base.views import Views, trait_vector, without_identifier
+from hdb.faceworld.base.views import Views, without_identifier
 from hdb.faceworld.captions import VOCABULARY, caption
 from hdb.faceworld.identity import sample_identity
 from hdb.faceworld.view import sample_view
@@ -40,7 +40,7 @@ def views() -> Views:
     return Views(
         images=coarse.repeat_interleave(SIZE // 8, 3).repeat_interleave(SIZE // 8, 4),
         labels=torch.stack([torch.arange(20).reshape(5, 4) % len(names) for names in HEADS.values()], dim=-1),
-        traits=torch.from_numpy(np.stack([trait_vector(person) for person in people])),
+        traits=torch.randn(5, 12, generator=torch.Generator().manual_seed(1)),
         captions=[
             [[caption(sample_view(0, person, j), identity=person, rng=rng) for _ in range(3)] for j in range(4)]
             for person in people
@@ -179,6 +179,7 @@ def test_identity_training_learns_to_tell_its_people_apart(views):
         embed=judge.outputs,
         write=judge.save,
         embedding_size=16,
+        views_per_person=4,
         num_steps=15,
         **{**SETTINGS, "batch_size": 20, "lr": 3e-3},
     )
@@ -245,3 +246,23 @@ def test_sharpening_the_decoder_leaves_every_latent_where_it_was(views, tmp_path
     with torch.no_grad():
         assert torch.equal(part.autoencoder.encode(images).latent_dist.mean, latents)
         assert not torch.allclose(part.autoencoder.decode(latents).sample, decoded)
+
+
+def test_margin_softmax_is_lowest_where_people_are_apart_and_their_pictures_together():
+    people = torch.arange(4).repeat_interleave(2)
+    apart = torch.eye(4).repeat_interleave(2, 0)
+    mixed = torch.eye(4).repeat(2, 1)
+    options = {"margin": 0.1, "temperature": 0.1}
+    assert batch_margin_softmax(apart, people, **options) < 0.01 < 5 < batch_margin_softmax(mixed, people, **options)
+    # all the same: every other picture has the same share, one of seven, but for the margin
+    same = torch.ones(8, 1)
+    expected = torch.tensor(6 + torch.exp(torch.tensor(-1.0))).log() + 1
+    torch.testing.assert_close(batch_margin_softmax(same, people, **options), expected)
+
+
+def test_a_batch_of_people_holds_several_views_of_each(views):
+    picked = views.pick_people(3, people=2, views=3, seed=0)
+    who = views.identities_of(picked).reshape(2, 3)
+    assert (who == who[:, :1]).all() and who[0, 0] != who[1, 0]
+    assert len(set(picked.tolist())) == 6
+    assert torch.equal(picked, views.pick_people(3, people=2, views=3, seed=0))

@@ -1,8 +1,9 @@
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from hdb.hypernet.decoder import WeightDecoder
@@ -52,7 +53,7 @@ def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
 
 def test_encoder_trains_when_it_is_not_frozen_and_is_in_eval_mode_when_it_is():
     net = trained(hypernet(freeze_encoder=False))
-    assert not torch.equal(net.encoder.vit.cls_token, hypernet().encoder.vit.cls_token)
+    assert not torch.equal(net.encoder.network.cls_token, hypernet().encoder.network.cls_token)
     assert net.train().encoder.training and not hypernet().train().encoder.training
 
 
@@ -130,7 +131,7 @@ def test_a_saved_network_predicts_the_same(tmp_path, freeze_encoder):
     net = trained(hypernet(freeze_encoder=freeze_encoder)).eval()
     net.standardize(net.encoder(photos()).embedding)
     net.save(tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = HyperNet.from_folder(tmp_path).eval()
     assert torch.equal(loaded(photos()), net(photos()))
     assert loaded.layout.digest == net.layout.digest and loaded.iterations == net.iterations
@@ -170,7 +171,7 @@ def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
     net.save(tmp_path / "mixed")
     hypernet(layout=Layout(SLOTS, seed=1)).save(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").rename(tmp_path / "mixed" / "model.safetensors")
-    with pytest.raises(ValueError, match="says layout .* weights say"):
+    with pytest.raises(ValueError, match="says layout .* weights beside it say"):
         HyperNet.from_folder(tmp_path / "mixed")
 
     net.save(tmp_path / "future")
@@ -178,6 +179,20 @@ def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "future" / "config.json").write_text(json.dumps({**config, "format_version": 99}))
     with pytest.raises(ValueError, match="format version 99, expected 1"):
         HyperNet.from_folder(tmp_path / "future")
+
+
+def test_a_full_disk_leaves_the_old_network_and_no_remains(tmp_path, monkeypatch):
+    net, other = hypernet(seed=0).eval(), hypernet(seed=1)
+    net.save(tmp_path)
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="could not save .* bytes to .*: No space left on device"):
+        other.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert torch.equal(HyperNet.from_folder(tmp_path).eval()(photos()), net(photos()))
 
 
 def test_weights_of_another_network_are_refused():
@@ -200,8 +215,7 @@ def test_impossible_numbers_are_refused():
 
 def test_encoder_folder_gives_back_the_same_features(tmp_path):
     encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), seed=3).eval()
-    (tmp_path / "config.json").write_text(json.dumps(encoder.config))
-    save_file(encoder.vit.state_dict(), tmp_path / "model.safetensors")
+    encoder.save(tmp_path, dtype=torch.float32)
     loaded = FaceEncoder.from_folder(tmp_path).eval()
     for given, expected in zip(loaded(photos()), encoder(photos()), strict=True):
         assert torch.equal(given, expected)
@@ -212,7 +226,7 @@ def test_encoder_normalizes_with_its_own_mean_and_std():
     encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
     images = torch.rand(1, 3, 16, 16)
     mean, std = torch.tensor(encoder.config["mean"]), torch.tensor(encoder.config["std"])
-    by_hand = encoder.vit((images - mean[:, None, None]) / std[:, None, None])
+    by_hand = encoder.network((images - mean[:, None, None]) / std[:, None, None])
     assert_close(encoder(images).embedding, by_hand)
 
 
@@ -220,7 +234,7 @@ def test_encoder_folders_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="config.json is missing"):
         FaceEncoder.from_folder(tmp_path)
     encoder = FaceEncoder(VIT, resolution=16)
-    save_file(encoder.vit.state_dict(), tmp_path / "model.safetensors")
+    encoder.save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**encoder.config, "timm": {**VIT, "embed_dim": 24}}))
     with pytest.raises(ValueError, match="do not fit"):
         FaceEncoder.from_folder(tmp_path)
@@ -233,7 +247,7 @@ def test_encoder_folders_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
 
 def test_named_encoders_bring_their_resolution_and_normalization():
     encoder = FaceEncoder("test_vit")
-    known = encoder.vit.pretrained_cfg
+    known = encoder.network.pretrained_cfg
     assert encoder.resolution == known["input_size"][-1]
     assert encoder.config["mean"] == list(known["mean"]) and encoder.config["std"] == list(known["std"])
     assert FaceEncoder.from_config(encoder.config).config == encoder.config

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hdb.faceworld.base.part import Part, crops, jitter
@@ -14,15 +15,21 @@ from hdb.faceworld.base.views import Views
 
 
 class IdentityTraining(Part):
-    """Margin softmax over the training identities, and regression of the person's true parameters.
+    """Margin softmax over the people of a batch, and regression of what is true of them.
 
-    The second is what only a drawn world can offer: 2,000 identities teach less than their parameters do.
+        cosines of b x k pictures -> cross entropy of a picture's own person, whose cosines count `margin` less
+
+    The classes are the batch's people, not the 2,000 of training: with nine views of each, class centers see too few
+    pictures to be worth anything (measured: at chance after 10,000 pictures, where this tells unseen people apart with
+    an AUC of .96). The regression is what only a drawn world can offer.
 
     Args:
         embed: pictures in [0, 1] -> embeddings (n, embedding_size), through `network`.
         write: saves the trained network to a folder.
+        views_per_person: k; the batch holds batch_size / k people.
 
-    Source: Wang et al., CosFace, arXiv 1801.09414, equation 4.
+    Source: Khosla et al., Supervised Contrastive Learning, arXiv 2004.11362, equation 2; margin as in Wang et al.,
+    CosFace, arXiv 1801.09414, equation 4.
     """
 
     def __init__(
@@ -33,42 +40,54 @@ class IdentityTraining(Part):
         embed: Callable[[Tensor], Tensor],
         write: Callable[[Path], None],
         embedding_size: int,
-        margin: float = 0.2,
-        scale: float = 24.0,
+        views_per_person: int = 3,
+        margin: float = 0.1,
+        temperature: float = 0.1,
         trait_weight: float = 1.0,
         **part,
     ):
         super().__init__(views, **part)
         torch.manual_seed(self.seed)
         self.network, self._embed, self._write = network, embed, write
-        self.margin, self.scale, self.trait_weight = margin, scale, trait_weight
-        self.centers = nn.Parameter(F.normalize(torch.randn(views.identities, embedding_size), dim=1))
+        self.views_per_person, self.margin = views_per_person, margin
+        self.temperature, self.trait_weight = temperature, trait_weight
         self.trait_head = nn.Sequential(
-            nn.BatchNorm1d(embedding_size),
-            nn.Linear(embedding_size, 256),
-            nn.GELU(),
-            nn.Linear(256, views.traits.shape[1]),
+            nn.BatchNorm1d(embedding_size), nn.Linear(embedding_size, views.traits.shape[1])
         )
-        mean, std = views.traits.mean(0), views.traits.std(0).clamp_min(1e-3)
-        self.register_buffer("traits", ((views.traits - mean) / std).clamp(-4, 4), persistent=False)
+        self.register_buffer("traits", views.traits, persistent=False)
+
+    def pick(self, step: int) -> Tensor:
+        people = self.batch_size // self.views_per_person
+        return self.views.pick_people(step, people=people, views=self.views_per_person, seed=self.seed)
 
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        images = jitter(self.views.pictures(flat), strength=0.25, generator=generator).to(self.device)
-        images = crops(images, scale=(0.85, 1.0), size=images.shape[-1], generator=generator)
+        images = jitter(self.views.pictures(flat), strength=0.2, generator=generator).to(self.device)
+        images = crops(images, scale=(0.88, 1.0), size=images.shape[-1], generator=generator)
         identities = self.views.identities_of(flat).to(self.device)
         embeddings = self._embed(images)
-        cosine = F.normalize(embeddings, dim=1) @ F.normalize(self.centers, dim=1).T
-        # the margin grows in over the first third: from the start it would only push embeddings into a corner
-        margin = self.margin * min(1.0, 3 * self.global_step / max(1, self.num_steps))
-        logits = self.scale * (cosine - margin * F.one_hot(identities, cosine.shape[1]))
-        margin_loss = F.cross_entropy(logits, identities)
+        margin_loss = batch_margin_softmax(
+            F.normalize(embeddings, dim=1), identities, margin=self.margin, temperature=self.temperature
+        )
         trait_loss = F.mse_loss(self.trait_head(embeddings), self.traits[identities])
         return {
             "loss": margin_loss + self.trait_weight * trait_loss,
             "margin_softmax": margin_loss,
             "traits": trait_loss,
-            "accuracy": (cosine.argmax(1) == identities).float().mean(),
         }
 
     def save(self, folder: Path) -> None:
         self._write(folder)
+
+
+def batch_margin_softmax(
+    vectors: Float[Tensor, "n d"], identities: Int[Tensor, " n"], *, margin: float, temperature: float
+) -> Float[Tensor, ""]:
+    """Mean over pictures of -log softmax of their cosines with the other pictures of the same person.
+
+    Every picture needs another of its person in the batch.
+    """
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    same = (identities[:, None] == identities[None]) & ~itself
+    logits = (vectors @ vectors.T - margin * same) / temperature
+    log_shares = F.log_softmax(logits.masked_fill(itself, float("-inf")), dim=1).masked_fill(~same, 0.0)
+    return -(log_shares.sum(1) / same.sum(1)).mean()

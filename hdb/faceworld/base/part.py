@@ -49,9 +49,13 @@ class Part(LightningModule):
         """The module whose parameters are trained."""
         return self
 
+    def pick(self, step: int) -> Tensor:
+        """Flat numbers of the pictures of a step."""
+        return self.views.pick(step, self.batch_size, seed=self.seed)
+
     def training_step(self, step: int, batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed + 1) * 10_000_019 + int(step))
-        losses = self.loss(self.views.pick(int(step), self.batch_size, seed=self.seed), generator)
+        losses = self.loss(self.pick(int(step)), generator)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
 

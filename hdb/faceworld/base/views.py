@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,8 @@ from tqdm.auto import tqdm
 
 from hdb.faceworld.captions import IDENTIFIER
 from hdb.faceworld.dataset import FaceWorldDataset
-from hdb.faceworld.identity import BEARDS, HAIR_STYLES, Identity
+from hdb.faceworld.identity import BEARDS, HAIR_STYLES
+from hdb.faceworld.view import KINDS
 
 CAPTIONS_PER_PICTURE = 3
 BARE_PHOTO = 0.5  # share of "a photo of a face" that become "a face": the instance prompt must be in distribution
@@ -28,7 +28,7 @@ class Views:
 
     images: UInt8[Tensor, "identities views 3 h w"]
     labels: Int[Tensor, "identities views 4"]  # style, context, accessory, expression
-    traits: Float[Tensor, "identities traits"]  # true parameters of each person, raw
+    traits: Float[Tensor, "identities traits"]  # what is true of each person, see `true_traits`
     captions: list[list[list[str]]]  # [identity][view][variant]
 
     @classmethod
@@ -36,14 +36,19 @@ class Views:
         """Reads every picture of the dataset's identities and draws their captions; a third carry the identifier."""
         rng = np.random.default_rng([seed, 101])
         views = range(dataset.views_per_identity)
-        labels, captions, traits = [], [], []
+        labels, captions = [], []
         for i in tqdm(range(len(dataset)), desc="reading faceworld", leave=False):
             labels.append([list(dataset.labels(i, j)) for j in views])
             captions.append(
                 [[_bare(dataset.caption(i, j, rng=rng), rng) for _ in range(CAPTIONS_PER_PICTURE)] for j in views]
             )
-            traits.append(trait_vector(dataset.world.identity(dataset.indices[i])))
-        return cls(torch.from_numpy(dataset.images), torch.tensor(labels), torch.from_numpy(np.stack(traits)), captions)
+        return cls(torch.from_numpy(dataset.images), torch.tensor(labels), true_traits(dataset), captions)
+
+    def of_kind(self, kind: str) -> Views:
+        """The same people in their views of one kind only."""
+        chosen = [view for view in range(self.views_per_identity) if KINDS[view % len(KINDS)] == kind]
+        captions = [[views[view] for view in chosen] for views in self.captions]
+        return Views(self.images[:, chosen], self.labels[:, chosen], self.traits, captions)
 
     def __len__(self) -> int:
         return self.images.shape[0] * self.images.shape[1]
@@ -62,6 +67,13 @@ class Views:
         epoch, position = divmod(step, epoch_length)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         return order[position * size : (position + 1) * size] if len(self) >= size else order
+
+    def pick_people(self, step: int, *, people: int, views: int, seed: int) -> Int[Tensor, " n"]:
+        """Flat numbers of some views of each of some people; view k of person p is at p * views + k."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        who = torch.randperm(self.identities, generator=generator)[:people]
+        shown = [torch.randperm(self.views_per_identity, generator=generator)[:views] for _ in who]
+        return (who[:, None] * self.views_per_identity + torch.stack(shown)).flatten()
 
     def pictures(self, flat: Int[Tensor, " n"]) -> Tensor:
         """Pictures in [0, 1] by flat number, (n, 3, h, w)."""
@@ -90,19 +102,19 @@ def _bare(caption: str, rng: np.random.Generator) -> str:
     return caption.removeprefix(opening) if rng.random() < BARE_PHOTO else caption
 
 
-def trait_vector(identity: Identity) -> np.ndarray:
-    """What is true of a person, float32: geometry, then skin, eyes, brows, hair and beard."""
-    one_hot = [identity.hair_style == style for style in HAIR_STYLES] + [identity.beard == beard for beard in BEARDS]
-    colors = (
-        identity.melanin,
-        identity.redness,
-        *identity.iris_color,
-        *np.sqrt(identity.hair_color),
-        identity.lipstick,
-    )
-    brow = dataclasses.astuple(identity.brow)
-    hair = (identity.hair_volume, identity.hair_length, identity.hairline)
-    return np.array([*identity.shape_vector, *colors, *brow, *hair, *one_hot], dtype=np.float32)
+def true_traits(dataset: FaceWorldDataset) -> Float[Tensor, "identities traits"]:
+    """What is true of each person: landmarks, colors, hair and beard, centered.
+
+    Landmarks keep their relative sizes: standardized one by one, slight traits would count as much as the shape of the
+    head. On average each has the deviation 1, as each color has; hair style and beard are twice a one-hot.
+    """
+    people = [dataset.world.identity(index) for index in dataset.indices]
+    landmarks = np.stack([dataset.world.landmarks(index) for index in dataset.indices])
+    colors = np.array([(p.melanin, p.redness, *p.iris_color, *np.sqrt(p.hair_color), p.lipstick) for p in people])
+    kinds = [[p.hair_style == h for h in HAIR_STYLES] + [p.beard == b for b in BEARDS] for p in people]
+    landmarks = (landmarks - landmarks.mean(0)) / max(float(np.sqrt(landmarks.var(0).mean())), 1e-6)
+    colors = (colors - colors.mean(0)) / np.maximum(colors.std(0), 1e-3)
+    return torch.from_numpy(np.concatenate([landmarks, colors, 2.0 * np.array(kinds)], axis=1).astype(np.float32))
 
 
 class Steps(IterableDataset):
