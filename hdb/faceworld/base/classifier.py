@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdb.faceworld.base.part import Part, crops, jitter
+from hdb.faceworld.base.part import Part, crops, jitter, soften
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES
 from hdb.metrics.networks import AttributeClassifier
@@ -31,6 +31,7 @@ class ClassifierTraining(Part):
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         images = jitter(self.views.pictures(flat), strength=0.1, generator=generator).to(self.device)
         images = crops(images, scale=(0.9, 1.0), size=images.shape[-1], generator=generator)
+        images = soften(images, generator=generator)
         labels = self.views.labels_of(flat).to(self.device)
         heads = self.network(images).values()
         losses = [F.cross_entropy(logits, labels[:, k], label_smoothing=0.05) for k, logits in enumerate(heads)]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hdb.faceworld.base.part import Part, crops, jitter
+from hdb.faceworld.base.part import Part, crops, jitter, soften
 from hdb.faceworld.base.views import Views
 
 
@@ -63,6 +63,7 @@ class IdentityTraining(Part):
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         images = jitter(self.views.pictures(flat), strength=0.2, generator=generator).to(self.device)
         images = crops(images, scale=(0.88, 1.0), size=images.shape[-1], generator=generator)
+        images = soften(images, generator=generator)
         identities = self.views.identities_of(flat).to(self.device)
         embeddings = self._embed(images)
         margin_loss = batch_margin_softmax(

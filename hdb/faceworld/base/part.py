@@ -103,3 +103,10 @@ def jitter(images: Tensor, *, strength: float, generator: torch.Generator) -> Te
     images = gray + (images - gray) * factors[0]
     mean = images.mean((1, 2, 3), keepdim=True)
     return ((mean + (images - mean) * factors[1]) * factors[2]).clamp(0, 1)
+
+
+def soften(images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Half of the pictures at half their sharpness: judges must not take the autoencoder's blur for a trait."""
+    soft = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(chosen.to(images.device), soft, images)
