@@ -67,7 +67,7 @@ class WeightDecoder(nn.Module):
                 for _ in range(num_layers)
             )
             self.weights_norm = nn.LayerNorm(width)
-            self.weights_out = nn.Parameter(0.01 / math.sqrt(width) * torch.randn(num_slots, width, largest))
+            self.weights_out = nn.Parameter(0.01 * torch.randn(num_slots, width, largest))
 
     def face_tokens(self, features: FaceFeatures) -> Float[Tensor, "n f width"]:
         """The face's part of the sequence: the same in every iteration, so it is computed once."""
@@ -83,5 +83,7 @@ class WeightDecoder(nn.Module):
         for layer in self.layers:
             sequence = layer(sequence)
         weights = self.weights_norm(sequence[:, face_tokens.shape[1] :])
-        step = torch.einsum("nsw,swo->nso", weights, self.weights_out)
+        # Divided by √width, a step of Adam on these outputs moves theta about as far as on the direct path's weights,
+        # whatever the width: one rate fits both.
+        step = torch.einsum("nsw,swo->nso", weights / math.sqrt(weights.shape[2]), self.weights_out)
         return step.flatten(1).index_select(1, self.places)

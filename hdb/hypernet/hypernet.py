@@ -1,8 +1,6 @@
 """HyperNet: one photo of a face in, that person's theta out."""
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,13 +9,12 @@ from zipfile import is_zipfile
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
+from hdb.hypernet.folder import read_network, write_network
 from hdb.lidb.layout import Layout
 
 FORMAT_VERSION = 1
@@ -165,21 +162,15 @@ class HyperNet(nn.Module):
             raise ValueError(f"weights of another hypernetwork: {missing[:3]} missing, {unexpected[:3]} unexpected")
 
     def save(self, folder: str | Path, *, include_encoder: bool = True, dtype: torch.dtype = torch.float32) -> None:
-        """Writes config.json and model.safetensors, each under a temporary name first.
+        """Writes config.json and model.safetensors.
 
         Args:
             include_encoder: false leaves a frozen encoder out; whoever loads must bring the same one.
             dtype: of the weights in the file; float16 halves it.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if include_encoder else self.own_state()
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-        metadata = {"format_version": str(FORMAT_VERSION), "layout_digest": self.layout.digest}
-        save_file(state, folder / "model.safetensors.tmp", metadata=metadata)
-        (folder / "config.json.tmp").write_text(json.dumps(self.config, indent=1))
-        for name in ("model.safetensors", "config.json"):
-            os.replace(folder / f"{name}.tmp", folder / name)
+        state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+        write_network(folder, config=self.config, state=state, metadata={"layout_digest": self.layout.digest})
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, encoder: FaceEncoder | None = None) -> "HyperNet":
@@ -191,21 +182,10 @@ class HyperNet(nn.Module):
         Raises:
             ValueError: missing or unreadable files, another layout, another encoder, or none.
         """
-        folder = Path(folder)
-        for needed in (folder / "config.json", folder / "model.safetensors"):
-            if not needed.is_file():
-                raise ValueError(f"a hypernetwork needs config.json and model.safetensors: {needed} is missing")
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            with safe_open(folder / "model.safetensors", "pt") as file:
-                written = (file.metadata() or {}).get("layout_digest")
-                state = {name: file.get_tensor(name) for name in file.keys()}
-        except (json.JSONDecodeError, SafetensorError) as error:
-            raise ValueError(f"{folder} holds no readable hypernetwork: {error}") from None
-        if written != config.get("layout_digest"):
-            raise ValueError(
-                f"config.json in {folder} says layout {config.get('layout_digest')}, weights say {written}"
-            )
+        config, state, metadata = read_network(folder, kind="a hypernetwork")
+        digest, written = config.get("layout_digest"), metadata.get("layout_digest")
+        if digest != written:
+            raise ValueError(f"config.json in {folder} says layout {digest}, the weights beside it say {written}")
         return cls._restore(config, state, encoder, origin=folder)
 
     @classmethod

@@ -122,8 +122,7 @@ class Stage(L.LightningModule):
             prompts: n of them, encoded once, or m. The text encoder is personalized too, so they cannot be cached.
             layout: of theta, where its rank is not that of the adapter.
         """
-        for name, (down, up) in (layout or self.lidb.layout).unpack(theta).items():
-            self.lidb.layers[name].bind(down, up)
+        self.lidb.bind(theta, layout=layout)
         prompt_embeds = self.diffusion.encode_prompts(list(prompts))
         prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompts), 1, 1)
         noisy_latents = self.diffusion.add_noise(latents, noise, timesteps)

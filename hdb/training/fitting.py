@@ -83,11 +83,9 @@ class ThetaFitting(Stage):
         prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
         if [len(views) for views in prompts] != [num_views] * num_people:
             raise ValueError(f"prompts must be {num_people} x {num_views} like the latents, not {len(prompts)} x ...")
-        lidb.layout.check(start)
+        lidb.layout.check(start, finite=True)
         if len(start) not in (1, num_people):
             raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
-        if bad := int((~start.isfinite()).sum()):
-            raise ValueError(f"start has {bad} numbers that are not finite, expected 0")
         self.layout: Layout
         self.layout, relaxed = lidb.layout.relax(start.detach().float().cpu().expand(num_people, -1), rank)
         self.thetas = nn.Parameter(relaxed.clone())

@@ -1,17 +1,16 @@
 """Preoptimization: the best theta of many identities at once; and the shards that keep them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hdb.diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
+from hdb.lidb.file import write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.training.denoising import Timesteps
 from hdb.training.fitting import ThetaFitting
@@ -88,16 +87,9 @@ def save_thetas(
     Raises:
         ValueError: thetas of another layout, or not finite.
     """
-    layout.check(thetas)
-    if bad := int((~thetas.isfinite()).sum()):
-        raise ValueError(f"thetas of shard {shard} have {bad} numbers that are not finite, expected 0")
-    path = shard_path(folder, shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    layout.check(thetas, finite=True)
     tensors = {"thetas": thetas.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
-    save_file(tensors, temporary, metadata={"layout_digest": layout.digest})
-    os.replace(temporary, path)
-    return path
+    return write_safetensors(shard_path(folder, shard), tensors, {"layout_digest": layout.digest})
 
 
 def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
@@ -118,5 +110,5 @@ def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"
                 identities.append(file.get_tensor("identities"))
         except SafetensorError as error:
             raise ValueError(f"{path} is no readable shard of thetas: {error}") from None
-        layout.check(thetas[-1])
+        layout.check(thetas[-1], finite=True)
     return torch.cat(thetas), torch.cat(identities)

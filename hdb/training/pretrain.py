@@ -31,10 +31,11 @@ class HyperNetPretraining(Stage):
     beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
 
     Args:
-        alpha, beta: weights of the two losses; beta needs `targets`.
+        alpha, beta: weights of the two losses; one with weight 0 is not computed. beta needs `targets`.
         targets: pre-optimized thetas and the identities they belong to.
-        lr: of the decoder (and of the encoder where it is trained).
-        linear_lr: of the mean and the direct path. They are linear in theta, so they bear and need a larger rate.
+        lr: of the decoder's layers (and of the encoder where it is trained).
+        linear_lr: of the mean, the direct path and the decoder's outputs. Theta is linear in them, so they bear and
+            need a larger rate than layers of a transformer.
         num_val_draws: noise levels per validation picture, spread evenly over `timesteps`.
 
     Raises:
@@ -62,6 +63,8 @@ class HyperNetPretraining(Stage):
     ) -> None:
         super().__init__(diffusion, lidb, timesteps=timesteps or Timesteps(), seed=seed)
         lidb.layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
+        if not alpha and not beta:
+            raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
         if beta and targets is None:
             raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
         self.hypernet, self.alpha, self.beta = hypernet, alpha, beta
@@ -74,17 +77,19 @@ class HyperNetPretraining(Stage):
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         theta = self.hypernet(batch.reference)
-        noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
-        latents = self.latents(batch.target)
-        losses = self.denoising_losses(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
-        loss = self.alpha * losses.mean()
+        loss = torch.zeros((), device=self.device)
+        if self.alpha:
+            noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
+            latents = self.latents(batch.target)
+            losses = self.denoising_losses(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
+            loss = loss + self.alpha * losses.mean()
+            self.log("train/diffusion_loss", losses.detach().mean())
         if self.beta:
             if missing := [identity for identity in batch.identities.tolist() if identity not in self.target_rows]:
                 raise ValueError(f"no pre-optimized theta for identity {missing[0]}; there are {len(self.target_rows)}")
             weights = self.weight_space_losses(theta, batch.identities).mean()
             loss = loss + self.beta * weights
             self.log("train/weight_space_loss", weights.detach())
-        self.log("train/diffusion_loss", losses.detach().mean())
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -134,15 +139,15 @@ class HyperNetPretraining(Stage):
         if steps < 1:
             raise ValueError(f"the cosine schedule needs an end: give the Trainer max_steps, not {steps}")
         net = self.hypernet
-        direct = [net.linear_path.weight] if net.linear_path is not None else []
-        taken = {id(parameter) for parameter in (net.mean, *direct)}
-        rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in taken]
+        linear = [net.decoder.weights_out, *(net.linear_path.parameters() if net.linear_path is not None else ())]
+        apart = {id(parameter) for parameter in (net.mean, *linear)}
+        rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in apart]
         groups = [
             {"params": [net.mean], "lr": self.linear_lr, "weight_decay": 0.0},
-            {"params": direct, "lr": self.linear_lr},
+            {"params": linear, "lr": self.linear_lr},
             {"params": rest, "lr": self.lr},
         ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -115,7 +115,7 @@ def test_base_does_not_move(finetune, tiny_diffusion):
 def test_starts_and_ranks_that_do_not_fit_are_refused(finetune, start, lidb):
     with pytest.raises(ValueError, match="rank 1 to 0"):
         finetune(rank=0)
-    with pytest.raises(ValueError, match="1 numbers that are not finite"):
+    with pytest.raises(ValueError, match="1 values of .* not finite"):
         broken = start.clone()
         broken[2, 7] = float("nan")
         finetune(start=broken)

@@ -192,6 +192,8 @@ def test_somebody_else_is_no_second_picture_of_oneself():
 
 
 def test_settings_that_contradict_each_other_are_refused(pretrain, hypernet, lidb):
+    with pytest.raises(ValueError, match="alpha and beta are both 0"):
+        pretrain(alpha=0.0)
     with pytest.raises(ValueError, match="beta = 1.0 .* no targets were given"):
         pretrain(beta=1.0)
     with pytest.raises(ValueError, match="the hypernetwork belongs to layout"):
