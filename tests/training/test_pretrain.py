@@ -217,3 +217,16 @@ def test_micro_batches_of_one_step_see_different_noise(pretrain):
     noise = Noise()
     pretrain(stop=2, callbacks=[noise], trainer_options={"accumulate_grad_batches": 2})
     assert len(noise.drawn) == 3 and len({float(drawn.sum()) for drawn in noise.drawn}) == 3
+
+
+def test_mixed_precision_predicts_full_precision_thetas(pretrain):
+    class Thetas(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            with trainer.precision_plugin.forward_context():
+                self.theta = module.hypernet(batch.reference)
+
+    thetas = Thetas()
+    _, exact = pretrain(stop=2)
+    _, mixed = pretrain(stop=2, callbacks=[thetas], trainer_options={"precision": "bf16-mixed"})
+    assert thetas.theta.dtype == torch.float32
+    assert mixed.losses == pytest.approx(exact.losses, rel=2e-2)
