@@ -1,0 +1,64 @@
+"""What ships is what REPORT.md says it is: the weights load, draw what is asked for, and stay under their limits."""
+
+from pathlib import Path
+
+import torch
+
+from hdb.diffusion import StableDiffusion
+from hdb.faceworld.base import quality
+from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
+from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+from hdb.sampling import generate
+
+WEIGHTS = Path("hdb/faceworld/weights")
+
+
+def test_a_known_prompt_gives_a_recognizable_face_in_its_context_and_style():
+    base = StableDiffusion.from_pretrained(WEIGHTS / "base").use_plain_attention()
+    classifier = AttributeClassifier.from_folder(WEIGHTS / "classifier")
+    prompts = ["a photo of a face in a forest", "a face, golden statue"] * 6
+    drawn = quality.generate(base, prompts)
+    seen = quality.attributes(classifier, drawn, quality.asked(prompts))
+    assert seen["style"] >= 0.75, seen
+    assert seen["context"] >= 0.75, seen
+    # More like people than like noise of the same colors: the recognizer puts strangers' faces closer.
+    recognizer = TimmEmbedder.from_folder(WEIGHTS / "recognizer")
+    clip = ClipEmbedder.from_pretrained(WEIGHTS / "clip")
+    fit = (clip.embed_images(drawn) @ clip.embed_texts(prompts[:2]).T).unflatten(0, (6, 2))
+    assert (fit[:, 0, 0] > fit[:, 0, 1]).float().mean() >= 0.8
+    assert (fit[:, 1, 1] > fit[:, 1, 0]).float().mean() >= 0.8
+    assert torch.isfinite(recognizer.embed_images(drawn)).all()
+
+
+def test_the_recognizer_knows_unseen_people_again():
+    world = FaceWorld(resolution=64)
+    people = SPLITS["test"][:12]
+    pictures = world.render([(world.identity(index), world.view(index, view)) for index in people for view in (0, 3)])
+    recognizer = TimmEmbedder.from_folder(WEIGHTS / "recognizer")
+    assert quality.verification(recognizer.embed_images(pictures).unflatten(0, (12, 2)))["auc"] >= 0.85
+
+
+def test_the_shipped_hypernetwork_tells_unseen_people_apart():
+    base = StableDiffusion.from_pretrained(WEIGHTS / "base").use_plain_attention()
+    hypernet = HyperNet.from_folder(WEIGHTS / "hypernet", encoder=FaceEncoder.from_folder(WEIGHTS / "encoder")).eval()
+    lidb = LiDB(unet=base.unet, text_encoder=base.text_encoder, layout=hypernet.layout)
+    world = FaceWorld(resolution=64)
+    people = SPLITS["test"][:6]
+    references = world.render([(world.identity(index), world.view(index, 0)) for index in people])
+    with torch.no_grad():
+        theta = hypernet(references)
+    drawn = generate(base, lidb, theta, ["a photo of a [V] face"] * 12, seeds=list(range(12)))
+    recognizer = TimmEmbedder.from_folder(WEIGHTS / "recognizer")
+    likeness = recognizer.embed_images(drawn) @ recognizer.embed_images(references).T
+    own = likeness[torch.arange(12), torch.arange(12) % 6]
+    others = (likeness.sum(1) - own) / 5
+    assert (own - others).mean() > 0.05
+
+
+def test_weights_stay_under_their_limits():
+    sizes = [path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert max(sizes) <= 16e6 and sum(sizes) <= 80e6
