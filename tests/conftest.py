@@ -50,7 +50,14 @@ def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
     (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
     common = [f"base.path={tiny_weights}/base", "sampling.num_inference_steps=2", "accelerator=cpu"]
     lidb = ["lidb.a=4", "lidb.b=3"]
-    people = ["num_identities=3", "num_val_identities=2", "views_per_identity=4", "render_workers=0", "batch_size=2"]
+    people = [
+        "resolution=32",
+        "num_identities=3",
+        "num_val_identities=2",
+        "views_per_identity=4",
+        "render_workers=0",
+        "batch_size=2",
+    ]
     faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
     judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
@@ -61,7 +68,7 @@ def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
         + ["num_preview_identities=2"],
         "personalize": [*common, encoder, few],
         "evaluate": [*common, *judges, encoder, few, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
-        + ["num_prompts=2", "num_pictures=2", "num_references=2"],
+        + ["num_prompts=2", "num_pictures=2", "num_references=2", "faces.resolution=32"],
         "generate": common,
     }
 

@@ -13,8 +13,10 @@ from PIL import Image
 from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
 from hdb.diffusion import StableDiffusion
 from hdb.faceworld import dataset
+from hdb.faceworld.world import FaceWorld
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.sampling import to_image
 
 PICTURES = {
     "notes.png": "notes.png is not a picture; expected JPEG",
@@ -59,40 +61,41 @@ WORDS = [
     (inspect, "subject=torn.safetensors", "torn.safetensors is cut off"),
     (inspect, "base=empty", "empty lacks unet/config.json"),
     (faceworld, "splits=[dev]", "unknown split 'dev', expected train, val, test"),
-    (faceworld, "resolution=100", "resolution.* 100"),
+    (faceworld, "resolution=7", "resolution is 7, expected an even number of at least 16"),
 ]
 
 
-@pytest.fixture
-def room(call, tiny_weights, tmp_path, monkeypatch):
-    """The folder that experiments are called in, with pictures and files good and bad."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "empty"))  # no ~/.netrc
-    (tmp_path / "empty").mkdir()
+@pytest.fixture(scope="module")
+def files(tiny_weights, tmp_path_factory) -> dict[str, bytes]:
+    """Pictures and subjects' files, good and bad."""
+    folder = tmp_path_factory.mktemp("files")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "torn.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:4000])
-    Image.new("RGB", (64, 64), "gray").save(tmp_path / "wall.png")
-    (tmp_path / "notes.png").write_text("no picture\n")
-    torch.save({"theta": torch.zeros(1)}, tmp_path / "pickle.safetensors")
+    Image.fromarray(noise).save(folder / "torn.png")
+    (folder / "torn.png").write_bytes((folder / "torn.png").read_bytes()[:4000])
+    Image.new("RGB", (64, 64), "gray").save(folder / "wall.png")
+    (folder / "notes.png").write_text("no picture\n")
+    world = FaceWorld(resolution=64)
+    to_image(world.render([(world.identity(0), world.view(0, 0))])[0]).save(folder / "face.png")
+    torch.save({"theta": torch.zeros(1)}, folder / "pickle.safetensors")
     diffusion = StableDiffusion.from_pretrained(tiny_weights / "base")
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
     subject = Subject(layout.initial(), layout, {"base": diffusion.name, "base_digest": diffusion.digest})
-    content = subject.save(tmp_path / "good.safetensors").read_bytes()
-    (tmp_path / "torn.safetensors").write_bytes(content[:-8])
-    (tmp_path / "nan.safetensors").write_bytes(content[:-4] + np.float32("nan").tobytes())
-    Subject(layout.initial(), layout, {"base_digest": "0000"}).save(tmp_path / "stranger.safetensors")
+    content = subject.save(folder / "good.safetensors").read_bytes()
+    (folder / "torn.safetensors").write_bytes(content[:-8])
+    (folder / "nan.safetensors").write_bytes(content[:-4] + np.float32("nan").tobytes())
+    Subject(layout.initial(), layout, {"base_digest": "0000"}).save(folder / "stranger.safetensors")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def room(call, files, tmp_path, monkeypatch) -> Path:
+    """The folder that experiments are called in, with those files."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "empty"))  # no ~/.netrc
+    (tmp_path / "empty").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def portrait(tmp_path_factory) -> bytes:
-    """A face of faceworld, as a PNG."""
-    from experiments.cli import code
-
-    path = tmp_path_factory.mktemp("portrait") / "face.png"
-    assert code(faceworld.main, [f"portrait={path}", "resolution=64", "identity=0"]) == 0
-    return path.read_bytes()
 
 
 def refused(call, capsys, experiment, words: str) -> str:
@@ -111,10 +114,7 @@ def test_a_reference_that_cannot_be_used_is_refused(name, message, call, room, c
 
 
 @pytest.mark.parametrize(("experiment", "words", "message"), WORDS, ids=[f"{m.__name__[12:]} {w}" for m, w, _ in WORDS])
-def test_what_cannot_be_done_is_said_in_one_sentence(
-    experiment, words, message, call, room, portrait, tiny_weights, capsys
-):
-    (room / "face.png").write_bytes(portrait)
+def test_what_cannot_be_done_is_said_in_one_sentence(experiment, words, message, call, room, tiny_weights, capsys):
     if experiment in (personalize, evaluate) and "hypernet=" not in words:
         words += f" hypernet={tiny_weights}/hypernet"
     assert re.search(message, refused(call, capsys, experiment, words))
@@ -126,8 +126,7 @@ def test_thetas_of_another_layout_are_refused_with_both_digests(call, room, caps
     assert re.search("thetas-00000.safetensors belongs to layout [0-9a-f]{64}, expected [0-9a-f]{64}", sentence)
 
 
-def test_a_full_disk_leaves_the_earlier_file_and_no_other(call, room, portrait, tiny_weights, monkeypatch, capsys):
-    (room / "face.png").write_bytes(portrait)
+def test_a_full_disk_leaves_the_earlier_file_and_no_other(call, room, tiny_weights, monkeypatch, capsys):
     (room / "me.safetensors").write_bytes(b"earlier")
 
     def full(*args: object) -> None:
