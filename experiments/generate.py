@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         for seed, picture in zip(seeds, rows[-1], strict=True):
             save_image(to_image(picture), folder / f"{number:02d}-{seed}.png")
         print(f"{folder}/{number:02d}-*.png  {prompt}")
-    save_image(picture_grid(rows), folder / "grid.png")
+    save_image(picture_grid([list(row) for row in rows]), folder / "grid.png")
 
 
 if __name__ == "__main__":

@@ -56,12 +56,12 @@ def generate(
 
 
 def picture_grid(
-    rows: Sequence[Sequence[Float[Tensor, "3 h w"]]], *, columns: Sequence[str] = (), tile: int = 128
+    rows: Sequence[Sequence[Float[Tensor, "3 _ _"]]], *, columns: Sequence[str] = (), tile: int = 128
 ) -> Image.Image:
     """A sheet of pictures, one row per person, with the name of each column above it.
 
     Args:
-        rows: pictures in [0, 1]; rows may differ in length.
+        rows: pictures in [0, 1] of any size; rows may differ in length.
         tile: side of a picture on the sheet, in pixels.
     """
     names = [_wrapped(name, tile) for name in columns]

@@ -46,6 +46,9 @@ def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    # Drawing person 2200 draws everyone before them first, to tell twins: seconds that no test is about.
+    splits = {"train": range(20), "val": range(20, 30), "test": range(30, 40)}
+    monkeypatch.setattr("experiments.people.SPLITS", splits)
     handler = signal.getsignal(signal.SIGINT)
     (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
     common = [f"base.path={tiny_weights}/base", "sampling.num_inference_steps=2", "accelerator=cpu"]
