@@ -84,6 +84,7 @@ def main(argv: list[str]) -> None:
             val_check_interval=config.val_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
             log_every_n_steps=10,
             enable_model_summary=False,
             callbacks=[
