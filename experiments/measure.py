@@ -4,6 +4,7 @@ Writes report.json, REPORT.md and samples.png beside the weights; `make base` en
 """
 
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -37,7 +38,7 @@ Numbers = dict[str, float]
 
 def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
-    weights, started = Path(config.weights), torch.get_num_threads()
+    weights = Path(config.weights)
     test, train = people(config, "test"), people(config, "train")
     base = StableDiffusion.from_pretrained(weights / "base")
     drawn, prompts = own_pictures(config, base, test)
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         if ((folder := Path(config.output) / name) / "done.json").is_file()
     }
     device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{started} CPU cores ({platform.machine()})"
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores ({platform.machine()})"
     )
     report = {"resolution": config.resolution, "device": device, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
