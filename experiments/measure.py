@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
         if ((folder := Path(config.output) / name) / "done.json").is_file()
     }
     device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()} CPU cores ({platform.machine()})"
     )
     report = {"resolution": config.resolution, "device": device, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
