@@ -121,7 +121,7 @@ def test_whole_crop_changes_nothing_and_mirroring_only_mirrors(views):
     flipped = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0), flip=True)
     for before, after in zip(images, flipped, strict=True):
         assert torch.allclose(after, before, atol=1e-4) or torch.allclose(after, before.flip(-1), atol=1e-4)
-    assert torch.equal(jitter(images, strength=0.0, generator=torch.Generator()), images)
+    torch.testing.assert_close(jitter(images, strength=0.0, generator=torch.Generator()), images)
 
 
 def test_part_resumed_at_any_step_ends_where_an_uninterrupted_one_ends(views, tmp_path):
@@ -222,7 +222,7 @@ def test_perfect_vectors_verify_perfectly_and_random_ones_do_not():
 
 
 def test_agreement_is_one_for_the_truth_itself():
-    angles = torch.linspace(0, 1.5, 9)
+    angles = torch.tensor([0.0, 0.1, 0.23, 0.45, 0.71, 1.0, 1.4])  # no two pairs equally far apart
     vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert quality.agreement(vectors, angles[:, None].numpy()) > 0.999
 
@@ -238,13 +238,16 @@ def test_copies_of_training_faces_are_not_new():
 def test_sharpening_the_decoder_leaves_every_latent_where_it_was(views, tmp_path):
     trained = tiny_parts(tmp_path)["vae"]
     images = views.pictures(torch.arange(4)) * 2 - 1
+    before = copy.deepcopy({**trained.encoder.state_dict(), **trained.quant_conv.state_dict()})
     with torch.no_grad():
         latents = trained.encode(images).latent_dist.mean
         decoded = trained.decode(latents).sample
     part = AutoencoderTraining(views, resolution=SIZE, trained=trained, num_steps=3, **SETTINGS)
     trainer(3).fit(part)
+    for name, value in {**trained.encoder.state_dict(), **trained.quant_conv.state_dict()}.items():
+        assert torch.equal(value, before[name]), name
     with torch.no_grad():
-        assert torch.equal(part.autoencoder.encode(images).latent_dist.mean, latents)
+        torch.testing.assert_close(part.autoencoder.encode(images).latent_dist.mean, latents, atol=1e-5, rtol=1e-4)
         assert not torch.allclose(part.autoencoder.decode(latents).sample, decoded)
 
 
