@@ -41,7 +41,7 @@ class FaceEncoder(nn.Module):
     >>> features.embedding.shape, features.tokens.shape
     (torch.Size([2, 5]), torch.Size([2, 5, 12]))
 
-    Paper: a ViT-H. Here: whatever timm has, because no ViT learns faces from scratch in minutes on two CPU cores.
+    Paper: a ViT-H. Here: whatever timm has, as small networks need not be transformers.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """

@@ -19,9 +19,8 @@ class IdentityTraining(Part):
 
         cosines of b x k pictures -> cross entropy of a picture's own person, whose cosines count `margin` less
 
-    The classes are the batch's people, not the 2,000 of training: with nine views of each, class centers see too few
-    pictures to be worth anything (measured: at chance after 10,000 pictures, where this tells unseen people apart with
-    an AUC of .96). The regression is what only a drawn world can offer.
+    The classes are the batch's people, not all of training: with nine views each, class centers see few pictures. The
+    two were not compared under equal conditions. The regression is what only a drawn world can offer.
 
     Args:
         embed: pictures in [0, 1] -> embeddings (n, embedding_size), through `network`.
