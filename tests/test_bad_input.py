@@ -140,8 +140,8 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(call, room, tiny_weigh
     assert list(room.glob("*.tmp")) + list(room.glob(".*.tmp")) + list(room.glob("*.png.tmp")) == []
 
 
-def test_interrupted_rendering_keeps_whole_chunks_and_goes_on(call, room, monkeypatch):
-    real, calls = dataset._write_chunk, []
+def test_interrupted_rendering_keeps_whole_files_and_goes_on(call, room, monkeypatch):
+    real, calls = dataset._write_file, []
 
     def interrupted(*args) -> None:
         calls.append(args)
@@ -149,7 +149,7 @@ def test_interrupted_rendering_keeps_whole_chunks_and_goes_on(call, room, monkey
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(dataset, "_write_chunk", interrupted)
+    monkeypatch.setattr(dataset, "_write_file", interrupted)
     words = [
         "root=data",
         "resolution=64",
@@ -159,6 +159,6 @@ def test_interrupted_rendering_keeps_whole_chunks_and_goes_on(call, room, monkey
         "num_workers=0",
     ]
     assert call(faceworld, *words) == 130
-    assert [path.name for path in Path("data").rglob("*.npy")] == ["chunk-00000.npy"]
+    assert [path.name for path in Path("data").rglob("*.npy")] == ["people-00000-views-00.npy"]
     assert call(faceworld, *words) == 0
     assert len(calls) == 3

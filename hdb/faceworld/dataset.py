@@ -1,7 +1,5 @@
 """FaceWorldDataset: the world's pictures as a uint8 cache on disk, rendered in parallel and resumable at any moment."""
 
-import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -16,10 +14,13 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from hdb.faceworld.captions import caption
-from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES, View
+from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, KINDS, STYLES, View
 from hdb.faceworld.world import SPLITS, FaceWorld
 
-CHUNK = 8  # identities per file: a second or two of one process, all that an interruption loses
+# A file holds some neighboring people in one view of each kind: a second or two of one process, all that an interruption
+# loses. Which people and views somebody asked for plays no part, so all stages and all sizes of them share the files.
+PEOPLE_PER_FILE = 8
+VIEWS_PER_FILE = len(KINDS)
 
 
 class Labels(NamedTuple):
@@ -54,27 +55,29 @@ def _start_worker(seed: int, resolution: int) -> None:
     _world = FaceWorld(seed=seed, resolution=resolution)
 
 
-def _render_chunk(path: str, indices: list[int], views_per_identity: int) -> str:
+def _render_file(path: str, block: int, part: int) -> str:
     assert _world is not None
-    _write_chunk(_world, Path(path), indices, views_per_identity)
+    _write_file(_world, Path(path), block, part)
     return path
 
 
-def _write_chunk(world: FaceWorld, path: Path, indices: list[int], views_per_identity: int) -> None:
-    pairs = [(world.identity(i), world.view(i, j)) for i in indices for j in range(views_per_identity)]
+def _write_file(world: FaceWorld, path: Path, block: int, part: int) -> None:
+    people = range(block * PEOPLE_PER_FILE, (block + 1) * PEOPLE_PER_FILE)
+    views = range(part * VIEWS_PER_FILE, (part + 1) * VIEWS_PER_FILE)
+    pairs = [(world.identity(i), world.view(i, j)) for i in people for j in views]
     pictures = (world.render(pairs) * 255).round().to(torch.uint8).cpu().numpy()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.save(file, pictures.reshape(len(indices), views_per_identity, *pictures.shape[1:]))
-    os.replace(part, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        np.save(file, pictures.reshape(len(people), len(views), *pictures.shape[1:]))
+    os.replace(temporary, path)
 
 
 class FaceWorldDataset:
     """Pictures of some of the world's people, addressed as (person, view).
 
-    Chunks of eight people are plain .npy files under `root`, in a folder named by everything the pixels depend on, so
-    that caches of other worlds or versions are never mixed up. Call `prepare` first; views, captions and labels need no
-    pictures.
+    The cache is plain .npy files of eight people and three views under `root`, in a folder named by everything the
+    pixels depend on, so that caches of other worlds or versions are never mixed up. Call `prepare` first; views,
+    captions and labels need no pictures.
 
     Args:
         root: Folder for all caches.
@@ -110,23 +113,24 @@ class FaceWorldDataset:
             )
         self.views_per_identity, self.resolution, self.seed = views_per_identity, resolution, seed
         self.world = FaceWorld(seed=seed, resolution=resolution)
-        description = {
-            "world": self.world.digest, "indices": list(self.indices), "views_per_identity": views_per_identity,
-        }  # fmt: skip
-        self.digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(root) / f"faceworld-{split or 'custom'}-{resolution}px-{self.digest[:12]}"
+        self.folder = Path(root) / f"faceworld-{resolution}px-{self.world.digest[:12]}"
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _chunk(self, number: int) -> tuple[Path, list[int]]:
-        return self.folder / f"chunk-{number:05d}.npy", list(self.indices[number * CHUNK : (number + 1) * CHUNK])
+    def _file(self, block: int, part: int) -> Path:
+        """People `block` x 8 and the seven after them, in views `part` x 3 and the two after it."""
+        return self.folder / f"people-{block:05d}-views-{part:02d}.npy"
 
     @property
-    def missing(self) -> list[int]:
-        """Numbers of the chunks still to be rendered."""
-        count = -(-len(self) // CHUNK)
-        return [number for number in range(count) if not self._chunk(number)[0].exists()]
+    def _parts(self) -> range:
+        return range(-(-self.views_per_identity // VIEWS_PER_FILE))
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """Numbers (block of people, part of their views) of the files still to be rendered."""
+        blocks = sorted({index // PEOPLE_PER_FILE for index in self.indices})
+        return [(block, part) for block in blocks for part in self._parts if not self._file(block, part).exists()]
 
     @property
     def disk_estimate(self) -> str:
@@ -136,7 +140,7 @@ class FaceWorldDataset:
         )
 
     def prepare(self, num_workers: int | None = None, *, progress: bool = True) -> None:
-        """Renders what is missing; an interrupted call leaves finished chunks, and the next one continues.
+        """Renders what is missing; an interrupted call leaves finished files, and the next one continues.
 
         Args:
             num_workers: Rendering processes, each with one thread; default one per core. 0 renders in this process.
@@ -148,40 +152,35 @@ class FaceWorldDataset:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if progress:
-            tqdm.write(f"{self.folder}: {self.disk_estimate}; {len(missing)} chunks of {CHUNK} people to render")
-        jobs = [self._chunk(number) for number in missing]
-        with tqdm(total=sum(len(people) for _, people in jobs), unit="person", disable=not progress) as bar:
+            tqdm.write(f"{self.folder}: {self.disk_estimate}; {len(missing)} files to render")
+        size = PEOPLE_PER_FILE * VIEWS_PER_FILE
+        with tqdm(total=size * len(missing), unit="picture", disable=not progress) as bar:
             if num_workers == 0:
-                for path, people in jobs:
-                    _write_chunk(self.world, path, people, self.views_per_identity)
-                    bar.update(len(people))
+                for numbers in missing:
+                    _write_file(self.world, self._file(*numbers), *numbers)
+                    bar.update(size)
                 return
             pool = ProcessPoolExecutor(
-                min(num_workers or os.cpu_count() or 1, len(jobs)),
+                min(num_workers or os.cpu_count() or 1, len(missing)),
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
                 initargs=(self.seed, self.resolution),
             )
             try:
-                sizes = {
-                    pool.submit(_render_chunk, str(path), people, self.views_per_identity): len(people)
-                    for path, people in jobs
-                }
-                for done in as_completed(sizes):
+                jobs = [pool.submit(_render_file, str(self._file(*numbers)), *numbers) for numbers in missing]
+                for done in as_completed(jobs):
                     done.result()
-                    bar.update(sizes[done])
+                    bar.update(size)
             finally:
-                # On Ctrl-C the chunks in work are finished, the rest are left to the next call.
+                # On Ctrl-C the files in work are finished, the rest are left to the next call.
                 pool.shutdown(cancel_futures=True)
 
-    def _load(self, number: int) -> np.ndarray:
-        path, people = self._chunk(number)
+    def _load(self, block: int, part: int) -> np.ndarray:
+        path = self._file(block, part)
         if not path.exists():
-            raise ValueError(
-                f"{path} is missing: {len(self.missing)} chunks are not rendered yet; call prepare() first"
-            )
+            raise ValueError(f"{path} is missing: {len(self.missing)} files are not rendered yet; call prepare() first")
         pictures = np.load(path, mmap_mode="r", allow_pickle=False)
-        expected = (len(people), self.views_per_identity, 3, self.resolution, self.resolution)
+        expected = (PEOPLE_PER_FILE, VIEWS_PER_FILE, 3, self.resolution, self.resolution)
         if pictures.shape != expected or pictures.dtype != np.uint8:
             raise ValueError(f"{path} holds {pictures.dtype} {pictures.shape}, expected uint8 {expected}; delete it")
         return pictures
@@ -189,11 +188,21 @@ class FaceWorldDataset:
     @cached_property
     def images(self) -> UInt8[np.ndarray, "identities views 3 h w"]:
         """All pictures in memory; see `disk_estimate` for how much that is."""
-        return np.concatenate([self._load(number) for number in range(-(-len(self) // CHUNK))])
+        people = np.array(self.indices)
+        images = np.empty((len(self), self.views_per_identity, 3, self.resolution, self.resolution), np.uint8)
+        for block in np.unique(people // PEOPLE_PER_FILE):
+            rows = np.flatnonzero(people // PEOPLE_PER_FILE == block)
+            for part in self._parts:
+                views = slice(part * VIEWS_PER_FILE, min((part + 1) * VIEWS_PER_FILE, self.views_per_identity))
+                loaded = self._load(int(block), part)[people[rows] % PEOPLE_PER_FILE]
+                images[rows, views] = loaded[:, : views.stop - views.start]
+        return images
 
     def image(self, i: int, j: int) -> UInt8[np.ndarray, "3 h w"]:
         """Picture of person `i` (a position in `indices`) in view `j`, read from disk."""
-        return np.array(self._load(i // CHUNK)[i % CHUNK, j])
+        block, row = divmod(self.indices[i], PEOPLE_PER_FILE)
+        part, column = divmod(j, VIEWS_PER_FILE)
+        return np.array(self._load(block, part)[row, column])
 
     def view(self, i: int, j: int) -> View:
         """What picture (i, j) is a view of."""

@@ -8,14 +8,14 @@ from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
 
 
 def tiny(root, **changes) -> FaceWorldDataset:
-    """Four people in two views of 16 pixels: two chunks of two."""
+    """Four people in two views of 16 pixels: two files of two people."""
     arguments = {"indices": range(4), "views_per_identity": 2, "resolution": 16} | changes
     return FaceWorldDataset(root, **arguments)
 
 
 @pytest.fixture(autouse=True)
-def chunks_of_two(monkeypatch):
-    monkeypatch.setattr(dataset_module, "CHUNK", 2)
+def two_people_per_file(monkeypatch):
+    monkeypatch.setattr(dataset_module, "PEOPLE_PER_FILE", 2)
 
 
 def test_interrupted_rendering_resumes_where_it_stopped(tmp_path, monkeypatch):
@@ -31,8 +31,8 @@ def test_interrupted_rendering_resumes_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(interrupted.world, "render", render_once)
     with pytest.raises(KeyboardInterrupt):
         interrupted.prepare(0, progress=False)
-    assert interrupted.missing == [1]
-    first = interrupted.folder / "chunk-00000.npy"
+    assert interrupted.missing == [(1, 0)]
+    first = interrupted.folder / "people-00000-views-00.npy"
     written = first.stat().st_mtime_ns
     assert list(interrupted.folder.iterdir()) == [first]
     with pytest.raises(ValueError, match="call prepare"):
@@ -47,7 +47,7 @@ def test_interrupted_rendering_resumes_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_processes_draw_the_same_pictures_as_this_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_module, "CHUNK", 8)  # what a spawned process has
+    monkeypatch.setattr(dataset_module, "PEOPLE_PER_FILE", 8)  # what a spawned process has
     alone, parallel = tiny(tmp_path / "alone"), tiny(tmp_path / "parallel")
     alone.prepare(0, progress=False)
     parallel.prepare(1, progress=False)
@@ -75,18 +75,25 @@ def test_labels_name_what_the_view_shows(tmp_path):
 
 
 def test_different_pixels_live_in_different_folders(tmp_path):
-    datasets = [
-        tiny(tmp_path), tiny(tmp_path, seed=1), tiny(tmp_path, resolution=32), tiny(tmp_path, indices=range(5)),
-        tiny(tmp_path, views_per_identity=3),
-    ]  # fmt: skip
-    assert len({dataset.folder for dataset in datasets}) == 5
+    datasets = [tiny(tmp_path), tiny(tmp_path, seed=1), tiny(tmp_path, resolution=32)]
+    assert len({dataset.folder for dataset in datasets}) == 3
+
+
+def test_people_and_views_asked_for_otherwise_share_what_is_rendered(tmp_path):
+    tiny(tmp_path, indices=range(4), views_per_identity=4).prepare(0, progress=False)
+    fewer = tiny(tmp_path, indices=[3, 1], views_per_identity=2)
+    assert fewer.missing == []
+    assert fewer.images.shape == (2, 2, 3, 16, 16)
+    assert np.array_equal(fewer.image(0, 1), tiny(tmp_path, indices=range(4)).image(3, 1))
+    assert np.array_equal(fewer.images[1, 1], fewer.image(1, 1))
+    assert tiny(tmp_path, indices=range(5), views_per_identity=4).missing == [(2, 0), (2, 1)]
 
 
 def test_a_file_of_other_pictures_is_refused(tmp_path):
     dataset = tiny(tmp_path)
     dataset.prepare(0, progress=False)
-    np.save(dataset.folder / "chunk-00000.npy", np.zeros((2, 2, 3, 8, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"holds uint8 \(2, 2, 3, 8, 8\), expected uint8 \(2, 2, 3, 16, 16\)"):
+    np.save(dataset.folder / "people-00000-views-00.npy", np.zeros((2, 3, 3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"holds uint8 \(2, 3, 3, 8, 8\), expected uint8 \(2, 3, 3, 16, 16\)"):
         dataset.image(0, 0)
 
 
