@@ -30,13 +30,11 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 
-# In the order of training: the denoiser needs the two before it, and then the decoder is sharpened for its latents.
-# Part -> its folder among the weights.
+# In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
 PARTS = {
     "autoencoder": "base/vae",
     "text": "clip",
     "denoiser": "base",
-    "decoder": "base/vae",
     "encoder": "encoder",
     "recognizer": "recognizer",
     "dino": "dino",
@@ -81,9 +79,6 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
     }
     if name == "autoencoder":
         return AutoencoderTraining(views, resolution=r, **common)
-    if name == "decoder":
-        autoencoder = AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"])
-        return AutoencoderTraining(views, resolution=r, trained=autoencoder, **common)
     if name == "text":
         return TextTraining(views, resolution=r, **common)
     if name == "denoiser":
@@ -126,9 +121,10 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
     settings: BasePart = getattr(config, name)
     budget = folder / "steps.json"  # a run that is gone on with keeps the length it was started with
     if not budget.is_file():
-        probe = part_of(name, views, config, num_steps=10)
-        seconds = None if config.minutes is None else 60 * config.minutes * settings.share
-        write_json(budget, {"steps": settings.steps if seconds is None else steps_within(seconds, probe)})
+        steps = settings.steps
+        if config.minutes is not None:
+            steps = steps_within(60 * config.minutes * settings.share, part_of(name, views, config, num_steps=10))
+        write_json(budget, {"steps": steps})
     steps = json.loads(budget.read_text())["steps"]
     part = part_of(name, views, config, num_steps=steps)
     size = models.num_parameters(part.trained()) / 1e6

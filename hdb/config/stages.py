@@ -145,7 +145,6 @@ class TrainBase:
             "autoencoder",
             "text",
             "denoiser",
-            "decoder",
             "encoder",
             "recognizer",
             "dino",
@@ -155,10 +154,9 @@ class TrainBase:
     minutes: float | None = None
     num_measured: int = 200
     num_generated: int = 600
-    autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.12))
+    autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.18))
     text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
     denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.44))
-    decoder: BasePart = field(default_factory=lambda: BasePart(2000, 32, 1e-3, 0.06))
     encoder: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
     recognizer: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
     dino: BasePart = field(default_factory=lambda: BasePart(2000, 64, 5e-4, 0.08))

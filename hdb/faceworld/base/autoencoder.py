@@ -5,51 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from hdb.faceworld.base import models
 from hdb.faceworld.base.part import Part
+from hdb.faceworld.base.principal import start_at_components
 from hdb.faceworld.base.views import Views
 
-KL_WEIGHT = 2e-4  # per latent number; enough to keep the latents smooth, too little to be seen in the pictures
+NUM_FOR_START = 480  # pictures that the components are taken from
+NUM_STANDARDIZED = 512  # and those that scale and shift of the latents are
 
 
 class AutoencoderTraining(Part):
-    """Pixel distance, distance of pixel differences (edges), and a little KL. No adversary: it would invent details.
+    """A closed-form encoder, kept, and a decoder that learns to undo it: pixel distance and that of edges.
 
-    Args:
-        trained: an autoencoder whose decoder alone is trained further. Its latents stay, and so does what learned them.
+    The latents are principal components of patches (see `principal`), so they are good before any training. They stay
+    as they are, and so the denoiser can be trained on them at the same time. No adversary: it would invent details.
     """
 
-    def __init__(self, views: Views, *, resolution: int, trained: AutoencoderKL | None = None, **part):
+    def __init__(self, views: Views, *, resolution: int, **part):
         super().__init__(views, **part)
         torch.manual_seed(self.seed)
-        self.decoder_only = trained is not None
-        self.autoencoder = (trained or models.autoencoder(resolution)).to(memory_format=torch.channels_last)
-        if self.decoder_only:
-            self.autoencoder.encoder.requires_grad_(False)
-            self.autoencoder.quant_conv.requires_grad_(False)
+        self.autoencoder = models.autoencoder(resolution)
+        chosen = self.views.pick(0, min(NUM_FOR_START, len(self.views)), seed=self.seed)
+        start_at_components(self.autoencoder, self.views.pictures(chosen))
+        self.standardize()
+        self.autoencoder.encoder.requires_grad_(False)
+        self.autoencoder.quant_conv.requires_grad_(False)
+        self.autoencoder.to(memory_format=torch.channels_last)
 
     def trained(self) -> torch.nn.Module:
         return self.autoencoder
 
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         pixels = self.views.pictures(flat).to(self.device) * 2 - 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+        with torch.no_grad():
             posterior = self.autoencoder.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels)
-        decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded - pixels
+        error = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample - pixels
         l1, l2 = error.abs().mean(), error.square().mean()
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return {"loss": l1 + 2 * l2 + edges + KL_WEIGHT * kl, "l1": l1, "psnr": -10 * torch.log10(l2 / 4), "kl": kl}
+        return {"loss": l1 + 4 * l2 + edges, "l1": l1, "psnr": -10 * torch.log10(l2 / 4)}
 
     @torch.no_grad()
     def standardize(self) -> None:
         """Sets shift and scale so that latents of training pictures have mean 0 and deviation 1."""
-        picked = self.views.pick(0, min(512, len(self.views)), seed=self.seed)
+        picked = self.views.pick(0, min(NUM_STANDARDIZED, len(self.views)), seed=self.seed)
         pixels = self.views.pictures(picked).to(self.device) * 2 - 1
         latents = torch.cat([self.autoencoder.encode(part).latent_dist.mean for part in pixels.split(32)])
         self.autoencoder.register_to_config(
@@ -57,7 +58,5 @@ class AutoencoderTraining(Part):
         )
 
     def save(self, folder: Path) -> None:
-        if not self.decoder_only:
-            self.standardize()
         self.autoencoder.half().save_pretrained(folder)
         self.autoencoder.float()
