@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     device = device_of(config.accelerator)
     diffusion = stable_diffusion(config.base).to(device)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
-    hypernet = trained_hypernet(path, encoder=config.encoder).to(device)
+    hypernet = trained_hypernet(path, encoder=config.encoder, diffusion=diffusion).to(device)
     judges = embedders(config.judges, device=device)
     written = max(file.stat().st_mtime_ns for file in (path, *path.glob("*")))
     inputs = {"base_digest": diffusion.digest, "hypernet_path": str(path), "hypernet_written": str(written)}

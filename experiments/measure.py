@@ -80,7 +80,7 @@ def judges(weights: Path, test: FaceWorldDataset) -> dict[str, Numbers]:
     images = unseen.pictures(flat)
     per_person = images.unflatten(0, (unseen.identities, -1))
     recognizer, dino = (TimmEmbedder.from_folder(weights / name) for name in ("recognizer", "dino"))
-    vectors = quality.embed(recognizer, per_person)
+    vectors, alike = quality.embed(recognizer, per_person), quality.embed(dino, per_person)
     shapes = np.stack([test.world.identity(index).shape_vector for index in test.indices])
     encoder = FaceEncoder.from_folder(weights / "encoder").eval()
     with torch.no_grad():
@@ -95,8 +95,10 @@ def judges(weights: Path, test: FaceWorldDataset) -> dict[str, Numbers]:
     seen, read = clip.embed_images(images), clip.embed_texts(said)
     return {
         "recognizer": quality.verification(vectors) | {"spearman": quality.agreement(vectors.mean(1), shapes)},
+        "recognizer, plain views": quality.verification(vectors[:, 0::3]),
         "face encoder, plain views": quality.verification(features[:, 0::3]),
-        "dino": quality.verification(quality.embed(dino, per_person)),
+        "dino": quality.verification(alike),
+        "dino, plain views": quality.verification(alike[:, 0::3]),
         "classifier": quality.attributes(AttributeClassifier.from_folder(weights / "classifier"), images, labels),
         "clip": {
             "own caption": float((seen * read).sum(1).mean()),

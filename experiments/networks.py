@@ -51,14 +51,24 @@ def hypernet_path(asked: str | None) -> Path:
     return chosen
 
 
-def trained_hypernet(path: Path, *, encoder: str | None) -> HyperNet:
+def trained_hypernet(path: Path, *, encoder: str | None, diffusion: StableDiffusion) -> HyperNet:
     """A hypernetwork from a checkpoint or a folder.
 
     Args:
         encoder: what it was trained with, where its file does not hold that.
+        diffusion: the base it shall write weights for.
+
+    Raises:
+        ValueError: it was trained on another base, or see `HyperNet.from_folder`.
     """
     read = HyperNet.from_checkpoint if path.suffix == ".ckpt" else HyperNet.from_folder
-    return read(path, encoder=face_encoder(encoder) if encoder else None).eval()
+    hypernet = read(path, encoder=face_encoder(encoder) if encoder else None).eval()
+    if hypernet.base_digest != diffusion.digest:
+        raise ValueError(
+            f"{path} was trained on the base {hypernet.base_digest}, not on {diffusion.name} ({diffusion.digest}): "
+            "its weights would mean nothing there; name another one with hypernet=..."
+        )
+    return hypernet
 
 
 @torch.no_grad()

@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
     diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
     read = cropper.crop if config.crop else cropper.check
     photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
-    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder).to(diffusion.device)
+    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder, diffusion=diffusion)
+    hypernet.to(diffusion.device)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
     started = time.perf_counter()
     finetuning = SubjectFinetuning(

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
         iterations=net.iterations,
         linear_path=net.linear_path,
         freeze_encoder=net.freeze_encoder,
+        base_digest=diffusion.digest,
     )
     with torch.no_grad():
         seen = torch.stack([train[index].reference for index in range(min(NUM_STANDARDIZED, len(train)))])

@@ -1,8 +1,10 @@
 """Whatever a user gets wrong: exit code 2, one sentence of what was given and what expected, nothing left behind."""
 
 import errno
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ WORDS = [
     (personalize, "reference=face.png base.dtype=int8", "base.dtype is 'int8', expected one of float32, "),
     (personalize, "reference=face.png wandb.mode=online", "wandb.mode=online needs WANDB_API_KEY"),
     (personalize, "reference=face.png finetuning.timesteps=all", "timesteps must be one of uniform, high_noise"),
+    (personalize, "reference=face.png hypernet=foreign", "foreign was trained on the base 0000, not on base "),
     (pretrain, "lidb.rank=0", "rank = 0, expected 1 or more"),
     (pretrain, "beta=1 thetas=empty", "no thetas-.* in empty: run preoptimize first"),
     (pretrain, "beta=1", "beta = 1.0 .* no targets were given"),
@@ -52,6 +55,7 @@ WORDS = [
     (evaluate, "num_identities=0", "num_identities is 0 .*expected at least 1"),
     (evaluate, "num_identities=11", "num_identities is 11, but faceworld has 10 test people"),
     (evaluate, "hypernet=nowhere", "nowhere.* is missing"),
+    (evaluate, "hypernet=foreign", "foreign was trained on the base 0000, not on base "),
     (generate, "subject=nowhere.safetensors", "no file nowhere.safetensors"),
     (generate, "subject=face.png", "face.png starts with .* no safetensors file"),
     (generate, "subject=pickle.safetensors", "pickle.safetensors is a pickled checkpoint and was not read"),
@@ -88,13 +92,16 @@ def files(tiny_weights, tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def room(call, files, tmp_path, monkeypatch) -> Path:
+def room(call, files, tiny_weights, tmp_path, monkeypatch) -> Path:
     """The folder that experiments are called in, with those files."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "empty"))  # no ~/.netrc
     (tmp_path / "empty").mkdir()
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
+    about = json.loads((tiny_weights / "hypernet" / "config.json").read_text())
+    shutil.copytree(tiny_weights / "hypernet", tmp_path / "foreign")
+    (tmp_path / "foreign" / "config.json").write_text(json.dumps({**about, "base_digest": "0000"}))
     return tmp_path
 
 

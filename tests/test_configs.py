@@ -16,6 +16,8 @@ from hdb.faceworld.view import CONTEXTS, STYLES
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
     "base": schemas.TrainBase,
+    "base-full": schemas.TrainBase,
+    "full": schemas.Pretrain,
     "evaluate": schemas.Evaluate,
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,

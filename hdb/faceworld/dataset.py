@@ -17,8 +17,8 @@ from hdb.faceworld.captions import caption
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, KINDS, STYLES, View
 from hdb.faceworld.world import SPLITS, FaceWorld
 
-# A file holds some neighboring people in one view of each kind: a second or two of one process, all that an interruption
-# loses. Which people and views somebody asked for plays no part, so all stages and all sizes of them share the files.
+# A file holds some neighboring people in one view of each kind: a second or two of one process, all that an
+# interruption loses. Which people and views were asked for plays no part, so all stages share the files.
 PEOPLE_PER_FILE = 8
 VIEWS_PER_FILE = len(KINDS)
 

@@ -17,7 +17,7 @@ from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
 from hdb.hypernet.folder import read_network, write_network
 from hdb.lidb.layout import Layout
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: names the base
 
 
 class HyperNet(nn.Module):
@@ -37,6 +37,7 @@ class HyperNet(nn.Module):
         iterations: k; 0 leaves the decoder out. Open in the paper; 4 is the public code's value.
         linear_path: add the direct map.
         freeze_encoder: the encoder has no gradient and stays in eval mode.
+        base_digest: of the base it is trained on. Its layout fits many bases, its weights only this one.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -54,11 +55,13 @@ class HyperNet(nn.Module):
         iterations: int = 4,
         linear_path: bool = False,
         freeze_encoder: bool = True,
+        base_digest: str = "",
     ) -> None:
         super().__init__()
         if len(decoder.places) != layout.size:
             raise ValueError(f"decoder writes {len(decoder.places)} numbers, the layout has {layout.size}")
         self.layout, self.iterations, self.freeze_encoder = layout, _checked(iterations), freeze_encoder
+        self.base_digest = base_digest
         self.encoder = encoder.requires_grad_(not freeze_encoder)
         self.decoder = decoder
         self.mean = nn.Parameter(torch.zeros(layout.size))
@@ -130,6 +133,7 @@ class HyperNet(nn.Module):
             "iterations": self.iterations,
             "linear_path": self.linear_path is not None,
             "freeze_encoder": self.freeze_encoder,
+            "base_digest": self.base_digest,
         }
 
     @classmethod
@@ -138,7 +142,7 @@ class HyperNet(nn.Module):
         layout = Layout.from_dict(config["layout"])
         layout.check_digest(config["layout_digest"], of="the hypernetwork")
         encoder = encoder or FaceEncoder.from_config(config["encoder"])
-        options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder")}
+        options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder", "base_digest")}
         return cls(encoder, WeightDecoder(layout, encoder, **config["decoder"]), layout, **options)
 
     def own_state(self) -> dict[str, Tensor]:

@@ -33,11 +33,15 @@ class PeopleMean(Metric):
         self.values.append(values.detach().float())
         self.identities.append(identities)
 
-    def compute(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean and half-width; both nan without two people."""
+    def per_person(self) -> Float[Tensor, " k"]:
+        """The mean of each of the k people seen so far, in the order of their numbers."""
         values = dim_zero_cat(self.values)
         names, of_name = dim_zero_cat(self.identities).unique(return_inverse=True)
-        if len(names) < 2:
-            return values.new_tensor(math.nan), values.new_tensor(math.nan)
-        means = torch.zeros(len(names), device=values.device).index_add(0, of_name, values) / of_name.bincount()
-        return means.mean(), 1.96 * means.std() / math.sqrt(len(names))
+        return torch.zeros(len(names), device=values.device).index_add(0, of_name, values) / of_name.bincount()
+
+    def compute(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean, half-width, and the share of people whose value is below zero; all nan without two people."""
+        means = self.per_person()
+        if len(means) < 2:
+            return (means.new_tensor(math.nan),) * 3
+        return means.mean(), 1.96 * means.std() / math.sqrt(len(means)), (means < 0).float().mean()

@@ -25,7 +25,7 @@ class HyperNetPretraining(Stage):
 
     Validation takes unseen identities with noise and timesteps that never change. `val/own_minus_other` is the paired
     difference of the denoising loss under one's own and under somebody else's prediction, with its 95 % half-width:
-    below zero the network tells people apart. `val/diffusion_loss` alone also falls by learning what faces are like.
+    below zero the network tells people apart; `val/own_better` is the share of people it is below zero for. `val/diffusion_loss` alone also falls by learning what faces are like.
 
     Paper: both losses, the prompt "a [V] face" for everyone, the reference itself as the target. Open there: alpha,
     beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
@@ -128,10 +128,11 @@ class HyperNetPretraining(Stage):
         self.own_minus_other.update((own - other)[paired], batch.identities[paired])
 
     def on_validation_epoch_end(self) -> None:
-        mean, half_width = self.own_minus_other.compute()
+        mean, half_width, share = self.own_minus_other.compute()
         self.own_minus_other.reset()
         self.log("val/own_minus_other", mean, prog_bar=True)
         self.log("val/own_minus_other_ci95", half_width)
+        self.log("val/own_better", share)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # Not `estimated_stepping_batches`: that sets up the loaders before a checkpoint tells them where they were.

@@ -177,8 +177,13 @@ def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
     net.save(tmp_path / "future")
     config = json.loads((tmp_path / "future" / "config.json").read_text())
     (tmp_path / "future" / "config.json").write_text(json.dumps({**config, "format_version": 99}))
-    with pytest.raises(ValueError, match="format version 99, expected 1"):
+    with pytest.raises(ValueError, match="format version 99, expected 2"):
         HyperNet.from_folder(tmp_path / "future")
+
+
+def test_the_base_it_was_trained_on_is_remembered(tmp_path):
+    hypernet(base_digest="0123456789abcdef").save(tmp_path)
+    assert HyperNet.from_folder(tmp_path).base_digest == "0123456789abcdef"
 
 
 def test_a_full_disk_leaves_the_old_network_and_no_remains(tmp_path, monkeypatch):

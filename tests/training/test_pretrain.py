@@ -182,6 +182,7 @@ def test_own_minus_other_is_the_paired_difference_under_the_same_noise(pretrain,
     assert differences.abs().min() > 1e-3
     assert log.final["val/diffusion_loss"] == pytest.approx(losses[0].mean().item(), rel=1e-4)
     assert log.final["val/own_minus_other"] == pytest.approx(differences.mean().item(), rel=1e-2)
+    assert log.final["val/own_better"] == pytest.approx((differences < 0).float().mean().item())
     half_width = 1.96 * differences.std() / 3**0.5
     assert log.final["val/own_minus_other_ci95"] == pytest.approx(half_width.item(), rel=1e-2)
 

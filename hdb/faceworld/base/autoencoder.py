@@ -14,13 +14,16 @@ from hdb.faceworld.base.views import Views
 
 NUM_FOR_START = 480  # pictures that the components are taken from
 NUM_STANDARDIZED = 512  # and those that scale and shift of the latents are
+NOISE = 0.4  # largest deviation of the noise on a picture's latents, which have about 1
 
 
 class AutoencoderTraining(Part):
     """A closed-form encoder, kept, and a decoder that learns to undo it: pixel distance and that of edges.
 
     The latents are principal components of patches (see `principal`), so they are good before any training. They stay
-    as they are, and so the denoiser can be trained on them at the same time. No adversary: it would invent details.
+    as they are, and so the denoiser can be trained on them at the same time. What a denoiser draws is never quite
+    right, so the decoder sees latents with some noise, little or much, and learns to draw a likely picture from those.
+    No adversary: it would invent details.
     """
 
     def __init__(self, views: Views, *, resolution: int, **part):
@@ -40,9 +43,9 @@ class AutoencoderTraining(Part):
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         pixels = self.views.pictures(flat).to(self.device) * 2 - 1
         with torch.no_grad():
-            posterior = self.autoencoder.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels)
-        error = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample - pixels
+            latents = self.autoencoder.encode(pixels).latent_dist.mean
+        noise = torch.randn(latents.shape, generator=generator) * torch.rand(len(flat), 1, 1, 1, generator=generator)
+        error = self.autoencoder.decode(latents + NOISE * noise.to(latents)).sample - pixels
         l1, l2 = error.abs().mean(), error.square().mean()
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         return {"loss": l1 + 4 * l2 + edges, "l1": l1, "psnr": -10 * torch.log10(l2 / 4)}
