@@ -25,7 +25,8 @@ class HyperNetPretraining(Stage):
 
     Validation takes unseen identities with noise and timesteps that never change. `val/own_minus_other` is the paired
     difference of the denoising loss under one's own and under somebody else's prediction, with its 95 % half-width:
-    below zero the network tells people apart; `val/own_better` is the share of people it is below zero for. `val/diffusion_loss` alone also falls by learning what faces are like.
+    below zero the network tells people apart; `val/own_better` is the share of people it is below zero for.
+    `val/diffusion_loss` alone also falls by learning what faces are like.
 
     Paper: both losses, the prompt "a [V] face" for everyone, the reference itself as the target. Open there: alpha,
     beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
