@@ -29,10 +29,10 @@ from hdb.sampling import save_image
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
-    people = unseen(config)
+    path, folder = hypernet_path(config.hypernet), Path(config.output)
+    people = unseen(config, hypernet=path)
     device = device_of(config.accelerator)
     diffusion = stable_diffusion(config.base).to(device)
-    path, folder = hypernet_path(config.hypernet), Path(config.output)
     hypernet = trained_hypernet(path, encoder=config.encoder, diffusion=diffusion).to(device)
     judges = embedders(config.judges, device=device)
     written = max(file.stat().st_mtime_ns for file in (path, *path.glob("*")))

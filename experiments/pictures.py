@@ -14,7 +14,7 @@ from experiments.people import Unseen
 from experiments.runs import write_text
 from hdb.config import Evaluate
 from hdb.diffusion import StableDiffusion
-from hdb.faces.crop import open_picture, to_tensor
+from hdb.faces.picture import open_picture, to_tensor
 from hdb.lidb.adapter import LiDB
 from hdb.sampling import generate, picture_grid, save_image, to_image
 

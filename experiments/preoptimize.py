@@ -1,6 +1,6 @@
 """The best theta of many training identities: python -m experiments.preoptimize configs/faceworld/preoptimize.yaml"""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.networks import device_of, stable_diffusion
-from experiments.people import faces
+from experiments.people import SPLITS_FILE, People
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
 from hdb.config import Preoptimize, load
@@ -29,9 +29,11 @@ def main(argv: list[str]) -> None:
     diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
-    people = faces(config.faces, split="train")
+    everybody = People(config.faces)
+    people = everybody.faces("train")
     folder, size = Path(config.output), config.identities_per_shard
     claim(folder, config, result="metrics.json", inputs={"base_digest": diffusion.digest})
+    write_json(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
     shards = [range(start, min(start + size, len(people))) for start in range(0, len(people), size)]
     losses = {}
     with wandb_run(config, stage="preoptimize", output=folder) as logger:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from experiments.cli import run
 from experiments.networks import face_encoder, recognizer, stable_diffusion
-from experiments.people import faces
+from experiments.people import SPLITS_FILE, People
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
 from hdb.callbacks import PreviewPeople
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
     targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
     encoder = face_encoder(net.encoder)
     judge = recognizer(config.judges.recognizer)
-    train, val = faces(config.faces, split="train"), faces(config.faces, split="val")
+    people = People(config.faces)
+    train, val = people.training(), people.faces("val")
 
     decoder = WeightDecoder(
         layout, encoder, width=net.width, num_layers=net.num_layers, num_heads=net.num_heads, seed=net.seed
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
         base_digest=diffusion.digest,
     )
     with torch.no_grad():
-        seen = torch.stack([train[index].reference for index in range(min(NUM_STANDARDIZED, len(train)))])
+        seen = torch.stack([sample.reference for sample in islice(train, NUM_STANDARDIZED)])
         hypernet.standardize(torch.cat([encoder(part).embedding for part in seen.split(32)]))
     preview = [val[index].reference for index in range(min(config.num_preview_identities, len(val)))]
     stage = HyperNetPretraining(
@@ -75,6 +77,7 @@ def main(argv: list[str]) -> None:
     )
     last, inputs = folder / "last.ckpt", {"base_digest": diffusion.digest, "encoder_digest": encoder.digest}
     resumed = claim(folder, config, result="metrics.json", inputs=inputs) and last.is_file()
+    write_json(folder / SPLITS_FILE, asdict(people.splits))
     with wandb_run(config, stage="pretrain", output=folder) as logger:
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -114,7 +117,8 @@ def main(argv: list[str]) -> None:
         trainer.save_checkpoint(last)
         (scores,) = trainer.validate(stage, data, verbose=False)
     scores |= {"step": trainer.global_step, "seconds": time.perf_counter() - started}
-    write_json(folder / "metrics.json", scores | {"base": diffusion.name, "base_digest": diffusion.digest})
+    about = {"base": diffusion.name, "base_digest": diffusion.digest, "skipped": train.skipped.counts}
+    write_json(folder / "metrics.json", scores | about)
     print(f"{last}: {trainer.global_step} steps, {', '.join(f'{key} {value:.4f}' for key, value in scores.items())}")
 
 

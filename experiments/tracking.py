@@ -29,10 +29,10 @@ def wandb_logger(config: Stage, *, stage: str, output: str | Path) -> WandbLogge
     Raises:
         ValueError: an unknown mode, or `online` without a login.
     """
-    mode = config.wandb.mode or os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
+    mode = config.wandb.mode or os.environ.get("WANDB_MODE") or ("online" if has_login() else "offline")
     if mode not in ("online", "offline", "disabled"):
         raise ValueError(f"wandb.mode must be online, offline or disabled, not {mode!r}")
-    if mode == "online" and not _has_login():
+    if mode == "online" and not has_login():
         raise ValueError("wandb.mode=online needs WANDB_API_KEY or a `wandb login`; wandb.mode=offline needs neither")
     Path(output).mkdir(parents=True, exist_ok=True)
     return WandbLogger(
@@ -45,7 +45,8 @@ def wandb_logger(config: Stage, *, stage: str, output: str | Path) -> WandbLogge
     )
 
 
-def _has_login() -> bool:
+def has_login() -> bool:
+    """Whether W&B knows who is asking, without asking anybody."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

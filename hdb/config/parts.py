@@ -25,19 +25,27 @@ class LiDB:
 class Faces:
     """Where people come from.
 
-    `source` is folders, flat, celeba, lfw, shards or faceworld; `target` the picture that a prediction must explain:
-    the same as the reference (paper), other, or on faceworld all or plain. `num_workers` read, `render_workers` render
-    what of faceworld is not on disk yet, by default one per core.
+    `source` is folders (one per identity), flat (each picture an identity), celeba, lfw, shards, artifact or faceworld;
+    `root` their folder, for shards also a pattern like https://host/faces-{000..099}.tar, for artifact the W&B name
+    entity/project/name:alias of folders, flat pictures or shards. `splits` is a JSON file with the lists train, val and
+    test; null takes root/splits.json where there is one, else the last people are for test, those before for
+    validation; of shards that nobody listed the first are. Null `num_identities` trains on everybody else.
+
+    `target` is the picture that a prediction must explain: the same as the reference (paper), other, or on faceworld
+    all or plain. `crop` null crops all but shards. `num_workers` read, `render_workers` render what of faceworld is not
+    on disk yet, by default one per core.
     """
 
     source: str = "flat"
     root: str = "data/celeba-hq"
+    splits: str | None = None
     resolution: int = 512
-    num_identities: int = 15000
+    num_identities: int | None = 15000
     num_val_identities: int = 100
+    num_test_identities: int = 100
     views_per_identity: int = 12
     target: str = "same"
-    crop: bool = True
+    crop: bool | None = None
     batch_size: int = 8
     num_workers: int = 0
     render_workers: int | None = None

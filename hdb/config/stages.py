@@ -168,6 +168,30 @@ class TrainBase:
 
 
 @dataclass
+class Prepare:
+    """Photos, cropped once, as tar shards in `output`, for faces.source=shards faces.root=<output>.
+
+    `source`, `root`, `splits` and the numbers of people are those of `Faces`. `min_face` is the smallest face in pixels,
+    `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers` null
+    takes one process per core, 0 none but this one.
+    """
+
+    source: str = MISSING
+    root: str = MISSING
+    output: str = MISSING
+    splits: str | None = None
+    num_identities: int | None = None
+    num_val_identities: int = 100
+    num_test_identities: int = 100
+    identities_per_shard: int = 256
+    resolution: int = 512
+    min_face: int = 64
+    max_turn: float = 45.0
+    margin: float = 0.0
+    num_workers: int | None = None
+
+
+@dataclass
 class RenderFaceworld:
     """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
 

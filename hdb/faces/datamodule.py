@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
-from hdb.faces.sources import FaceBatch, FaceSample, FaceSource, refuse_overlap
+from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
+from hdb.faces.splits import refuse_overlap
 from hdb.faceworld.captions import INSTANCE_PROMPT
 
 
@@ -91,9 +93,12 @@ class FaceLoader:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
         skip = self.resume_at[1] if self.resume_at[0] == self.epoch else 0
         self.resume_at = (-1, 0)
-        for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
-            self.num_given = number
-            yield batch
+        try:
+            for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
+                self.num_given = number
+                yield batch
+        except FaceError as error:  # from a worker it comes with the worker's traceback as its text
+            raise FaceError(str(error).rpartition("FaceError: ")[2].strip(), reason=error.reason) from None
 
     def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
         """The batches of an epoch from number `skip` on."""
@@ -105,7 +110,8 @@ class FaceLoader:
         }
         if not self.streams:
             return iter(DataLoader(self.source, batch_sampler=self.batches(epoch)[skip:], **options))
-        self.source.set_epoch(epoch)
+        self.source.check_parts(world_size=self.world_size, num_workers=max(1, self.num_workers))
+        self.source.set_epoch(epoch, rank=self.rank, world_size=self.world_size)
         loader = DataLoader(self.source, batch_size=self.batch_size, drop_last=self.shuffle, **options)
         return islice(loader, skip, len(self) if self.num_samples else None)
 

@@ -1,40 +1,120 @@
 """Faces from tar shards: streamed, shuffled, split between nodes and workers, and what was skipped counted."""
 
-import io
 import json
-import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import webdataset
-from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import IterableDataset
-from webdataset.utils import pytorch_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from hdb.faces.crop import REASONS, FaceCropper, FaceError, open_picture, square
-from hdb.faces.sources import SUFFIXES, FaceSample, Skipped, one_of
+from hdb.faces.crop import FaceCropper
+from hdb.faces.photos import READABLE, SUFFIXES, Photos
+from hdb.faces.picture import REASONS, FaceError, StoredPicture
+from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, read_pictures
 from hdb.faceworld.captions import INSTANCE_PROMPT
 
 
-class ShardFaces(IterableDataset):
-    """People in tar files, local or by http(s) URL, as a stream.
+class ShardPerson(NamedTuple):
+    """A sample of a shard: who, and the files of their pictures."""
+
+    name: str
+    pictures: list[StoredPicture]
+
+
+class ShardReader:
+    """Reads people out of tar files.
 
     A sample of a shard is a person: every picture `<key>.jpg`, `<key>.0.png`, `<key>.side.webp` shows the person
-    `<key>`; an optional `<key>.json` may hold {"identity": name, "prompt": text}. The integer identity is the first 63
-    bits of the name's sha256, as a stream has no list to count in.
+    `<key>`; an optional `<key>.json` may hold {"identity": name}. Samples that cannot be used and cut shards are named
+    in a warning and counted in `skipped`; what a cut shard holds before the cut is used.
+    """
 
-    The order is a function of (seed, epoch, node, worker). Broken pictures and cut shards are named in a warning and
-    counted in `skipped`; what a cut shard holds before the cut is used.
+    def __init__(self) -> None:
+        self.skipped = Skipped((*REASONS, "no picture", "cut shard"))
+        self.shard, self.cut = "", set[str]()  # the one that is being read, and those that break off
+
+    def people(self, shards: Sequence[str], *, shuffle_size: int = 0, seed: str = "") -> Iterator[ShardPerson]:
+        """Everybody in the shards, in the order of the files or shuffled."""
+        stages = [
+            webdataset.SimpleShardList(shards),
+            self.opened,
+            partial(tar_file_expander, handler=self.note_cut),
+            partial(group_by_keys, handler=self.note_cut),
+        ]
+        if shuffle_size:
+            stages.append(webdataset.shuffle(shuffle_size, initial=shuffle_size, rng=random.Random(seed)))
+        self.cut.clear()
+        for record in webdataset.DataPipeline(*stages):
+            person = self.person(record)
+            if person is not None:
+                yield person
+
+    def person(self, record: dict) -> ShardPerson | None:
+        """A tar record as a person, or None where it is none."""
+        name = f"{record['__key__']} in {record['__url__']}"
+        fields = sorted(field for field in record if f".{field}".lower().endswith(SUFFIXES))
+        if not fields:
+            self.skipped.add("no picture", f"{name} holds none of {', '.join(READABLE)}")
+            return None
+        try:
+            identity = json.loads(record.get("json", b"{}")).get("identity", record["__key__"])
+        except (ValueError, AttributeError):
+            self.skipped.add("unreadable", f"the json of {name} is no object with names and values")
+            return None
+        pictures = [StoredPicture(f"{field} of {name}", record[field]) for field in fields]
+        return ShardPerson(str(identity), pictures)
+
+    def opened(self, shards: Iterable[dict[str, str]]) -> Iterator[dict[str, object]]:
+        """Opens one shard after another, and looks at its end: tarfile overlooks a cut between two files."""
+        for shard in shards:
+            self.shard = shard["url"]
+            try:
+                with closing(webdataset.gopen(self.shard)) as file:
+                    stream = Tail(file.read)
+                    yield shard | {"stream": stream}
+                    stream.read()
+                    if self.shard.endswith(".tar") and (stream.end.strip(b"\0") or len(stream.end) < 1024):
+                        self.note_cut(EOFError("no end of archive"))
+            except OSError as error:
+                self.note_cut(error)
+
+    def note_cut(self, error: Exception) -> bool:
+        """webdataset's handler for a shard that breaks off; may be called twice for one shard."""
+        if self.shard not in self.cut:
+            self.cut.add(self.shard)
+            self.skipped.add("cut shard", f"{self.shard} breaks off or cannot be opened ({type(error).__name__})")
+        return True
+
+
+class Tail:
+    """A stream that remembers its last 1024 bytes: those of a whole tar are zero."""
+
+    def __init__(self, source: Callable[[int], bytes]) -> None:
+        self.source, self.end = source, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.source(size)
+        self.end = (self.end + data)[-1024:]
+        return data
+
+
+class ShardFaces(IterableDataset):
+    """People in tar files, local or by http(s) URL, as a stream; see ShardReader for what a shard holds.
+
+    The order is a function of (seed, epoch, node, worker).
 
     Args:
         shards: a folder of *.tar files, a pattern "faces-{000..099}.tar", or a list.
-        num_samples: length of an epoch over all nodes and workers; the stream repeats as needed, so that every node
-            gets equally many. Without it an epoch is one pass and has no length.
+        num_samples: length of an epoch over all nodes and workers, for the loader to cut: the stream then repeats
+            without end. Without it the stream is one pass and has no length.
+        names: the people that are wanted; without it, everybody.
+        held_out: people that are never given: those of other splits.
         cropper, target, prompt: see PhotoFaces.
         shuffle_size: samples held back to be shuffled; shards are shuffled too. 0 keeps the order of the files.
     """
@@ -45,6 +125,8 @@ class ShardFaces(IterableDataset):
         *,
         resolution: int,
         num_samples: int | None = None,
+        names: Collection[str] | None = None,
+        held_out: Collection[str] = (),
         cropper: FaceCropper | None = None,
         target: str = "other",
         prompt: str = INSTANCE_PROMPT,
@@ -53,130 +135,99 @@ class ShardFaces(IterableDataset):
     ):
         self.shards = list_shards(shards)
         self.resolution, self.num_samples, self.cropper, self.prompt = resolution, num_samples, cropper, prompt
+        self.names, self.held_out = None if names is None else frozenset(names), frozenset(held_out)
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
-        self.shuffle_size, self.seed, self.epoch = shuffle_size, seed, 0
-        self.skipped = Skipped((*REASONS, "no picture", "cut shard"))
+        self.shuffle_size, self.seed = shuffle_size, seed
+        self.set_epoch(0)
+        self.reader = ShardReader()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next iteration."""
-        self.epoch = epoch
+    @property
+    def skipped(self) -> Skipped:
+        """Counts of what could not be used."""
+        return self.reader.skipped
 
-    def __iter__(self) -> Iterator[FaceSample]:
-        rank, world_size, worker, num_workers = pytorch_worker_info()
-        num_parts = world_size * num_workers
-        if len(self.shards) < num_parts:
+    def set_epoch(self, epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
+        """Chooses the order of the next iteration, and which node's share of the shards it goes through."""
+        self.epoch, self.rank, self.world_size = epoch, rank, world_size
+
+    def check_parts(self, *, world_size: int, num_workers: int) -> None:
+        """Raises ValueError where some worker of some node would get no shard."""
+        if len(self.shards) < world_size * num_workers:
             raise ValueError(
                 f"{len(self.shards)} shards cannot be split between {world_size} nodes with {num_workers} workers "
-                f"each; expected at least {num_parts} shards"
+                f"each; expected at least {world_size * num_workers} shards, or fewer workers"
             )
-        if self.num_samples is None:
-            yield from self.one_pass(0, rank, worker)
-            return
-        left, passes = self.num_samples // num_parts, 0
-        while left > 0:
-            found = 0
-            for sample in self.one_pass(passes, rank, worker):
-                found, left = found + 1, left - 1
+
+    def __iter__(self) -> Iterator[FaceSample]:
+        worker = get_worker_info()
+        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        self.check_parts(world_size=self.world_size, num_workers=num_workers)
+        part, num_parts = self.rank * num_workers + number, self.world_size * num_workers
+        passes = fruitless = 0
+        while passes == 0 or self.num_samples is not None:
+            fruitless += 1
+            for sample in self.one_pass(passes, part, num_parts):
+                fruitless = 0
                 yield sample
-                if left == 0:
-                    return
-            if found == 0:
+            if fruitless == 10:  # once may be chance: a share with nothing but people who are held out
                 raise FaceError(f"no usable sample in {len(self.shards)} shards; skipped {self.skipped.counts}")
             passes += 1
 
-    def one_pass(self, number: int, rank: int, worker: int) -> Iterator[FaceSample]:
-        """Once through this worker's share of the shards."""
+    def one_pass(self, number: int, part: int, num_parts: int) -> Iterator[FaceSample]:
+        """Once through one worker's share of the shards."""
         shards = list(self.shards)
         if self.shuffle_size:  # the same on every node and worker, so that their shares stay disjoint
             random.Random(f"{self.seed}/{self.epoch}/{number}").shuffle(shards)
-        private = [self.seed, self.epoch, number, rank, worker]
-        stages = [
-            webdataset.SimpleShardList(shards),
-            webdataset.split_by_node,
-            webdataset.split_by_worker,
-            self.check_ends,
-            webdataset.tarfile_to_samples(handler=self.note_cut),
-        ]
-        if self.shuffle_size:
-            rng = random.Random("/".join(map(str, private)))
-            stages.append(webdataset.shuffle(self.shuffle_size, initial=self.shuffle_size, rng=rng))
-        choices = np.random.default_rng(private)
-        self.cut: set[str] = set()
-        for record in webdataset.DataPipeline(*stages):
-            sample = self.decode(record, choices)
-            if sample is not None:
-                yield sample
-
-    def decode(self, record: dict, rng: np.random.Generator) -> FaceSample | None:
-        """A tar record as a sample, or None where no picture of it can be used."""
-        name = f"{record['__key__']} in {record['__url__']}"
-        fields = sorted(field for field in record if f".{field}".lower().endswith(SUFFIXES))
-        if not fields:
-            self.skipped.add("no picture", f"{name} holds none of {', '.join(SUFFIXES)}")
-            return None
-        pictures: list[Float[Tensor, "3 h w"]] = []
-        for choice in rng.permutation(len(fields)):
-            try:
-                pictures.append(self.picture(record[fields[choice]], f"{fields[choice]} of {name}"))
-            except FaceError as error:
-                self.skipped.add(error.reason, str(error))
-            if len(pictures) == self.num_pictures:
-                break
-        if not pictures:
-            return None
-        try:
-            about = json.loads(record.get("json", b"{}"))
-        except ValueError:
-            self.skipped.add("unreadable", f"the json of {name} cannot be parsed")
-            return None
-        identity = identity_number(str(about.get("identity", record["__key__"])))
-        return FaceSample(pictures[0], pictures[-1], str(about.get("prompt", self.prompt)), identity)
-
-    def picture(self, data: bytes, name: str) -> Float[Tensor, "3 h w"]:
-        """Decodes and crops the bytes of a picture.
-
-        Raises:
-            FaceError: it cannot be used.
-        """
-        try:
-            image = Image.open(io.BytesIO(data))
-        except UnidentifiedImageError:
-            raise FaceError(f"{name} is not a picture") from None
-        image.filename = name  # what messages call it
-        if self.cropper is None:
-            return square(open_picture(image), resolution=self.resolution)
-        return self.cropper.crop(image, resolution=self.resolution)
-
-    def check_ends(self, shards: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
-        """Notes local shards without the two zero blocks that end a tar: tarfile overlooks a cut between two files."""
-        for shard in shards:
-            path = Path(shard["url"])
-            if path.suffix == ".tar" and path.is_file():
-                with path.open("rb") as file:
-                    file.seek(-min(1024, path.stat().st_size), os.SEEK_END)
-                    if file.read().strip(b"\0") or path.stat().st_size < 1024:
-                        self.note_cut(EOFError("no end of archive", shard["url"]))
-            yield shard
-
-    def note_cut(self, error: Exception) -> bool:
-        """webdataset's handler for a shard that breaks off or cannot be opened; may be called twice for one shard."""
-        shard = next((text for text in map(str, error.args[::-1]) if text in self.shards), "a shard")
-        if shard not in self.cut:
-            self.cut.add(shard)
-            self.skipped.add("cut shard", f"{shard} breaks off or cannot be opened ({error.args[0]})")
-        return True
+        private = [self.seed, self.epoch, number, part]
+        rng, seed = np.random.default_rng(private), "/".join(map(str, private))
+        for person in self.reader.people(shards[part::num_parts], shuffle_size=self.shuffle_size, seed=seed):
+            if person.name in self.held_out or (self.names is not None and person.name not in self.names):
+                continue
+            pictures = read_pictures(
+                [person.pictures[choice] for choice in rng.permutation(len(person.pictures))],
+                num=self.num_pictures,
+                resolution=self.resolution,
+                cropper=self.cropper,
+                skipped=self.skipped,
+            )
+            if pictures:
+                yield FaceSample(pictures[0], pictures[-1], self.prompt, identity_number(person.name))
 
 
-def list_shards(shards: str | Path | Sequence[str]) -> list[str]:
+def shard_photos(
+    shards: Sequence[str], *, names: Collection[str] | None = None, held_out: Collection[str] = (), num: int
+) -> Photos:
+    """The first `num` people of shards, in their order, with the files of their pictures in memory.
+
+    Reading ends when all are found: a later sample of the same person is not looked for.
+
+    Args:
+        names: the people that are wanted; without it, everybody but those held out.
+    """
+    wanted = None if names is None else frozenset(names)
+    photos: dict[str, list[StoredPicture]] = {}
+    for person in ShardReader().people(shards) if num else ():
+        if person.name not in held_out and (wanted is None or person.name in wanted):
+            photos.setdefault(person.name, []).extend(person.pictures)
+        if len(photos) == num:
+            break
+    return photos
+
+
+def list_shards(shards: str | Path | Sequence[str], *, split: str | None = None) -> list[str]:
     """Folder, brace pattern or list as a list of paths and URLs.
+
+    Args:
+        split: of a folder in which shards are named by split, as `prepare_shard` ones are, those of this split.
 
     Raises:
         ValueError: nothing there, a local file missing, a shard twice, or a scheme that would run a command.
     """
     if isinstance(shards, (str, Path)) and Path(shards).is_dir():
-        names = sorted(str(path) for path in Path(shards).glob("*.tar"))
-        if not names:
+        found = sorted(str(path) for path in Path(shards).glob("*.tar"))
+        if not found:
             raise ValueError(f"{shards} holds no *.tar shard")
+        names = [name for name in found if Path(name).name.startswith(f"{split}-")] or found
     else:
         names = webdataset.shardlists.expand_urls(str(shards)) if isinstance(shards, (str, Path)) else list(shards)
     if len(set(names)) != len(names):
@@ -187,8 +238,3 @@ def list_shards(shards: str | Path | Sequence[str]) -> list[str]:
         if not name.startswith(("http://", "https://")):  # webdataset would run "pipe:..." in a shell
             raise ValueError(f"shard {name!r} is neither a file nor an http(s) URL")
     return names
-
-
-def identity_number(name: str) -> int:
-    """A name as 63 bits that are the same everywhere, unlike `hash`."""
-    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 1

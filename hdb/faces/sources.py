@@ -1,29 +1,27 @@
-"""Where people come from: folders of photos, CelebA, LFW and faceworld become samples and batches.
+"""Where people come from: photos and faceworld become samples and batches.
 
 A source is a map-style dataset over *people*. Its key is (draw, index): which of a person's pictures are taken is a
 function of (seed, draw, index) alone, so the same batch can be asked for again after an interruption, in any worker.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from hdb.faces.crop import REASONS, FaceCropper, FaceError, open_picture, square
+from hdb.faces.crop import FaceCropper
+from hdb.faces.photos import Photos
+from hdb.faces.picture import REASONS, FaceError, Picture, open_picture, square
+from hdb.faces.splits import refuse_duplicates
 from hdb.faceworld.captions import IDENTIFIER, INSTANCE_PROMPT, caption
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.view import KINDS
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-People = Mapping[str, Sequence[Path]]
 
 
 class FaceSample(NamedTuple):
@@ -84,6 +82,7 @@ class FaceSource(Dataset):
             raise ValueError("a face source needs at least one identity, but got none")
         refuse_duplicates(names)
         self.names, self.seed = list(names), seed
+        self.skipped = Skipped()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,13 +99,13 @@ class FaceSource(Dataset):
 
 
 class PhotoFaces(FaceSource):
-    """Photos on disk, grouped by person.
+    """Photos, listed by person; the integer identity is `identity_number` of the name.
 
     A picture that cannot be used is named in a warning, counted in `skipped` and replaced by another one of the same
     person, or else by the next person; only a source without any usable picture raises.
 
     Args:
-        people: name -> pictures, from `identity_folders`, `flat_folder`, `celeba` or `lfw`; see also `select`.
+        people: name -> pictures, as `hdb.faces.photos` and `shard_photos` list them; see also `select`.
         cropper: finds and aligns the face; without it the central square is taken, for pictures that are cropped.
         target: "other" picture of the person where there is one, or the "same" picture as the reference (the paper's).
         prompt: the paper describes everybody by "a [V] face".
@@ -116,7 +115,7 @@ class PhotoFaces(FaceSource):
 
     def __init__(
         self,
-        people: People,
+        people: Photos,
         *,
         resolution: int,
         cropper: FaceCropper | None = None,
@@ -128,30 +127,21 @@ class PhotoFaces(FaceSource):
         self.pictures = [list(pictures) for pictures in people.values()]
         self.resolution, self.cropper, self.prompt = resolution, cropper, prompt
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
-        self.skipped = Skipped()
 
     def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
         for person in (*range(index, len(self)), *range(index)):
             pictures = self.read_some(person, rng)
             if pictures:
-                return FaceSample(pictures[0], pictures[-1], self.prompt, person)
+                return FaceSample(pictures[0], pictures[-1], self.prompt, identity_number(self.names[person]))
         raise FaceError(f"none of the {sum(map(len, self.pictures))} pictures can be used: {self.skipped.counts}")
 
     def read_some(self, person: int, rng: np.random.Generator) -> list[Float[Tensor, "3 h w"]]:
         """As many usable pictures of a person as a sample takes, drawn without replacement."""
-        pictures = []
-        for choice in rng.permutation(len(self.pictures[person])):
-            path = self.pictures[person][choice]
-            try:
-                if self.cropper is None:
-                    pictures.append(square(open_picture(path), resolution=self.resolution))
-                else:
-                    pictures.append(self.cropper.crop(path, resolution=self.resolution))
-            except FaceError as error:
-                self.skipped.add(error.reason, str(error))
-            if len(pictures) == self.num_pictures:
-                break
-        return pictures
+        pictures = self.pictures[person]
+        drawn = [pictures[choice] for choice in rng.permutation(len(pictures))]
+        return read_pictures(
+            drawn, num=self.num_pictures, resolution=self.resolution, cropper=self.cropper, skipped=self.skipped
+        )
 
 
 class FaceworldFaces(FaceSource):
@@ -190,98 +180,27 @@ class FaceworldFaces(FaceSource):
         return torch.from_numpy(np.array(self.dataset.image(index, view))).float() / 255
 
 
-def identity_folders(root: str | Path) -> People:
-    """A folder per identity: root/<name>/*.jpg."""
-    people = {folder.name: pictures_in(folder) for folder in sorted(existing(root).iterdir()) if folder.is_dir()}
-    return refuse_empty({name: pictures for name, pictures in people.items() if pictures}, root, "<name>/<picture>")
+def read_pictures(
+    pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: Skipped
+) -> list[Float[Tensor, "3 h w"]]:
+    """The first `num` usable ones; the others are counted. Without a cropper the central square is taken."""
+    usable: list[Float[Tensor, "3 h w"]] = []
+    for picture in pictures:
+        try:
+            if cropper is None:
+                usable.append(square(open_picture(picture), resolution=resolution))
+            else:
+                usable.append(cropper.crop(picture, resolution=resolution))
+        except FaceError as error:
+            skipped.add(error.reason, str(error))
+        if len(usable) == num:
+            break
+    return usable
 
 
-def flat_folder(root: str | Path) -> People:
-    """A folder in which every picture is a person of its own: FFHQ, SFHQ, CelebA-HQ as the paper used it."""
-    return refuse_empty({path.name: [path] for path in pictures_in(existing(root))}, root, "<picture>")
-
-
-def celeba(root: str | Path, *, split: str = "train") -> People:
-    """CelebA with its identity labels, laid out for torchvision: root/celeba/{img_align_celeba/,*.txt}."""
-    with say_missing("CelebA", Path(root) / "celeba"):
-        data = torchvision.datasets.CelebA(root, split=split, target_type="identity")
-    folder = Path(root) / "celeba" / "img_align_celeba"
-    return group((f"{int(label):05d}", folder / name) for label, name in zip(data.identity, data.filename, strict=True))
-
-
-def lfw(root: str | Path, *, split: str = "train") -> People:
-    """Labeled Faces in the Wild, funneled, laid out for torchvision: root/lfw-py/{lfw_funneled/,*.txt}."""
-    with say_missing("LFW", Path(root) / "lfw-py"):
-        data = torchvision.datasets.LFWPeople(str(root), split=split)
-    return group((Path(path).parent.name, Path(path)) for path in data.data)
-
-
-@contextmanager
-def say_missing(name: str, folder: Path) -> Iterator[None]:
-    """Turns torchvision's errors into one sentence."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name} is missing or damaged in {folder} and is not downloaded; "
-            f"put it there as torchvision's documentation of {name} says ({error})"
-        ) from None
-
-
-def select(people: People, names: Sequence[str]) -> People:
-    """Only these people, in this order: a stored split.
-
-    Raises:
-        ValueError: a name twice, or a name that is not there.
-    """
-    refuse_duplicates(names)
-    unknown = [name for name in names if name not in people]
-    if unknown:
-        raise ValueError(f"{len(unknown)} of {len(names)} identities are not in the data, first {unknown[0]!r}")
-    return {name: people[name] for name in names}
-
-
-def refuse_duplicates(names: Iterable[str]) -> None:
-    """Raises ValueError naming the first identity that is listed twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"identity {name!r} is listed twice; expected each identity once")
-        seen.add(name)
-
-
-def refuse_overlap(**splits: Sequence[str]) -> None:
-    """Raises ValueError when two splits share an identity, as in refuse_overlap(train=[...], test=[...])."""
-    pairs = [(a, b) for i, a in enumerate(splits) for b in list(splits)[i + 1 :]]
-    for first, second in pairs:
-        shared = sorted(set(splits[first]) & set(splits[second]))
-        if shared:
-            given = f"{len(shared)} identities are in both {first} and {second}, first {shared[0]!r}"
-            raise ValueError(f"{given}; splits must be disjoint")
-
-
-def group(pictures: Iterable[tuple[str, Path]]) -> People:
-    """(name, picture) pairs as name -> pictures, sorted by name."""
-    people: dict[str, list[Path]] = {}
-    for name, path in pictures:
-        people.setdefault(name, []).append(path)
-    return dict(sorted(people.items()))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def existing(root: str | Path) -> Path:
-    if not Path(root).is_dir():
-        raise ValueError(f"{root} is no folder; expected a folder of pictures")
-    return Path(root)
-
-
-def refuse_empty(people: People, root: str | Path, layout: str) -> People:
-    if not people:
-        raise ValueError(f"{root} holds no picture; expected {root}/{layout} with one of {', '.join(SUFFIXES)}")
-    return people
+def identity_number(name: str) -> int:
+    """A name as 63 bits of its sha256: the same in every run, process and split, unlike a position or `hash`."""
+    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def one_of(value: str, known: Sequence[str], name: str) -> str:

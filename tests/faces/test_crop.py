@@ -7,35 +7,31 @@ import pytest
 import torch
 from PIL import Image
 
-from hdb.faces.crop import Face, FaceCropper, FaceError, align, open_picture, square, to_tensor
-from hdb.faceworld.world import FaceWorld
+from experiments import personalize
+from hdb.faces.crop import Face, FaceCropper, align
+from hdb.faces.picture import FaceError, to_tensor
+from hdb.sampling import to_image
 
 
-def to_image(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+def test_the_astronaut_is_cut_out_at_the_base_s_resolution_with_level_eyes_in_place(cropper, astronaut):
+    crop = cropper.crop(astronaut, resolution=512)
+    assert crop.shape == (3, 512, 512)
+    left, right, _, mouth_left, mouth_right = cropper.choose(to_image(crop)).landmarks / 512
+    assert abs(np.degrees(np.arctan2(*(right - left)[::-1]))) < 3
+    # The frame of CelebA-HQ: the eyes' distance is at most a quarter of the side, their middle above the center.
+    assert 0.2 < right[0] - left[0] < 0.26
+    assert (left + right)[0] / 2 == pytest.approx(0.5, abs=0.03)
+    assert (left + right)[1] / 2 < 0.5 < (mouth_left + mouth_right)[1] / 2
 
 
-@pytest.fixture(scope="module")
-def portraits() -> list[Image.Image]:
-    """Plain views of three people, 128 px."""
-    world = FaceWorld(resolution=128)
-    pairs = [
-        (world.identity(i), world.view(i, 0).replace(yaw=yaw, roll=0.0)) for i, yaw in enumerate((-5.0, 8.0, 35.0))
-    ]
-    return [to_image(picture) for picture in world.render(pairs)]
-
-
-@pytest.fixture(scope="module")
-def photo(portraits) -> Image.Image:
-    """A face somewhere in a larger picture."""
-    photo = Image.new("RGB", (400, 300), (90, 110, 130))
-    photo.paste(portraits[0].resize((192, 192), Image.Resampling.BICUBIC), (120, 60))
-    return photo
-
-
-@pytest.fixture(scope="module")
-def cropper() -> FaceCropper:
-    return FaceCropper()
+def test_a_photo_stored_sideways_is_cropped_as_if_upright(cropper, astronaut, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png", exif=exif)
+    expected = cropper.crop(astronaut, resolution=64)
+    assert torch.equal(cropper.crop(tmp_path / "sideways.png", resolution=64), expected)
+    with pytest.raises(FaceError, match="no face found"):
+        cropper.crop(astronaut.transpose(Image.Transpose.ROTATE_90), resolution=64)
 
 
 @pytest.mark.parametrize("resolution", [64, 128])
@@ -105,7 +101,8 @@ def test_largest_of_several_faces_is_used_and_said(cropper, portraits):
         cropper.crop(group, resolution=64, face=3)
 
 
-def test_turn_is_estimated_and_limited(portraits, photo):
+def test_turn_is_estimated_and_limited(portraits, astronaut):
+    assert FaceCropper().choose(astronaut).turn == pytest.approx(0, abs=5)
     assert FaceCropper().choose(portraits[2]).turn == pytest.approx(35, abs=12)
     with pytest.raises(FaceError, match="turned by about .* degrees; expected at most 15") as refusal:
         FaceCropper(max_turn=15.0).crop(portraits[2], resolution=64)
@@ -121,53 +118,27 @@ def test_small_and_missing_faces_are_refused_with_numbers(cropper, photo):
         cropper.crop(Image.new("RGB", (3000, 8), "gray"), resolution=64)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "CMYK", "YCbCr", "I;16", "I"])
-def test_every_mode_is_read_as_8_bit_rgb(photo, tmp_path, mode):
-    gray = mode in ("L", "LA", "I;16", "I")
-    expected = np.asarray(photo.convert("L").convert("RGB") if gray else photo).astype(int)
-    if mode in ("I;16", "I"):
-        values = np.asarray(photo.convert("L")).astype(np.uint16) * 257
-        given = Image.fromarray(values) if mode == "I;16" else Image.fromarray(values.astype(np.int32))
-    else:
-        given = photo.quantize(256) if mode == "P" else photo.convert(mode)
-    path = tmp_path / ("picture.tif" if mode in ("CMYK", "YCbCr", "I") else "picture.png")
-    given.save(path)
-    read = open_picture(path)
-    assert read.mode == "RGB" and np.abs(np.asarray(read).astype(int) - expected).mean() < (6 if mode == "P" else 2)
+def test_personalize_refuses_a_photo_in_one_sentence_with_exit_code_2(call, astronaut, portraits, tmp_path, capsys):
+    astronaut.resize((256, 256)).save(tmp_path / "far.png")
+    pair = Image.new("RGB", (1024, 512))
+    pair.paste(astronaut, (0, 0))
+    pair.paste(astronaut, (512, 0))
+    pair.save(tmp_path / "pair.png")
+    astronaut.rotate(180).save(tmp_path / "head over.png")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    for words, sentence in (
+        (["reference=far.png"], "the face in far.png is 56 px large; expected at least 64 px"),
+        (["reference=pair.png", "face=3"], "face=3 was asked for, but pair.png shows 2; expected 1 to 2"),
+        (["reference=head over.png"], "no face found in head over.png (512x512 px); expected an upright face"),
+        (["reference=phone.jpg"], "phone.jpg is a HEIC picture, which is not supported; save it as JPEG or PNG first"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        assert call(personalize, "crop=true", "min_face=64", *words) == 2
+        assert f"error: {sentence}" in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_transparency_becomes_white():
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert np.asarray(open_picture(clear)).min() == 255
-
-
-def test_exif_orientation_is_applied(photo, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: the stored pixels need a quarter turn clockwise
-    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "turned.png")), np.asarray(photo))
-
-
-def test_unreadable_files_are_one_sentence(photo, tmp_path):
-    def refused(name: str, content: bytes | None, match: str) -> None:
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(FaceError, match=match) as refusal:
-            open_picture(tmp_path / name)
-        assert name in str(refusal.value) and "\n" not in str(refusal.value)
-
-    photo.save(tmp_path / "whole.jpg")
-    photo.save(tmp_path / "whole.png")
-    refused("cut.jpg", (tmp_path / "whole.jpg").read_bytes()[:2000], "truncated")
-    refused("cut.png", (tmp_path / "whole.png").read_bytes()[:2000], "truncated")
-    refused("notes.txt", b"not a picture", "is not a picture")
-    refused("empty.png", b"", "is not a picture")
-    refused("absent.png", None, "no such file")
-    refused("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC")
-    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "depth.tif")
-    refused("depth.tif", None, "floating-point")
-
-
-def test_square_takes_the_center():
-    stripes = Image.fromarray(np.repeat(np.arange(0, 240, 20, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2))
-    assert torch.equal(square(stripes, resolution=4), to_tensor(stripes)[:, :, 4:8])
+def test_personalize_refuses_a_turned_face(call, turned, tmp_path, capsys):
+    turned.save(tmp_path / "turned.png")
+    assert call(personalize, "crop=true", "min_face=16", "reference=turned.png") == 2
+    assert "turned.png is turned by about 5" in (said := capsys.readouterr().err) and "expected at most 45" in said

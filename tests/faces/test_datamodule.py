@@ -1,14 +1,20 @@
 """Batches in an order that survives interruptions."""
 
+import contextlib
+
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from gray import level, png, write_shard
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
 from hdb.faces.datamodule import FaceData, FaceLoader, SubjectData
-from hdb.faces.sources import FaceBatch, PhotoFaces, flat_folder, identity_folders
+from hdb.faces.photos import flat_folder, identity_folders
+from hdb.faces.picture import FaceError
+from hdb.faces.shards import ShardFaces
+from hdb.faces.sources import FaceBatch, PhotoFaces
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +140,67 @@ def test_subject_data_repeats_the_one_reference(tmp_path):
     for batch in batches:
         assert torch.equal(batch.reference, me.expand(2, -1, -1, -1)) and torch.equal(batch.target, batch.reference)
         assert batch.prompts == ["a [V] face"] * 2
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Four shards of five people; person n has the gray level n."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(4):
+        write_shard(folder / f"{shard}.tar", {f"{n:02d}.png": png(n) for n in range(5 * shard, 5 * shard + 5)})
+    return folder
+
+
+def test_an_epoch_of_a_stream_has_the_length_it_says_with_any_number_of_workers(shards):
+    for num_workers in (0, 2, 3):
+        stream = ShardFaces(shards, resolution=8, num_samples=50, shuffle_size=4)
+        loader = FaceLoader(stream, batch_size=24, shuffle=True, num_workers=num_workers)
+        batches = [[level(picture) for picture in batch.reference] for batch in loader]
+        assert [len(batch) for batch in batches] == [24, 24] and len(loader) == 2
+        assert set(batches[0] + batches[1]) == set(range(20))
+
+
+def test_nodes_and_workers_share_a_stream_without_overlap(shards):
+    shares = []
+    for rank in range(2):
+        loader = FaceLoader(
+            ShardFaces(shards, resolution=8), batch_size=1, shuffle=True, num_workers=2, rank=rank, world_size=2
+        )
+        shares.append([level(batch.reference) for batch in loader])
+    assert sorted(shares[0] + shares[1]) == list(range(20)) and len(shares[0]) == len(shares[1]) == 10
+    with pytest.raises(ValueError, match="4 shards cannot be split between 2 nodes with 3 workers .* at least 6"):
+        next(
+            iter(FaceLoader(ShardFaces(shards, resolution=8), batch_size=1, shuffle=True, num_workers=3, world_size=2))
+        )
+
+
+def test_a_resumed_stream_goes_on_with_the_batches_it_had_not_given(shards):
+    def loader() -> FaceLoader:
+        return FaceLoader(ShardFaces(shards, resolution=8, num_samples=40), batch_size=4, shuffle=True, seed=3)
+
+    whole = [batch.identities.tolist() for batch in loader()]
+    first, batches = loader(), []
+    for batch in first:
+        batches.append(batch.identities.tolist())
+        if len(batches) == 4:
+            break
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    assert batches + [batch.identities.tolist() for batch in second] == whole
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_source_without_a_usable_picture_ends_in_one_sentence(tmp_path, num_workers):
+    (tmp_path / "a.png").write_bytes(b"broken")
+    write_shard(tmp_path / "a.tar", {"a.png": b"broken"})
+    photos = PhotoFaces(flat_folder(tmp_path), resolution=8)
+    stream = ShardFaces([str(tmp_path / "a.tar")], resolution=8, num_samples=4)
+    for source, sentence in (
+        (photos, "none of the 1 pictures can be used: "),
+        (stream, "no usable sample in 1 shards"),
+    ):
+        loader = FaceLoader(source, batch_size=1, shuffle=True, num_workers=num_workers)
+        with pytest.warns(UserWarning) if num_workers == 0 else contextlib.nullcontext():
+            with pytest.raises(FaceError, match=f"^{sentence}") as refusal:
+                list(loader)
+        assert "\n" not in str(refusal.value) and "'unreadable': " in str(refusal.value)

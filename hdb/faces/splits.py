@@ -1,0 +1,93 @@
+"""Who is trained on, who is validated on and who is tested: lists of identities, kept in a small readable file."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three lists of identities that have nobody in common.
+
+    Args:
+        train: None where nobody has listed the people of a stream: then it is whoever is in neither other list.
+        data: what the names are names in, as names of two data sets may coincide.
+
+    Raises:
+        ValueError: an identity is listed twice.
+
+    Example:
+        >>> Splits.of(["ada", "bob", "cyd", "dan"], num_val=1, num_test=1)
+        Splits(train=['ada', 'bob'], val=['cyd'], test=['dan'], data='')
+    """
+
+    train: list[str] | None
+    val: list[str]
+    test: list[str]
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        lists = {"train": self.train or [], "val": self.val, "test": self.test}
+        for names in lists.values():
+            refuse_duplicates(names)
+        refuse_overlap(**lists)
+
+    @classmethod
+    def of(cls, names: Sequence[str], *, num_val: int, num_test: int) -> "Splits":
+        """The last names are for test, those before for validation, however many remain to train on.
+
+        Raises:
+            ValueError: nobody would remain.
+        """
+        if num_val < 0 or num_test < 0 or num_val + num_test >= len(names):
+            raise ValueError(
+                f"num_val_identities is {num_val} and num_test_identities {num_test}; expected at most "
+                f"{len(names) - 1} together, as there are {len(names)} identities and one is needed to train on"
+            )
+        first, second = len(names) - num_test - num_val, len(names) - num_test
+        return cls(list(names[:first]), list(names[first:second]), list(names[second:]))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Splits":
+        """Reads a JSON file with the lists "train", "val" and "test", and perhaps the text "data".
+
+        Raises:
+            ValueError: no such file, no such lists, or an identity that is listed twice.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f'no splits in {path}; expected a JSON file with lists "train", "val" and "test"')
+        try:
+            content = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not readable as JSON: {error}") from None
+        content = content if isinstance(content, dict) else {}
+        lists = [content.get(split) for split in ("train", "val", "test")]
+        for split, names in zip(("train", "val", "test"), lists, strict=True):
+            if split == "train" and "train" in content and names is None:
+                continue  # a stream's
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{path} has no list {split!r} of identities; expected the lists train, val and test")
+        try:
+            return cls(*lists, data=str(content.get("data", "")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def refuse_duplicates(names: Iterable[str]) -> None:
+    """Raises ValueError naming the first identity that is listed twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"identity {name!r} is listed twice; expected each identity once")
+        seen.add(name)
+
+
+def refuse_overlap(**splits: Sequence[str]) -> None:
+    """Raises ValueError when two splits share an identity, as in refuse_overlap(train=[...], test=[...])."""
+    pairs = [(a, b) for i, a in enumerate(splits) for b in list(splits)[i + 1 :]]
+    for first, second in pairs:
+        shared = sorted(set(splits[first]) & set(splits[second]))
+        if shared:
+            given = f"{len(shared)} identities are in both {first} and {second}, first {shared[0]!r}"
+            raise ValueError(f"{given}; splits must be disjoint")

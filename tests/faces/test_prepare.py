@@ -1,0 +1,170 @@
+"""Photos, cropped once, into shards."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gray import png, write_shard
+from PIL import Image, ImageOps
+
+from experiments import prepare
+from hdb.faces.crop import FaceCropper
+from hdb.faces.photos import identity_folders
+from hdb.faces.prepared import prepare_shard, prepare_shards, read_about
+from hdb.faces.shards import ShardFaces, list_shards
+from hdb.faces.sources import identity_number
+
+WORDS = ["source=folders", "root=photos", "output=shards", "resolution=64", "identities_per_shard=2", "num_workers=0"]
+WORDS += ["num_val_identities=1", "num_test_identities=1"]
+
+
+@pytest.fixture
+def photos(tmp_path, astronaut) -> Path:
+    """Of six people one is seen twice, one with a broken picture, one without a face, one on a picture for two."""
+    face = astronaut.crop((100, 0, 350, 250))
+    root = tmp_path / "photos"
+    pictures = {
+        "ada/0.png": face,
+        "ada/1.png": ImageOps.mirror(face),
+        "bob/0.png": face,
+        "cyd/0.png": Image.new("RGB", (250, 250), "gray"),
+        "dan/0.png": face.convert("L"),
+        "eve/0.png": Image.fromarray(np.hstack([np.asarray(face)] * 2)),
+        "fay/0.png": face,
+    }
+    for name, picture in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(root / name)
+    (root / "bob" / "1.jpg").write_bytes(b"broken")
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+def test_photos_become_shards_with_a_manifest_and_splits(call, photos, capsys):
+    assert call(prepare, *WORDS) == 0
+    assert "shards: 5 people, 6 pictures in 4 shards; skipped: unreadable 1, no face 1" in capsys.readouterr().out
+    manifest, splits = (json.loads(Path("shards", name).read_text()) for name in ("manifest.json", "splits.json"))
+    assert manifest["shards"] == {
+        "train-00000.tar": {"ada": 2, "bob": 1},
+        "train-00001.tar": {"dan": 1},
+        "val-00000.tar": {"eve": 1},
+        "test-00000.tar": {"fay": 1},
+    }
+    assert [Path(picture["picture"]).name for picture in manifest["skipped_pictures"]] == ["1.jpg", "0.png"]
+    (note,) = manifest["notes"]
+    assert note["picture"] == "photos/eve/0.png" and "shows 2 faces" in note["message"]
+    assert splits == {"train": ["ada", "bob", "dan"], "val": ["eve"], "test": ["fay"], "data": "folders photos"}
+
+    stream = ShardFaces(list_shards("shards", split="train"), resolution=64, shuffle_size=0)
+    ada, bob, dan = stream
+    assert [person.identity for person in (ada, bob, dan)] == [identity_number(name) for name in ("ada", "bob", "dan")]
+    assert (ada.reference - ada.target).abs().mean() > 0.05 and torch.equal(bob.reference, bob.target)
+    assert (bob.reference - FaceCropper().crop(photos / "bob" / "0.png", resolution=64)).abs().mean() < 0.01
+    assert stream.skipped.counts == {}
+
+
+def test_an_interrupted_preparation_leaves_whole_shards_and_goes_on(call, photos, monkeypatch):
+    assert call(prepare, *WORDS) == 0
+    whole = contents(Path("shards"))
+    crop, calls = FaceCropper.crop, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 7:  # eve, in the third shard
+            raise KeyboardInterrupt
+        return crop(*args, **kwargs)
+
+    monkeypatch.setattr(FaceCropper, "crop", interrupted)
+    words = [*WORDS, "output=torn"]
+    assert call(prepare, *words) == 130
+    assert sorted(path.name for path in Path("torn").iterdir()) == [
+        "prepare.yaml",
+        "train-00000.tar",
+        "train-00001.tar",
+    ]
+    assert call(prepare, *words) == 0
+    assert contents(Path("torn")) == whole and len(calls) == 7 + 2
+    assert call(prepare, *words) == 0 and len(calls) == 9  # nothing is done twice
+
+
+def test_a_process_that_is_stopped_leaves_whole_shards_too(photos, tmp_path):
+    people = identity_folders(photos)
+    jobs = {tmp_path / "out" / f"{name}.tar": {name: people[name]} for name in people}
+    (tmp_path / "out").mkdir()
+    work = prepare_shards(jobs, resolution=64, cropper={}, num_workers=1)
+    assert next(work)["people"] == {"ada": 2}
+    with pytest.raises(KeyboardInterrupt):
+        work.throw(KeyboardInterrupt)
+    done = contents(tmp_path / "out")
+    assert "ada.tar" in done and "fay.tar" not in done and len(done) == len(list((tmp_path / "out").iterdir()))
+    for path, photos_of in jobs.items():
+        prepare_shard(path, photos_of, cropper=FaceCropper(), resolution=64)
+    assert done.items() <= contents(tmp_path / "out").items()  # in another process the same bytes
+
+
+def test_a_shard_cut_after_preparation_keeps_what_is_before_the_cut(photos, tmp_path):
+    path = tmp_path / "train-00000.tar"
+    prepare_shard(path, identity_folders(photos), cropper=FaceCropper(), resolution=64)
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        end = tar.getmember("train-00000-00003.0.jpg").offset_data + 100  # in dan's picture
+    assert names[0] == "__about__" and names[1].endswith("00000.json")
+    path.write_bytes(path.read_bytes()[:end])
+    stream = ShardFaces(tmp_path, resolution=64, shuffle_size=0)
+    with pytest.warns(UserWarning, match="breaks off"):
+        assert [sample.identity for sample in stream] == [identity_number(name) for name in ("ada", "bob")]
+    assert stream.skipped.counts["cut shard"] == 1
+    write_shard(tmp_path / "other.tar", {"a.png": png(1)})
+    with pytest.raises(ValueError, match="other.tar is no shard that was prepared .*; delete it"):
+        read_about(tmp_path / "other.tar")
+
+
+def test_nobody_usable_is_one_sentence_and_a_manifest_that_says_why(call, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"broken")
+    words = ["source=flat", "root=.", "num_val_identities=0", "num_test_identities=0"]
+    assert call(prepare, *WORDS, *words) == 2
+    said = capsys.readouterr().err
+    assert "error: none of the 2 pictures can be used (unreadable 2); shards/manifest.json says why" in said
+    assert "skipped (unreadable): a.png is not a picture" in said
+    assert len(json.loads(Path("shards/manifest.json").read_text())["skipped_pictures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("root=nowhere", "nowhere is no folder; expected a folder of pictures"),
+        ("root=empty", "empty holds no picture; expected empty/<name>/<picture>"),
+        ("source=faceworld", "source=faceworld root=photos are no photos; expected photos: folders, flat, celeba, lfw"),
+        ("source=shards root=foreign", "source=shards root=foreign are no photos"),
+        ("source=ftp", "faces.source is 'ftp', expected one of folders, "),
+        ("source=celeba", "CelebA is missing or damaged in photos/celeba"),
+        ("num_test_identities=5", "num_val_identities is 1 and num_test_identities 5; expected at most 5 together"),
+        ("splits=twice.json", "twice.json: identity 'ada' is listed twice"),
+        ("splits=both.json", "both.json: 1 identities are in both train and test, first 'ada'"),
+        ("splits=unknown.json", "1 of 1 identities are not in the data, first 'zoe'"),
+        ("output=foreign", "foreign holds shards from elsewhere; expected a new or empty output"),
+        ("output=begun", "begun was begun with resolution 32, but now it is 64; expected the same settings"),
+        ("identities_per_shard=0", "identities_per_shard is 0"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_and_nothing_is_left(call, tmp_path, photos, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    write_shard(tmp_path / "foreign" / "a.tar", {"a.png": png(1), "b.png": png(2)})
+    for name, train in {"twice": ["ada", "ada"], "both": ["ada"], "unknown": ["zoe"]}.items():
+        lists = {"train": train, "val": [], "test": ["ada"] if name == "both" else []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(lists))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "prepare.yaml").write_text("source: folders\nsplits: null\nnum_val_identities: 1\n"
+        "num_identities: null\nnum_test_identities: 1\nidentities_per_shard: 2\nresolution: 32\n")  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    assert call(prepare, *WORDS, *words.split()) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,35 @@
+"""Pictures of one gray level each, so that a tensor names its picture; as files, and in tar shards."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+SIDE = 16
+
+
+def save_gray(path: Path, level: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIDE, SIDE), (level,) * 3).save(path)
+    return path
+
+
+def level(picture: torch.Tensor) -> int:
+    return round(picture.mean().item() * 255)
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (level,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            tar.addfile(about, io.BytesIO(data))
+    return path
