@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _NOUNS = {
     "StableDiffusion": "hdb.diffusion",
     "Layout": "hdb.lidb.layout",
-    "Slot": "hdb.lidb.layout",
+    "Slot": "hdb.lidb.slot",
     "LiDB": "hdb.lidb.adapter",
     "LiDBLinear": "hdb.lidb.linear",
     "Subject": "hdb.lidb.file",

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -69,8 +69,9 @@ def test_names_and_digest_do_not_depend_on_the_module_paths_of_transformers(mode
 
 def test_slot_names_are_the_keys_of_published_loras(models, layout):
     unet, text_encoder = models["unet"], models["text_encoder"]
-    unet.add_adapter(LoraConfig(r=1, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"]))
-    text_encoder.add_adapter(LoraConfig(r=1, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]))
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"]
+    inject_adapter_in_model(LoraConfig(r=1, target_modules=targets), unet)
+    inject_adapter_in_model(LoraConfig(r=1, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]), text_encoder)
     published = set()
     for prefix, model in models.items():
         for key in convert_state_dict_to_diffusers(get_peft_model_state_dict(model)):
