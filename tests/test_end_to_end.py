@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from experiments import evaluate, faceworld, generate, inspect, networks, personalize, pictures, preoptimize, pretrain
 from hdb.lidb.file import Subject
+from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 
@@ -105,7 +106,7 @@ def test_a_finished_run_is_set_aside_and_not_overwritten(call):
 def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_weights, monkeypatch):
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=0") == 0
     Path("me.safetensors").write_bytes(b"earlier")
-    interrupt(monkeypatch, personalize.SubjectFinetuning, "training_step", at=2)
+    interrupt(monkeypatch, SubjectFinetuning, "training_step", at=2)
     words = ["reference=face.png", "output=me.safetensors", f"hypernet={tiny_weights}/hypernet"]
     assert call(personalize, *words) == 130
     assert Path("me.safetensors").read_bytes() == b"earlier"
