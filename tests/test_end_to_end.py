@@ -129,6 +129,31 @@ def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch)
     assert len(Path("outputs/eval/manifest.jsonl").read_text().splitlines()) == len(METHODS) * 2
 
 
+def test_finetuning_without_bases_and_files_in_half_precision_are_one_override_away(call, tiny_weights, capsys):
+    words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+    sizes = {}
+    for name, more in (
+        ("lidb", []),
+        ("half", ["dtype=float16"]),
+        ("free", ["finetuning.basis=free", "finetuning.lr=1e-3"]),
+    ):
+        assert call(evaluate, *words, f"output={name}", *more) == 0
+        methods = json.loads(Path(name, "results.json").read_text())["methods"]
+        sizes[name] = {method: methods[method]["bytes"] for method in METHODS[2:5]}
+        for method in METHODS[2:5]:
+            for path in Path(name, "subjects", method).glob("*.safetensors"):
+                subject = Subject.load(path)
+                assert subject.layout.free == (name == "free" and method != "only_hyper")
+                assert subject.theta.dtype == (torch.float16 if name == "half" else torch.float32)
+        assert f"{sizes[name]['hyperdreambooth']:.0f}" in capsys.readouterr().out
+    layout = Subject.load(next(Path("lidb/subjects/only_hyper").glob("*.safetensors"))).layout
+    assert sizes["half"]["hyperdreambooth"] == pytest.approx(
+        sizes["lidb"]["hyperdreambooth"] - 2 * 4 * layout.size, abs=32
+    )
+    assert sizes["free"]["hyperdreambooth"] > 4 * layout.lora_size(rank=4)
+    assert sizes["free"]["only_hyper"] == sizes["lidb"]["only_hyper"]
+
+
 def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert networks.hypernet_path(None) == networks.SHIPPED

@@ -204,6 +204,16 @@ def test_file_that_was_cut_off_is_refused_with_both_lengths(saved):
             Subject.load(saved)
 
 
+def test_no_byte_of_the_file_can_change_unnoticed(saved):
+    content = saved.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        saved.write_bytes(changed)
+        with pytest.raises(ValueError, match="me.safetensors"):
+            Subject.load(saved)
+
+
 def test_file_with_something_appended_is_refused_with_both_lengths(saved):
     content = saved.read_bytes()
     saved.write_bytes(content + b"12")
