@@ -61,7 +61,7 @@ def find_pipeline(path: str | Path, *, revision: str | None = None, weights: boo
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # OSErrors, ValueErrors and those of the hub's HTTP library
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         asked = name if revision is None else f"{name} at revision {revision}"
         raise ValueError(
             f"no folder {name}, and the hub did not give {asked}: {reason}; expected a folder in diffusers' layout, or "
