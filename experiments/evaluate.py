@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.cli import run
-from experiments.methods import METHODS, PERSONAL, personal_weights
+from experiments.methods import METHODS, PERSONAL, is_free, personal_weights
 from experiments.networks import device_of, embedders, hypernet_path, stable_diffusion, trained_hypernet
 from experiments.people import Unseen, unseen
 from experiments.pictures import Pictures, comparison, read_prompts
@@ -22,12 +22,13 @@ from hdb.config import Evaluate, load
 from hdb.diffusion import StableDiffusion
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import Subject
+from hdb.lidb.file import Subject, dtype_named
 from hdb.sampling import save_image
 
 
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
+    free, dtype = is_free(config.finetuning.basis), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     people = unseen(config, hypernet=path)
@@ -39,8 +40,9 @@ def main(argv: list[str]) -> None:
     inputs = {"base_digest": diffusion.digest, "hypernet_path": str(path), "hypernet_written": str(written)}
     claim(folder, config, result="results.json", inputs=inputs)
     with wandb_run(config, stage="evaluate", output=folder) as logger:
-        costs = write_subjects(config, diffusion, hypernet, people, folder)
-        layout, mean_theta = hypernet.layout.relax(hypernet.mean_theta.detach().cpu(), config.finetuning.rank)
+        costs = write_subjects(config, diffusion, hypernet, people, folder, dtype=dtype)
+        mean_theta = hypernet.mean_theta.detach().cpu()
+        layout, mean_theta = hypernet.layout.relax(mean_theta, config.finetuning.rank, free=free)
         pictures = Pictures(config, people, prompts, folder)
         lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
         per_method = {}
@@ -49,7 +51,8 @@ def main(argv: list[str]) -> None:
                 pictures.ask_oracle()
             elif method in PERSONAL:
                 files = [Subject.load(path) for path in subject_paths(folder, method, people)]
-                theta = torch.cat([file.layout.relax(file.theta, layout.rank)[1] for file in files])
+                rows = [file.layout.relax(file.theta.float(), layout.rank, free=free)[1] for file in files]
+                theta = torch.cat(rows)
                 pictures.draw(method, diffusion, lidb, theta)
             else:
                 everyone = mean_theta.expand(len(people.names), -1) if method == "mean_theta" else None
@@ -87,7 +90,13 @@ def subject_paths(folder: Path, method: str, people: Unseen) -> list[Path]:
 
 
 def write_subjects(
-    config: Evaluate, diffusion: StableDiffusion, hypernet: HyperNet, people: Unseen, folder: Path
+    config: Evaluate,
+    diffusion: StableDiffusion,
+    hypernet: HyperNet,
+    people: Unseen,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
 ) -> dict[str, dict[str, float]]:
     """Personalizes everybody with every method; returns seconds and bytes per subject. Files that exist stay."""
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
@@ -108,7 +117,8 @@ def write_subjects(
             )
             each = (time.perf_counter() - started) / len(members)
             for row, person in enumerate(members):
-                Subject(theta[row : row + 1], layout, about | {"source": people.names[person]}).save(paths[person])
+                source = {"source": people.names[person]}
+                Subject(theta[row : row + 1].to(dtype), layout, about | source).save(paths[person])
                 seconds[people.names[person]] = each
             write_json(times, seconds)
         costs[method] = {

@@ -1,4 +1,7 @@
-"""What a subject's file or a base is made of: python -m experiments.inspect subject=me.safetensors"""
+"""What a subject's file or a base is made of: python -m experiments.inspect subject=me.safetensors
+
+base=sd15-config counts the slots of Stable Diffusion 1.5 without its weights and without a network.
+"""
 
 import json
 from pathlib import Path
@@ -11,13 +14,19 @@ from experiments.cli import run
 from hdb.config import Inspect, LiDB, load
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.pipeline import check_family, find_pipeline
+
+# Published configurations by name, found from any folder.
+CONFIGS = {"sd15-config": Path(__file__).parents[1] / "configs" / "sd15"}
 
 
 def main(argv: list[str]) -> None:
     config = load(Inspect, argv)
     if (config.subject is None) == (config.base is None):
-        raise ValueError("give either subject=FILE.safetensors or base=FOLDER, the folder of a base or of its configs")
-    rows = subject_rows(Path(config.subject)) if config.subject else base_rows(Path(config.base), config.lidb)
+        raise ValueError(
+            "give either subject=FILE.safetensors or base=FOLDER_OR_ID, a base or its configs; or base=sd15-config"
+        )
+    rows = subject_rows(Path(config.subject)) if config.subject else base_rows(config.base, config.lidb)
     for name, value in rows.items():
         print(f"{name:14} {value}")
 
@@ -31,6 +40,7 @@ def subject_rows(path: Path) -> dict[str, object]:
         "layout digest": subject.layout.digest,
         "slots": len(subject.layout.slots),
         "rank": subject.layout.rank,
+        "basis": "free" if subject.layout.free else "lidb",
         "theta": f"{subject.layout.size} x {str(subject.theta.dtype).removeprefix('torch.')}",
         "bytes": path.stat().st_size,
         "created": about["created"],
@@ -41,8 +51,11 @@ def subject_rows(path: Path) -> dict[str, object]:
     }
 
 
-def base_rows(folder: Path, lidb: LiDB) -> dict[str, object]:
+def base_rows(base: str, lidb: LiDB) -> dict[str, object]:
     """The slots of a base, from unet/config.json and text_encoder/config.json alone: no weight is made or read."""
+    folder = CONFIGS.get(base) or find_pipeline(base, weights=False)
+    if (folder / "model_index.json").is_file():
+        check_family(folder)
     configs = {}
     for part in ("unet", "text_encoder"):
         path = next((p for p in (folder / part / "config.json", folder / f"{part}.json") if p.is_file()), None)
@@ -57,12 +70,12 @@ def base_rows(folder: Path, lidb: LiDB) -> dict[str, object]:
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
     layout = Layout.of(unet=unet, text_encoder=text_encoder, a=lidb.a, b=lidb.b, rank=lidb.rank, seed=lidb.seed)
     return {
-        "base": folder,
+        "base": base,
         "layout digest": layout.digest,
         "slots": len(layout.slots),
         "rank": layout.rank,
         "theta": f"{layout.size} numbers",
-        "bytes": 4 * layout.size,
+        "bytes": f"{4 * layout.size} as float32, {2 * layout.size} as float16",
         "rank-1 LoRA": f"{layout.lora_size(1)} numbers over the same layers",
     }
 

@@ -5,7 +5,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from experiments.networks import predict
-from hdb.config import Evaluate
+from hdb.config import Evaluate, Personalize
 from hdb.diffusion import StableDiffusion
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
@@ -32,26 +32,15 @@ def personal_weights(
     """
     if method == "only_hyper":
         return predict(hypernet, photos), lidb.layout
+    ours = config.finetuning.lr
     starts = {
-        "no_hyper": lambda: (lidb.layout.initial(), config.no_hyper_lr),
-        "hyperdreambooth": lambda: (predict(hypernet, photos), config.finetuning.lr),
+        "no_hyper": lambda: (lidb.layout.initial(), ours if config.no_hyper_lr is None else config.no_hyper_lr),
+        "hyperdreambooth": lambda: (predict(hypernet, photos), ours),
     }
     if method not in starts:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(PERSONAL)}")
     start, lr = starts[method]()
-    finetuning = SubjectFinetuning(
-        diffusion,
-        lidb,
-        reference=diffusion.encode_images(photos).float(),
-        start=start,
-        rank=config.finetuning.rank,
-        prompt=config.instance_prompt,
-        num_steps=config.finetuning.num_steps,
-        lr=lr,
-        batch_size=config.finetuning.batch_size,
-        timesteps=Timesteps.named(config.finetuning.timesteps),
-        seed=config.seed,
-    )
+    finetuning = subject_finetuning(config, diffusion, lidb, photos, start, lr=lr)
     trainer = Trainer(
         accelerator=config.accelerator,
         precision=config.precision,
@@ -63,3 +52,41 @@ def personal_weights(
     )
     trainer.fit(finetuning)
     return finetuning.theta, finetuning.layout
+
+
+def subject_finetuning(
+    config: Evaluate | Personalize,
+    diffusion: StableDiffusion,
+    lidb: LiDB,
+    photos: Float[Tensor, "n 3 h w"],
+    start: Float[Tensor, "_ p"],
+    *,
+    lr: float | None,
+) -> SubjectFinetuning:
+    """The finetuning that a config describes, of n people from their photos.
+
+    Args:
+        lr: None takes the default of the basis.
+    """
+    tuning = config.finetuning
+    return SubjectFinetuning(
+        diffusion,
+        lidb,
+        reference=diffusion.encode_images(photos).float(),
+        start=start,
+        rank=tuning.rank,
+        free=is_free(tuning.basis),
+        prompt=config.instance_prompt,
+        num_steps=tuning.num_steps,
+        lr=lr,
+        batch_size=tuning.batch_size,
+        timesteps=Timesteps.named(tuning.timesteps),
+        seed=config.seed,
+    )
+
+
+def is_free(basis: str) -> bool:
+    """Whether finetuning leaves the LiDB bases."""
+    if basis not in ("lidb", "free"):
+        raise ValueError(f"finetuning.basis is {basis!r}, expected lidb or free")
+    return basis == "free"

@@ -23,7 +23,7 @@ def stable_diffusion(config: Base) -> StableDiffusion:
     """The frozen base, with plain attention where there is no GPU: a quarter faster to train there."""
     if config.dtype not in DTYPES:
         raise ValueError(f"base.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
-    diffusion = StableDiffusion.from_pretrained(config.path, dtype=DTYPES[config.dtype])
+    diffusion = StableDiffusion.from_pretrained(config.path, dtype=DTYPES[config.dtype], revision=config.revision)
     return diffusion if torch.cuda.is_available() else diffusion.use_plain_attention()
 
 

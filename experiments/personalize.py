@@ -10,20 +10,20 @@ import wandb
 from lightning import Trainer
 
 from experiments.cli import run
+from experiments.methods import subject_finetuning
 from experiments.networks import device_of, hypernet_path, predict, stable_diffusion, trained_hypernet
+from experiments.pictures import prompt_remarks
 from experiments.tracking import wandb_run
 from hdb.config import Personalize, load
 from hdb.faces.crop import FaceCropper
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import Subject
+from hdb.lidb.file import Subject, dtype_named
 from hdb.sampling import generate, picture_grid, save_image
-from hdb.training.denoising import Timesteps
-from hdb.training.personalize import SubjectFinetuning
 
 
 def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
-    output, tuning = Path(config.output), config.finetuning
+    output, tuning, dtype = Path(config.output), config.finetuning, dtype_named(config.dtype)
     if output.suffix != ".safetensors" or output.is_dir():
         raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
     cropper = FaceCropper(min_size=config.min_face)
@@ -34,19 +34,7 @@ def main(argv: list[str]) -> None:
     hypernet.to(diffusion.device)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
     started = time.perf_counter()
-    finetuning = SubjectFinetuning(
-        diffusion,
-        lidb,
-        reference=diffusion.encode_images(photo).float(),
-        start=predict(hypernet, photo),
-        rank=tuning.rank,
-        prompt=config.instance_prompt,
-        num_steps=tuning.num_steps,
-        lr=tuning.lr,
-        batch_size=tuning.batch_size,
-        timesteps=Timesteps.named(tuning.timesteps),
-        seed=config.seed,
-    )
+    finetuning = subject_finetuning(config, diffusion, lidb, photo, predict(hypernet, photo), lr=tuning.lr)
     with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -61,17 +49,18 @@ def main(argv: list[str]) -> None:
         trainer.fit(finetuning)
         seconds = time.perf_counter() - started
         about = {"base": diffusion.name, "base_digest": diffusion.digest, "consent": config.consent}
-        subject = Subject(finetuning.theta, finetuning.layout, about | {"source": Path(config.reference).name})
+        about["source"] = Path(config.reference).name if config.source is None else config.source
+        subject = Subject(finetuning.theta.to(dtype), finetuning.layout, about)
         size = subject.save(output).stat().st_size
         print(f"{output}: {size} bytes, {subject.layout.size} numbers, personalized in {seconds:.1f} s")
-
-        lidb.detach()  # the relaxed layout has other factors
-        lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
+        for remark in prompt_remarks(diffusion, config.prompts):
+            print(remark)
         pictures = generate(
             diffusion,
             lidb,
-            subject.theta,
+            subject.theta.float(),  # what the file holds, rounding and all
             config.prompts,
+            layout=subject.layout,
             seeds=[config.seed + number for number in range(len(config.prompts))],
             num_inference_steps=config.sampling.num_inference_steps,
             guidance_scale=config.sampling.guidance_scale,

@@ -35,6 +35,18 @@ def read_prompts(path: str, *, num: int) -> list[str]:
     return prompts[:num]
 
 
+def prompt_remarks(diffusion: StableDiffusion, prompts: list[str]) -> list[str]:
+    """What a user should know before prompts are drawn: a sentence for each that is too long or names nobody."""
+    remarks = []
+    for prompt in prompts:
+        length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
+        if length > read:
+            remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
+        if IDENTIFIER not in prompt:
+            remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
+    return remarks
+
+
 class Pictures:
     """Every method's k pictures of each of n people for each of p prompts.
 

@@ -6,8 +6,8 @@
 
 The rooms, in the order of that line: `hdb.faces` (where references come from) and `hdb.faceworld` (the embedded world
 of people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the
-frozen base), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage), `hdb.callbacks`.
-`experiments/` builds objects from these rooms by plain calls.
+frozen base) and `hdb.pipeline` (its folder on disk), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule
+per stage), `hdb.callbacks`. `experiments/` builds objects from these rooms by plain calls.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949
 """
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _NOUNS = {
     "StableDiffusion": "hdb.diffusion",
     "Layout": "hdb.lidb.layout",
-    "Slot": "hdb.lidb.layout",
+    "Slot": "hdb.lidb.slot",
     "LiDB": "hdb.lidb.adapter",
     "LiDBLinear": "hdb.lidb.linear",
     "Subject": "hdb.lidb.file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+from hdb.pipeline import find_pipeline, read_pipeline, write_pipeline
 
 
 class StableDiffusion(nn.Module):
@@ -54,39 +54,31 @@ class StableDiffusion(nn.Module):
         """Loads a diffusers pipeline folder, or a hub id at a pinned revision; safetensors only.
 
         Raises:
-            ValueError: the folder is missing, lacks one of the five parts, or holds another family of models.
+            ValueError: the folder is missing, lacks one of the five parts or a tensor, or holds another family of
+                models; `hdb.pipeline` has the whole list.
         """
-        path = str(path)
-        local = Path(path).is_dir()
-        if local:
-            index = Path(path) / "model_index.json"
-            if not index.is_file():
-                raise ValueError(f"{path} is no diffusers pipeline folder: expected a file model_index.json in it")
-            parts = json.loads(index.read_text())
-            if parts.get("_class_name") != "StableDiffusionPipeline":
-                raise ValueError(f"{path} holds a {parts.get('_class_name')}: expected a StableDiffusionPipeline (1.x)")
-            missing = [part for part in PARTS if not (Path(path) / part).is_dir()]
-            if missing:
-                raise ValueError(f"{path} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
-        elif Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
-            raise ValueError(
-                f"no Stable Diffusion at {path}: expected a folder in diffusers' layout or a hub id owner/name"
-            )
-        options = {"use_safetensors": True, "revision": revision, "torch_dtype": dtype}
-        try:
-            return cls(
-                vae=AutoencoderKL.from_pretrained(path, subfolder="vae", **options),
-                unet=UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options),
-                text_encoder=CLIPTextModel.from_pretrained(
-                    path, subfolder="text_encoder", use_safetensors=True, dtype=dtype, revision=revision
-                ),
-                tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", revision=revision),
-                scheduler=DDPMScheduler.from_pretrained(path, subfolder="scheduler", revision=revision),
-                name=Path(path).name if local else path,
-            )
-        except OSError as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise ValueError(f"cannot load a Stable Diffusion from {path}: {first_line}") from error
+        folder = find_pipeline(path, revision=revision)
+        name = Path(path).name if Path(path).is_dir() else str(path)
+        return cls(**read_pipeline(folder, dtype=dtype), name=name if revision is None else f"{name}@{revision}")
+
+    def save(self, folder: str | Path, *, about: Mapping[str, str]) -> Path:
+        """Writes a pipeline folder that diffusers loads, with the scheduler that `sample` uses; whole or not at all.
+
+        Args:
+            about: provenance, kept beside the parts.
+
+        Raises:
+            OSError: the folder is there already or could not be written.
+        """
+        return write_pipeline(
+            folder,
+            unet=self.unet,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            scheduler=self.sampling_scheduler(),
+            about=about,
+        )
 
     def _weights_digest(self) -> str:
         """Sixteen hex digits that tell bases apart: configurations, and a few weights of every tensor (as fp16)."""
@@ -153,13 +145,22 @@ class StableDiffusion(nn.Module):
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
+    @property
+    def max_tokens(self) -> int:
+        """How much of a prompt the text encoder reads, begin and end of text included."""
+        return self.text_encoder.config.max_position_embeddings
+
+    def num_tokens(self, prompt: str) -> int:
+        """How long a prompt is, begin and end of text included."""
+        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
         tokens = self.tokenizer(
             prompts,
             padding="max_length",
             truncation=True,
-            max_length=self.text_encoder.config.max_position_embeddings,
+            max_length=self.max_tokens,
             return_tensors="pt",
         )
         return tokens.input_ids.to(self.device)
@@ -196,6 +197,10 @@ class StableDiffusion(nn.Module):
         """The UNet's answer, in the scheduler's prediction type."""
         return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
 
+    def sampling_scheduler(self) -> DDIMScheduler:
+        """DDIM over the noise levels that the base was trained on."""
+        return DDIMScheduler.from_config(self.noise_scheduler.config, clip_sample=False)
+
     def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
         """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
         drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -225,7 +230,7 @@ class StableDiffusion(nn.Module):
             raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")
         guided = negative_prompt_embeds is not None and guidance_scale != 1.0
         embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
-        scheduler = DDIMScheduler.from_config(self.noise_scheduler.config, clip_sample=False)
+        scheduler = self.sampling_scheduler()
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
         for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hdb.diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout
 
 LABEL_HEIGHT = 14  # px, one line of Pillow's built-in font
 
@@ -24,6 +25,7 @@ def generate(
     prompts: Sequence[str],
     *,
     seeds: Sequence[int],
+    layout: Layout | None = None,
     scale: float = 1.0,
     num_inference_steps: int = 20,
     guidance_scale: float = 3.0,
@@ -33,8 +35,9 @@ def generate(
     The text encoder is personalized too, so the empty prompt of classifier-free guidance is encoded per person.
 
     Args:
-        theta: of n people, in the layout of `lidb`; None draws from the base as it is.
+        theta: of n people; None draws from the base as it is.
         seeds: of the starting noise, one per prompt.
+        layout: of theta, if it is not that of `lidb`.
         scale: strength of the residuals.
 
     Raises:
@@ -43,7 +46,7 @@ def generate(
     num_people = 1 if theta is None else len(theta)
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
-    with lidb.bound(None if theta is None else theta.to(diffusion.device), scale=scale):
+    with lidb.bound(None if theta is None else theta.to(diffusion.device), scale=scale, layout=layout):
         prompt_embeds = diffusion.encode_prompts(list(prompts))
         empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
         return diffusion.sample(

@@ -39,6 +39,14 @@ WORDS = [
     (personalize, "reference=face.png encoder=nowhere/encoder", "nowhere/encoder.* is missing"),
     (personalize, "reference=face.png base.path=nowhere", "no Stable Diffusion at nowhere: expected a folder"),
     (personalize, "reference=face.png base.dtype=int8", "base.dtype is 'int8', expected one of float32, "),
+    (personalize, "reference=face.png dtype=bfloat16", "dtype of a subject's file is 'bfloat16', expected float16 or"),
+    (personalize, "reference=face.png finetuning.basis=lora", "finetuning.basis is 'lora', expected lidb or free"),
+    (
+        personalize,
+        "reference=face.png base.revision=main",
+        "revision 'main' was given for the folder .*: only a hub id",
+    ),
+    (personalize, "reference=face.png base.path=pickle.ckpt", "pickle.ckpt is a pickled checkpoint and was not read"),
     (personalize, "reference=face.png wandb.mode=online", "wandb.mode=online needs WANDB_API_KEY"),
     (personalize, "reference=face.png finetuning.timesteps=all", "timesteps must be one of uniform, high_noise"),
     (personalize, "reference=face.png hypernet=foreign", "foreign was trained on the base 0000, not on base "),
@@ -51,6 +59,8 @@ WORDS = [
     (pretrain, "judges.recognizer=nowhere/judge", "no face recognizer in nowhere/judge"),
     (preoptimize, "identities_per_shard=0", "identities_per_shard is 0, expected at least 1"),
     (evaluate, "prompts=nowhere.txt", "no prompts in nowhere.txt"),
+    (evaluate, "finetuning.basis=lora", "finetuning.basis is 'lora', expected lidb or free"),
+    (evaluate, "dtype=int8", "dtype of a subject's file is 'int8', expected float16 or float32"),
     (evaluate, "num_prompts=3", "num_prompts is 3, expected 1 to 2"),
     (evaluate, "num_identities=0", "num_identities is 0 .*expected at least 1"),
     (evaluate, "num_identities=11", "num_identities is 11, but faceworld has 10 test people"),
@@ -80,7 +90,8 @@ def files(tiny_weights, tmp_path_factory) -> dict[str, bytes]:
     (folder / "notes.png").write_text("no picture\n")
     world = FaceWorld(resolution=64)
     to_image(world.render([(world.identity(0), world.view(0, 0))])[0]).save(folder / "face.png")
-    torch.save({"theta": torch.zeros(1)}, folder / "pickle.safetensors")
+    for name in ("pickle.safetensors", "pickle.ckpt"):
+        torch.save({"theta": torch.zeros(1)}, folder / name)
     diffusion = StableDiffusion.from_pretrained(tiny_weights / "base")
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
     subject = Subject(layout.initial(), layout, {"base": diffusion.name, "base_digest": diffusion.digest})

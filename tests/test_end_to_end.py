@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from experiments import evaluate, faceworld, generate, inspect, networks, personalize, pictures, preoptimize, pretrain
 from hdb.lidb.file import Subject
+from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 
@@ -105,7 +106,7 @@ def test_a_finished_run_is_set_aside_and_not_overwritten(call):
 def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_weights, monkeypatch):
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=0") == 0
     Path("me.safetensors").write_bytes(b"earlier")
-    interrupt(monkeypatch, personalize.SubjectFinetuning, "training_step", at=2)
+    interrupt(monkeypatch, SubjectFinetuning, "training_step", at=2)
     words = ["reference=face.png", "output=me.safetensors", f"hypernet={tiny_weights}/hypernet"]
     assert call(personalize, *words) == 130
     assert Path("me.safetensors").read_bytes() == b"earlier"
@@ -126,6 +127,31 @@ def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch)
     assert call(evaluate, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(Path("outputs/eval/manifest.jsonl").read_text().splitlines()) == len(METHODS) * 2
+
+
+def test_finetuning_without_bases_and_files_in_half_precision_are_one_override_away(call, tiny_weights, capsys):
+    words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+    sizes = {}
+    for name, more in (
+        ("lidb", []),
+        ("half", ["dtype=float16"]),
+        ("free", ["finetuning.basis=free", "finetuning.lr=1e-3"]),
+    ):
+        assert call(evaluate, *words, f"output={name}", *more) == 0
+        methods = json.loads(Path(name, "results.json").read_text())["methods"]
+        sizes[name] = {method: methods[method]["bytes"] for method in METHODS[2:5]}
+        for method in METHODS[2:5]:
+            for path in Path(name, "subjects", method).glob("*.safetensors"):
+                subject = Subject.load(path)
+                assert subject.layout.free == (name == "free" and method != "only_hyper")
+                assert subject.theta.dtype == (torch.float16 if name == "half" else torch.float32)
+        assert f"{sizes[name]['hyperdreambooth']:.0f}" in capsys.readouterr().out
+    layout = Subject.load(next(Path("lidb/subjects/only_hyper").glob("*.safetensors"))).layout
+    assert sizes["half"]["hyperdreambooth"] == pytest.approx(
+        sizes["lidb"]["hyperdreambooth"] - 2 * 4 * layout.size, abs=32
+    )
+    assert sizes["free"]["hyperdreambooth"] > 4 * layout.lora_size(rank=4)
+    assert sizes["free"]["only_hyper"] == sizes["lidb"]["only_hyper"]
 
 
 def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from hdb.config.loading import dotted, load
 from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
 from hdb.config.stages import (
     Evaluate,
+    Export,
     Generate,
     Inspect,
     Personalize,
@@ -25,6 +26,7 @@ __all__ = [
     "Base",
     "BasePart",
     "Evaluate",
+    "Export",
     "Faces",
     "Finetuning",
     "Generate",

@@ -3,9 +3,9 @@
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Schema = TypeVar("Schema")
@@ -16,7 +16,8 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
 
     Args:
         schema: a dataclass of `hdb.config`.
-        argv: paths ending in .yaml and words like `hypernet.iterations=2`; `--help` prints all fields and leaves.
+        argv: paths ending in .yaml and words like `hypernet.iterations=2`; `--help` prints all fields and leaves. One
+            value for a field that takes a list is a list of one.
 
     Raises:
         ValueError: an unknown key, a value of the wrong type, a missing file or a required field left open.
@@ -30,7 +31,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
         print(f"{schema.__doc__}\n\nFields and defaults, each overridden by key=value:\n\n{OmegaConf.to_yaml(config)}")
         sys.exit(0)
     for word in argv:
-        config = _merge(config, _differences(word), origin=word)
+        config = _merge(config, _differences(word, schema), origin=word)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
     return OmegaConf.to_object(config)
@@ -45,7 +46,7 @@ def dotted(config: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _differences(word: str) -> DictConfig:
+def _differences(word: str, schema: type) -> DictConfig:
     if word.endswith((".yaml", ".yml")) and "=" not in word:
         if not Path(word).is_file():
             raise ValueError(f"no config file {word!r}; the shipped ones are under configs/")
@@ -59,9 +60,19 @@ def _differences(word: str) -> DictConfig:
     if "=" not in word or word.startswith(("-", "=")):
         raise ValueError(f"{word!r} is neither a .yaml file nor key=value")
     try:
-        return OmegaConf.from_dotlist([word])
+        loaded, key = OmegaConf.from_dotlist([word]), word.partition("=")[0]
     except Exception as error:
         raise ValueError(f"{word!r} is not readable as key=value: {' '.join(str(error).split())}") from None
+    if _is_list(schema, key) and not isinstance(value := OmegaConf.select(loaded, key), ListConfig):
+        OmegaConf.update(loaded, key, [value])
+    return loaded
+
+
+def _is_list(schema: type | None, key: str) -> bool:
+    for name in key.split("."):
+        known = {entry.name: entry.type for entry in fields(schema)} if is_dataclass(schema) else {}
+        schema = known.get(name)
+    return get_origin(schema) is list
 
 
 def _merge(config: DictConfig, differences: DictConfig, *, origin: str) -> DictConfig:

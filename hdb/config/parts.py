@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 @dataclass
 class Base:
-    """The frozen text-to-image model: a folder in diffusers' layout or a hub id."""
+    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to."""
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    revision: str | None = None
     dtype: str = "float32"
 
 
@@ -68,11 +69,16 @@ class HyperNet:
 
 @dataclass
 class Finetuning:
-    """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's."""
+    """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's.
 
+    `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
+    of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free.
+    """
+
+    basis: str = "lidb"
     rank: int = 4
     num_steps: int = 40
-    lr: float = 5e-3
+    lr: float | None = None
     batch_size: int = 4
     timesteps: str = "uniform"
 

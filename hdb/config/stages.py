@@ -71,11 +71,13 @@ class Personalize(Stage):
     """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
-    where there are several, 1 being the largest. `consent` is a free text that travels in the file.
+    where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
+    null the name of the photo. `dtype` of the file is float32 or, at half the size, float16.
     """
 
     reference: str = MISSING
     output: str = "subject.safetensors"
+    dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
     finetuning: Finetuning = field(default_factory=Finetuning)
@@ -83,6 +85,7 @@ class Personalize(Stage):
     min_face: int = 64
     face: int | None = None
     consent: str = ""
+    source: str | None = None
     prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"] * 4)
 
 
@@ -90,16 +93,18 @@ class Personalize(Stage):
 class Evaluate(Stage):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
-    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others it would look worse than it is.
+    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
+    worse than it is. `dtype` of the subjects' files is float32 or float16.
     """
 
     output: str = "outputs/eval"
+    dtype: str = "float32"
     faces: Faces = field(default_factory=Faces)
     judges: Judges = field(default_factory=Judges)
     hypernet: str | None = None
     encoder: str | None = None
     finetuning: Finetuning = field(default_factory=Finetuning)
-    no_hyper_lr: float = 5e-3
+    no_hyper_lr: float | None = None
     subjects_per_batch: int = 1
     num_identities: int = 100
     num_references: int = 1
@@ -111,9 +116,12 @@ class Evaluate(Stage):
 
 @dataclass
 class Generate(Stage):
-    """Pictures of a subject from its file, one row per prompt, on one sheet and one by one in `output`."""
+    """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    subject: str = MISSING
+    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file.
+    """
+
+    subject: list[str] = MISSING
     output: str = "outputs/generate"
     prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
     num_pictures: int = 4
@@ -121,8 +129,26 @@ class Generate(Stage):
 
 
 @dataclass
+class Export:
+    """A subject as other tools load it.
+
+    `format` diffusers or kohya (ComfyUI, A1111) is a LoRA file of text encoder and UNet; merged is a whole pipeline
+    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file.
+    """
+
+    subject: str = MISSING
+    output: str = MISSING
+    format: str = "diffusers"
+    scale: float | None = None
+    base: Base = field(default_factory=Base)
+
+
+@dataclass
 class Inspect:
-    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only."""
+    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only.
+
+    `base` is a folder, a hub id, or sd15-config: the published configuration of Stable Diffusion 1.5.
+    """
 
     subject: str | None = None
     base: str | None = None

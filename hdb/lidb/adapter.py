@@ -54,7 +54,8 @@ class LiDB:
         for slot in self.layout.slots:
             original = found[slot.name]
             parent, name = owners[original]
-            layer = LiDBLinear(original, *slot.aux(seed=self.layout.seed))
+            aux = (None, None) if self.layout.free else slot.aux(seed=self.layout.seed)
+            layer = LiDBLinear(original, *aux)
             setattr(parent, name, layer)
             self.layers[slot.name] = layer
             self._owners[slot.name] = parent, name
@@ -68,14 +69,16 @@ class LiDB:
 
         Args:
             scale: Factor on all residuals: 0 is the base, 1 the person.
-            layout: Of theta, if its rank is not the adapter's (`Layout.relax`): the bases serve every rank.
+            layout: Of theta, if it is not the adapter's (`Layout.relax`): the bases serve every rank, and a free layout
+                needs none.
 
         Raises:
             ValueError: theta is of another size or not finite, or the layout has other bases. The previous binding
                 stays.
         """
         layout = self.layout if layout is None else layout
-        if replace(layout, rank=self.layout.rank) != self.layout:
+        own = replace(self.layout.freed, seed=layout.seed) if layout.free else self.layout
+        if replace(layout, rank=own.rank) != own:
             self.layout.check_digest(layout.digest, of="theta")
         if theta is None:
             for layer in self.layers.values():
@@ -84,7 +87,7 @@ class LiDB:
             # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
             layout.check(theta, finite=not (theta.is_cuda and theta.requires_grad))
             for name, (down, up) in layout.unpack(theta).items():
-                self.layers[name].bind(down, up, scale)
+                self.layers[name].bind(down, up, scale, free=layout.free)
         self._bound = theta, scale, layout
 
     @contextmanager

@@ -9,6 +9,8 @@ from torch import Tensor
 from hdb.lidb.file import Subject, write_safetensors
 from hdb.lidb.layout import Layout
 
+FORMATS = ("diffusers", "kohya")
+
 
 @torch.no_grad()
 def to_lora_state_dict(
@@ -39,20 +41,17 @@ def to_lora_state_dict(
     layout.check(theta)
     if len(theta) != 1:
         raise ValueError(f"a LoRA is of one person, given a theta of {len(theta)}")
-    if format not in ("diffusers", "kohya"):
-        raise ValueError(f"unknown LoRA format {format!r}, expected diffusers or kohya")
+    if format not in FORMATS:
+        raise ValueError(f"unknown LoRA format {format!r}, expected {' or '.join(FORMATS)}")
     state = {}
     # In float32 on the CPU, whatever theta is in: half precision once, by the caller, and not twice.
-    factors = layout.unpack(theta.detach().float().cpu())
-    for slot in layout.slots:
-        down, up = factors[slot.name]
-        down_aux, up_aux = slot.aux(seed=layout.seed)
-        lora_down, lora_up = down[0] @ down_aux, scale * (up_aux @ up[0])
-        component, _, path = slot.name.partition(".")
+    for slot_name, (down, up) in layout.fold(theta.detach().cpu()).items():
+        lora_down, lora_up = down[0], scale * up[0]
+        component, _, path = slot_name.partition(".")
         if format == "diffusers":
             infix = "lora" if component == "unet" else "lora_linear_layer"
-            state[f"{slot.name}.{infix}.down.weight"] = lora_down
-            state[f"{slot.name}.{infix}.up.weight"] = lora_up
+            state[f"{slot_name}.{infix}.down.weight"] = lora_down
+            state[f"{slot_name}.{infix}.up.weight"] = lora_up
         else:
             name = ("lora_unet_" if component == "unet" else "lora_te_") + path.replace(".", "_")
             state[f"{name}.lora_down.weight"] = lora_down

@@ -2,62 +2,22 @@
 
 import hashlib
 import json
-import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdb.lidb.names import personalized_layers
+from hdb.lidb.slot import Slot
 
 # Raised when the meaning of theta changes: the order inside a slot, the way bases are drawn, the canonical names.
 LAYOUT_VERSION = 1
 
 Factors = dict[str, tuple[Tensor, Tensor]]
-
-_DOWN_AUX, _UP_AUX, _START = range(3)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One personalized linear layer: its canonical name, its shape and the widths of its two bases.
-
-    Raises:
-        ValueError: a is not within 1 and in_features, or b not within 1 and out_features: that many orthonormal
-            vectors do not exist.
-
-    >>> slot = Slot("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 320, 640, a=100, b=50)
-    >>> slot.a + slot.b
-    150
-    """
-
-    name: str
-    in_features: int
-    out_features: int
-    a: int
-    b: int
-
-    def __post_init__(self) -> None:
-        for width, value, limit in (("a", self.a, self.in_features), ("b", self.b, self.out_features)):
-            if not 1 <= value <= limit:
-                raise ValueError(f"slot {self.name}: {width} = {value}, expected 1 to {limit}")
-
-    def aux(self, *, seed: int) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
-        """The frozen bases: down_aux with orthonormal rows, up_aux with orthonormal columns, float32 on the CPU.
-
-        Q of a Gaussian matrix, its signs fixed so that it is unique: uniformly drawn orthonormal vectors, the same on
-        every machine up to the last bit.
-        Paper: "random orthogonal". Here: orthonormal, because the distance of two residuals then is the distance of
-        the small products up · down, and one learning rate fits layers of every width.
-        """
-        down = _orthonormal(_stream(seed, self.name, _DOWN_AUX).standard_normal((self.in_features, self.a)))
-        up = _orthonormal(_stream(seed, self.name, _UP_AUX).standard_normal((self.out_features, self.b)))
-        return down.mT.contiguous(), up
 
 
 @dataclass(frozen=True)
@@ -66,13 +26,17 @@ class Layout:
 
         theta = [down (r, a), up (b, r)] of slot 0, then of slot 1, ...        p = sum of r·(a + b)
 
+    A free layout has no bases, or the identity as each of them: a = in_features, b = out_features, and the factors are
+    those of an ordinary LoRA. It holds any residual of its rank, in about thirteen times the numbers.
+
     Args:
         slots: In the order of theta.
         rank: r of every residual.
         seed: Of the bases and of the shared start.
+        free: Without bases.
 
     Raises:
-        ValueError: No slots, two slots of one name, a rank below 1 or a negative seed.
+        ValueError: No slots, two slots of one name, a rank below 1, a negative seed, or narrow slots in a free layout.
 
     >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2), Slot("unet.to_k", 8, 8, a=4, b=2)))
     >>> layout.size, layout.relax(layout.initial(), 3)[0].size
@@ -82,6 +46,7 @@ class Layout:
     slots: tuple[Slot, ...]
     rank: int = 1
     seed: int = 0
+    free: bool = False
 
     def __post_init__(self) -> None:
         if not self.slots:
@@ -93,6 +58,12 @@ class Layout:
             raise ValueError(f"rank = {self.rank}, expected 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed}, expected 0 or more")
+        narrow = next((slot for slot in self.slots if self.free and slot != slot.freed), None)
+        if narrow:
+            raise ValueError(
+                f"slot {narrow.name} of a free layout has a = {narrow.a} and b = {narrow.b}, "
+                f"expected {narrow.in_features} and {narrow.out_features}"
+            )
 
     @classmethod
     def of(
@@ -150,14 +121,7 @@ class Layout:
         """
         content = self.to_dict()
         content["version"] = LAYOUT_VERSION
-        content["draws"] = [
-            [
-                f"{x:.6f}"
-                for side in (_DOWN_AUX, _UP_AUX)
-                for x in _stream(self.seed, slot.name, side).standard_normal(4)
-            ]
-            for slot in self.slots
-        ]
+        content["draws"] = [slot.draws(seed=self.seed) for slot in self.slots]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def check(self, theta: Float[Tensor, "n p"], *, finite: bool = False) -> None:
@@ -205,37 +169,88 @@ class Layout:
         Not all zero, because down = up = 0 is a saddle: the diffusion loss has no gradient there.
         """
         return self.pack(
-            {slot.name: (self._start(slot)[None], torch.zeros(1, slot.b, self.rank)) for slot in self.slots}
+            {
+                slot.name: (slot.start(self.rank, seed=self.seed)[None], torch.zeros(1, slot.b, self.rank))
+                for slot in self.slots
+            }
         )
 
-    def relax(self, theta: Float[Tensor, "n p"], rank: int) -> tuple["Layout", Float[Tensor, "n q"]]:
+    @cached_property
+    def freed(self) -> "Layout":
+        """The free layout of the same layers and rank."""
+        return replace(self, slots=tuple(slot.freed for slot in self.slots), free=True)
+
+    def fold(self, theta: Float[Tensor, "n p"]) -> Factors:
+        """The factors of an ordinary LoRA with the same residuals, in float32, through which gradients flow.
+
+        down · down_aux (n, r, in)        up_aux · up (n, out, r)
+        """
+        factors = self.unpack(theta.float())
+        for slot in self.slots if not self.free else ():
+            down_aux, up_aux = (aux.to(theta.device) for aux in slot.aux(seed=self.seed))
+            down, up = factors[slot.name]
+            factors[slot.name] = down @ down_aux, up_aux @ up
+        return factors
+
+    def relax(
+        self, theta: Float[Tensor, "n p"], rank: int, *, free: bool = False
+    ) -> tuple["Layout", Float[Tensor, "n q"]]:
         """The same residuals in a layout of higher rank: fresh rows of `down` beside zero columns of `up`.
 
         Paper: the prediction is added to the base weights and a residual of higher rank trained on top. Here: it
         keeps its place and gets company, because a base with one person's weights inside could serve nobody else, and
         an exact relaxation needs no singular value decomposition.
 
+        Args:
+            free: Leave the bases, too: they are folded into the factors, and no row is confined to them any more.
+
         Raises:
             ValueError: The rank is below that of this layout.
         """
         if rank < self.rank:
             raise ValueError(f"cannot relax rank {self.rank} to {rank}; expected {self.rank} or more")
-        layout = Layout(self.slots, rank=rank, seed=self.seed)
-        factors = {}
-        for slot, (down, up) in zip(self.slots, self.unpack(theta).values(), strict=True):
-            fresh = layout._start(slot)[self.rank :].to(theta).expand(len(theta), -1, -1)
+        layout = replace(self.freed if free else self, rank=rank)
+        known, factors = self.fold(theta) if free else self.unpack(theta), {}
+        for slot in layout.slots:
+            down, up = known[slot.name]
+            fresh = slot.start(rank, seed=self.seed)[self.rank :].to(down).expand(len(theta), -1, -1)
             zeros = up.new_zeros(len(theta), slot.b, rank - self.rank)
             factors[slot.name] = torch.cat([down, fresh], dim=1), torch.cat([up, zeros], dim=2)
         return layout, layout.pack(factors)
 
-    def _start(self, slot: Slot) -> Float[Tensor, "r a"]:
-        rows = torch.from_numpy(_stream(self.seed, slot.name, _START).standard_normal((self.rank, slot.a)))
-        return (rows / rows.norm(dim=1, keepdim=True)).float()
+    def scaled(self, theta: Float[Tensor, "n p"], scales: Sequence[float]) -> Float[Tensor, "n p"]:
+        """Theta whose residuals are those of the n people, each times a factor of their own."""
+        factor = theta.new_tensor(scales)[:, None, None]
+        return self.pack({name: (down, factor * up) for name, (down, up) in self.unpack(theta).items()})
+
+    @staticmethod
+    def join(people: Sequence[tuple["Layout", Float[Tensor, "_ _"]]]) -> tuple["Layout", Float[Tensor, "n q"]]:
+        """Several thetas, each with its layout, in one layout that holds all of their residuals exactly.
+
+        It has the highest of their ranks and their bases, or none where those differ.
+
+        Raises:
+            ValueError: They are of different layers.
+
+        >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
+        >>> other = replace(layout, rank=3, seed=1)
+        >>> joined, theta = Layout.join([(layout, layout.initial()), (other, other.initial())])
+        >>> joined.free, joined.rank, len(theta)
+        (True, 3, 2)
+        """
+        first, rank = people[0][0], max(layout.rank for layout, _ in people)
+        free = any(replace(layout, rank=rank) != replace(first, rank=rank) for layout, _ in people)
+        for layout, _ in people:
+            if layout.freed.slots != first.freed.slots:
+                first.check_digest(layout.digest, of="one of several people")
+        relaxed = [layout.relax(theta, rank, free=free) for layout, theta in people]
+        return relaxed[0][0], torch.cat([theta for _, theta in relaxed])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; `from_dict` is the inverse."""
         slots = [list(asdict(slot).values()) for slot in self.slots]
-        return {"rank": self.rank, "seed": self.seed, "slots": slots}
+        # Only where it is so: the digests of all other layouts are older than this field.
+        return {"rank": self.rank, "seed": self.seed, "slots": slots} | ({"free": True} if self.free else {})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Layout":
@@ -246,19 +261,9 @@ class Layout:
         """
         try:
             slots = tuple(Slot(str(name), *(int(number) for number in numbers)) for name, *numbers in content["slots"])
-            return cls(slots, rank=int(content["rank"]), seed=int(content["seed"]))
+            free = bool(content.get("free", False))
+            return cls(slots, rank=int(content["rank"]), seed=int(content["seed"]), free=free)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"not a layout: {error}; expected rank, seed and slots of [name, in_features, out_features, a, b]"
             ) from error
-
-
-def _stream(seed: int, name: str, purpose: int) -> np.random.RandomState:
-    # A private generator for each slot, so that a basis depends on neither the global state nor the other slots.
-    # RandomState, because numpy promises never to change its normals (NEP 19); those of Generator may change.
-    return np.random.RandomState(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode()), purpose])))
-
-
-def _orthonormal(gaussian: np.ndarray) -> Float[Tensor, "rows columns"]:
-    q, r = np.linalg.qr(gaussian)
-    return torch.from_numpy(q * np.where(np.diagonal(r) < 0, -1.0, 1.0)).float()

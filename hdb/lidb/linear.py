@@ -19,8 +19,8 @@ class LiDBLinear(nn.Linear):
 
     Args:
         base: The layer to replace. It stays as it is and can be put back.
-        down_aux: (a, in) with orthonormal rows, the same for everyone.
-        up_aux: (out, b) with orthonormal columns, the same for everyone.
+        down_aux: (a, in) with orthonormal rows, the same for everyone; None for a layer that binds free factors only.
+        up_aux: (out, b) with orthonormal columns, the same for everyone, or None.
 
     Raises:
         ValueError: The layer is no plain `nn.Linear`, or the bases do not fit it.
@@ -33,12 +33,16 @@ class LiDBLinear(nn.Linear):
     torch.Size([4, 2])
     """
 
-    def __init__(self, base: nn.Linear, down_aux: Float[Tensor, "a in_"], up_aux: Float[Tensor, "out b"]) -> None:
+    def __init__(
+        self, base: nn.Linear, down_aux: Float[Tensor, "a in_"] | None, up_aux: Float[Tensor, "out b"] | None
+    ) -> None:
         # nn.Linear.__init__ would draw a weight, from the global generator, only to throw it away.
         nn.Module.__init__(self)
         if type(base) is not nn.Linear:
             raise ValueError(f"LiDB replaces plain nn.Linear layers, given {type(base).__qualname__}")
-        if down_aux.shape[1] != base.in_features or up_aux.shape[0] != base.out_features:
+        if (down_aux is None) != (up_aux is None):
+            raise ValueError("a LiDB layer has both bases or neither, given one")
+        if down_aux is not None and (down_aux.shape[1], up_aux.shape[0]) != (base.in_features, base.out_features):
             raise ValueError(
                 f"bases for a layer of {down_aux.shape[1]} inputs and {up_aux.shape[0]} outputs were given to one of "
                 f"{base.in_features} inputs and {base.out_features} outputs"
@@ -47,17 +51,27 @@ class LiDBLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.train(base.training)
         # The seed and the slot's name say what the bases are; storing them would multiply the size of a checkpoint.
-        self.register_buffer("down_aux", down_aux.detach().to(base.weight.device), persistent=False)
-        self.register_buffer("up_aux", up_aux.detach().to(base.weight.device), persistent=False)
+        for name, aux in (("down_aux", down_aux), ("up_aux", up_aux)):
+            self.register_buffer(name, None if aux is None else aux.detach().to(base.weight.device), persistent=False)
         self.down: Tensor | None = None
         self.up: Tensor | None = None
-        self.scale = 1.0
+        self.scale, self.free = 1.0, down_aux is None
         self._folded: tuple[Tensor, Tensor] | None = None
 
-    def bind(self, down: Float[Tensor, "n r a"] | None, up: Float[Tensor, "n b r"] | None, scale: float = 1.0) -> None:
+    def bind(
+        self,
+        down: Float[Tensor, "n r a"] | None,
+        up: Float[Tensor, "n b r"] | None,
+        scale: float = 1.0,
+        *,
+        free: bool = False,
+    ) -> None:
         """Sets the residuals of n identities until the next `bind`; None takes them away.
 
         The factors keep their graph. They stay bound because gradient checkpointing runs `forward` again in backward.
+
+        Args:
+            free: The factors are those of an ordinary LoRA, a = in and b = out, and go past the bases.
 
         Raises:
             ValueError: Only one factor is given, or they fit neither each other nor the bases.
@@ -68,13 +82,14 @@ class LiDBLinear(nn.Linear):
                 raise ValueError("bind takes both factors of a residual or neither, given one")
             self.down, self.up, self.scale = None, None, scale
             return
-        a, b = self.down_aux.shape[0], self.up_aux.shape[1]
+        free = free or self.down_aux is None
+        a, b = (self.in_features, self.out_features) if free else (self.down_aux.shape[0], self.up_aux.shape[1])
         if down.shape[2] != a or up.shape != (len(down), b, down.shape[1]):
             raise ValueError(
                 f"factors {tuple(down.shape)} and {tuple(up.shape)} do not fit a layer of a = {a} and b = {b}, "
                 f"which takes (n, r, {a}) and (n, {b}, r)"
             )
-        self.down, self.up, self.scale = down, up, scale
+        self.down, self.up, self.scale, self.free = down, up, scale, free
         if not (down.requires_grad or up.requires_grad):
             # Sampling calls each layer dozens of times with the same theta. With a graph this would be wrong: a second
             # backward through one binding would find the graph of the fold freed.
@@ -84,6 +99,8 @@ class LiDBLinear(nn.Linear):
         """The bound residuals as ordinary LoRA factors: down · down_aux and (scale · up_aux · up)ᵀ."""
         if self.down is None or self.up is None:
             raise ValueError("nothing is bound to this layer, so there is no residual to fold")
+        if self.free:
+            return self.down.to(self.weight.device), self.scale * self.up.to(self.weight.device).mT
         down = self.down.to(self.down_aux) @ self.down_aux
         up = self.up.to(self.up_aux).mT @ (self.scale * self.up_aux).mT
         return down, up

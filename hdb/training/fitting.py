@@ -49,6 +49,7 @@ class ThetaFitting(Stage):
         prompts: one for all pictures, or those of each person and picture.
         start: one row for all or n, of the adapter's layout.
         rank: the rank that the start is relaxed to.
+        free: leave the LiDB bases: fit ordinary LoRA factors that begin as the same residuals.
         batch_size: draws of a picture, noise and timestep per person and step.
         gradient_clip: largest norm of one row's gradient.
         mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
@@ -68,6 +69,7 @@ class ThetaFitting(Stage):
         prompts: str | Sequence[Sequence[str]],
         start: Float[Tensor, "_ p"],
         rank: int,
+        free: bool,
         num_steps: int,
         lr: float,
         batch_size: int,
@@ -87,7 +89,8 @@ class ThetaFitting(Stage):
         if len(start) not in (1, num_people):
             raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
         self.layout: Layout
-        self.layout, relaxed = lidb.layout.relax(start.detach().float().cpu().expand(num_people, -1), rank)
+        rows = start.detach().float().cpu().expand(num_people, -1)
+        self.layout, relaxed = lidb.layout.relax(rows, rank, free=free)
         self.thetas = nn.Parameter(relaxed.clone())
         self.register_buffer("latents", latents.detach(), persistent=False)
         self.prompts, self.batch_size, self.stratified = prompts, batch_size, stratified

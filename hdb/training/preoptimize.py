@@ -62,6 +62,7 @@ class Preoptimization(ThetaFitting):
             prompts=prompts,
             start=lidb.layout.initial() if start is None else start,
             rank=lidb.layout.rank,
+            free=False,
             num_steps=num_steps,
             lr=lr,
             batch_size=views_per_step,

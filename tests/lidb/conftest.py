@@ -1,11 +1,30 @@
 """A tiny frozen UNet and text encoder, fresh for each test, and a layout of them with narrow bases."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from hdb.lidb.layout import Layout
+
+SD15 = Path(__file__).parents[2] / "configs" / "sd15"
+
+
+@pytest.fixture(scope="session")
+def sd15():
+    """Stable Diffusion 1.5 as its configuration says, without weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(json.loads((SD15 / "unet.json").read_text()))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**json.loads((SD15 / "text_encoder.json").read_text())))
+    return {"unet": unet, "text_encoder": text_encoder}
+
+
+@pytest.fixture(scope="session")
+def sd15_layout(sd15) -> Layout:
+    return Layout.of(**sd15)
 
 
 @pytest.fixture

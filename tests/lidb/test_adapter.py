@@ -228,3 +228,42 @@ def test_a_second_adapter_on_the_same_model_is_refused(models, layout):
     LiDB(**models, layout=layout)
     with pytest.raises(ValueError, match="has LiDB layers already"):
         LiDB(**models, layout=layout)
+
+
+@pytest.mark.parametrize("free_adapter", [False, True])
+def test_a_free_layout_is_bound_and_merged_like_the_prediction_it_starts_at(models, layout, people, free_adapter):
+    lidb = LiDB(**models, layout=layout)
+    lidb.bind(people, scale=0.8)
+    predicted = outputs(models)
+    free, theta = layout.relax(people, 3, free=True)
+    if free_adapter:
+        lidb.detach()
+        lidb = LiDB(**models, layout=free)
+        assert not list(models["unet"].named_buffers())  # no identity matrix is ever made
+    lidb.bind(theta, scale=0.8, layout=free)
+    torch.testing.assert_close(outputs(models), predicted, **CLOSE)
+    lidb.merge(theta[:1], scale=0.8, layout=free)
+    torch.testing.assert_close(outputs(models, n=1), predicted[:1], **CLOSE)
+
+
+def test_fresh_rows_of_a_free_layout_leave_the_bases(models, layout, people):
+    free, theta = layout.relax(people, 2, free=True)
+    lidb = LiDB(**models, layout=layout)
+    theta = theta.requires_grad_()
+    lidb.bind(theta, layout=free)
+    outputs(models).square().mean().backward()
+    assert all(g.flatten(1).any(dim=1).all() for _, g in free.unpack(theta.grad).values())
+    slot = layout.slots[0]
+    basis = slot.aux(seed=layout.seed)[1]  # (out, b)
+    gradient = free.unpack(theta.grad)[slot.name][1][0, :, 1]
+    assert (gradient - basis @ (basis.mT @ gradient)).norm() > 0.1 * gradient.norm()
+
+
+def test_what_has_bases_is_refused_where_there_are_none_and_free_weights_of_another_model_everywhere(models, layout):
+    other = replace(layout, slots=layout.slots[:-1]).freed
+    lidb = LiDB(**models, layout=layout)
+    with pytest.raises(ValueError, match=f"belongs to layout {other.digest}, expected {layout.digest}"):
+        lidb.bind(other.initial(), layout=other)
+    lidb.detach()
+    with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}, expected {layout.freed.digest}"):
+        LiDB(**models, layout=layout.freed).bind(layout.initial(), layout=layout)

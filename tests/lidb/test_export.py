@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
@@ -38,8 +39,13 @@ def prompt_embeds(pipeline: StableDiffusionPipeline) -> torch.Tensor:
     return pipeline.encode_prompt("a [V] face", "cpu", 1, False)[0]
 
 
+@pytest.mark.parametrize("free", [False, True], ids=["lidb", "free"])
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_load_lora_weights_gives_the_picture_that_bind_gives(pipeline, person, tmp_path, format):
+def test_load_lora_weights_gives_the_picture_that_bind_gives(pipeline, person, tmp_path, format, free):
+    if free:
+        layout, theta = person.layout.relax(person.theta, 3, free=True)
+        theta = theta + 0.05 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(2))
+        person = Subject(theta, layout, person.metadata)
     base, base_embeds = picture(pipeline), prompt_embeds(pipeline)
     lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=person.layout)
     lidb.bind(person.theta, scale=person.scale)
@@ -92,6 +98,33 @@ def test_keys_are_the_published_ones(people, layout):
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj.alpha",
         "lora_te_text_model_encoder_layers_0_self_attn_out_proj.lora_up.weight",
     } <= set(kohya)
+
+
+def test_all_192_layers_of_stable_diffusion_15_are_found_under_the_keys_of_kohya(sd15, sd15_layout):
+    layout = sd15_layout.freed  # the same keys, and no bases to draw
+    kohya = to_lora_state_dict(layout.initial(), layout, "kohya")
+    # How kohya's scripts name a layer, and ComfyUI and A1111 look for it: its path in diffusers, written with _.
+    prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    expected = {
+        f"{prefixes[slot.name.partition('.')[0]]}_{slot.name.partition('.')[2].replace('.', '_')}"
+        for slot in layout.slots
+    }
+    assert {key.partition(".")[0] for key in kohya} == expected and len(expected) == 192
+    assert {key.partition(".")[2] for key in kohya} == {"lora_down.weight", "lora_up.weight", "alpha"}
+
+    # diffusers' converter, then its way to the modules: each layer gets its own factors and no key is left.
+    converted, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(kohya), unet_config=sd15["unet"].config)
+    assert len(converted) == 2 * 192 and set(alphas.values()) == {1.0}
+    shapes = {slot.name: (slot.in_features, slot.out_features) for slot in layout.slots}
+    found = {}
+    for key, value in converted.items():
+        name = key.replace(".processor", "").replace("_lora.", ".lora.").replace("to_out.lora", "to_out.0.lora")
+        if name.startswith("text_encoder"):
+            for there, here in (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out.0", "out_proj")):
+                name = name.replace(there, here)
+        path, _, side = name.partition(".lora.")
+        found.setdefault(path, {})[side.partition(".")[0]] = value.shape[1] if "down" in side else value.shape[0]
+    assert {path: (sides["down"], sides["up"]) for path, sides in found.items()} == shapes
 
 
 def test_exported_file_has_the_precision_and_the_provenance_of_the_subject(person, tmp_path):

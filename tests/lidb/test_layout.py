@@ -2,30 +2,18 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from hdb.lidb.layout import Layout, Slot
 
 SMALL = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, b=2)))
-SD15 = Path(__file__).parents[2] / "configs" / "sd15"
-
-
-@pytest.fixture(scope="module")
-def sd15():
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(json.loads((SD15 / "unet.json").read_text()))
-        text_encoder = CLIPTextModel(CLIPTextConfig(**json.loads((SD15 / "text_encoder.json").read_text())))
-    return {"unet": unet, "text_encoder": text_encoder}
 
 
 def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
@@ -35,7 +23,7 @@ def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
     assert len(layout.slots) == 192
     assert layout.size == 28_800
     assert layout.initial().nbytes == 115_200
-    assert layout.lora_size(rank=1) == 385_344
+    assert layout.lora_size(rank=1) == layout.freed.size == 385_344
     kinds = [(slot.name.split(".")[0], "ff" in slot.name) for slot in layout.slots]
     assert [kinds.count(kind) for kind in (("unet", False), ("unet", True), ("text_encoder", False))] == [128, 16, 48]
 
@@ -69,8 +57,9 @@ def test_names_and_digest_do_not_depend_on_the_module_paths_of_transformers(mode
 
 def test_slot_names_are_the_keys_of_published_loras(models, layout):
     unet, text_encoder = models["unet"], models["text_encoder"]
-    unet.add_adapter(LoraConfig(r=1, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"]))
-    text_encoder.add_adapter(LoraConfig(r=1, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]))
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"]
+    inject_adapter_in_model(LoraConfig(r=1, target_modules=targets), unet)
+    inject_adapter_in_model(LoraConfig(r=1, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]), text_encoder)
     published = set()
     for prefix, model in models.items():
         for key in convert_state_dict_to_diffusers(get_peft_model_state_dict(model)):
@@ -249,3 +238,79 @@ def test_packing_without_a_slot_is_refused_by_its_name():
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="no attention or GEGLU projection found"):
         Layout.of(unet=nn.Sequential(nn.Linear(3, 3)))
+
+
+def residuals(layout: Layout, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each slot's weight is changed by, formed in full."""
+    changes = {}
+    for slot, (down, up) in zip(layout.slots, layout.unpack(theta).values(), strict=True):
+        down_aux, up_aux = (torch.eye(slot.in_features), torch.eye(slot.out_features))
+        if not layout.free:
+            down_aux, up_aux = slot.aux(seed=layout.seed)
+        changes[slot.name] = up_aux @ up @ down @ down_aux
+    return changes
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 3), rank=st.integers(1, 3), extra=st.integers(0, 3))
+def test_leaving_the_bases_starts_at_the_prediction_with_fresh_rows_beside_zero_columns(n, rank, extra):
+    layout = replace(SMALL, rank=rank)
+    theta = torch.randn(n, layout.size, requires_grad=True)
+    relaxed, wide = layout.relax(theta, rank + extra, free=True)
+    assert relaxed.free and relaxed.rank == rank + extra
+    assert relaxed.size == 2 * (rank + extra) * (8 + 6) == SMALL.lora_size(rank + extra)
+    before, after = residuals(layout, theta), residuals(relaxed, wide)
+    assert all(torch.allclose(after[name], before[name], atol=1e-5) for name in before)
+    for down, up in relaxed.unpack(wide).values():
+        assert not up[..., rank:].any()
+        torch.testing.assert_close(down[:, rank:].norm(dim=2), torch.ones(n, extra))
+    wide.square().sum().backward()
+    assert theta.grad.abs().min() > 0
+
+
+def test_a_free_layout_stays_free_when_relaxed():
+    free, theta = SMALL.relax(torch.randn(1, SMALL.size), 2, free=True)
+    wider, wide = free.relax(theta, 3)
+    assert wider.free
+    assert all(torch.equal(residuals(wider, wide)[name], change) for name, change in residuals(free, theta).items())
+
+
+def test_a_layout_with_bases_says_nothing_of_being_free():
+    # Its digest is older than the word.
+    assert set(SMALL.to_dict()) == {"rank", "seed", "slots"}
+    assert SMALL.freed.to_dict()["free"] is True
+    assert Layout.from_dict(json.loads(json.dumps(SMALL.freed.to_dict()))) == SMALL.freed
+
+
+def test_the_identity_as_bases_is_another_layout_than_random_bases_as_wide():
+    wide = replace(SMALL, slots=tuple(slot.freed for slot in SMALL.slots))
+    assert wide.slots == wide.freed.slots and wide.digest != wide.freed.digest
+
+
+def test_a_free_layout_of_narrow_slots_is_refused_with_both_widths():
+    with pytest.raises(ValueError, match="unet.to_q of a free layout has a = 4 and b = 2, expected 8 and 6"):
+        replace(SMALL, free=True)
+
+
+@pytest.mark.parametrize(
+    "other", [replace(SMALL, rank=3), replace(SMALL, seed=5, rank=2), replace(SMALL, rank=2).freed]
+)
+def test_people_of_different_layouts_join_in_one_with_every_residual_as_it_was(other):
+    first, second = torch.randn(2, SMALL.size), torch.randn(1, other.size)
+    layout, theta = Layout.join([(SMALL, first), (other, second)])
+    assert layout.rank == other.rank and layout.free == (replace(other, rank=1) != SMALL) and len(theta) == 3
+    for name, change in residuals(layout, theta).items():
+        torch.testing.assert_close(change[:2], residuals(SMALL, first)[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(change[2:], residuals(other, second)[name], atol=1e-5, rtol=1e-5)
+
+
+def test_people_of_different_models_do_not_join():
+    other = replace(SMALL, slots=SMALL.slots[:1])
+    with pytest.raises(ValueError, match=f"several people belongs to layout {other.digest}, expected {SMALL.digest}"):
+        Layout.join([(SMALL, SMALL.initial()), (other, other.initial())])
+
+
+def test_everyone_is_scaled_by_their_own_factor():
+    theta = torch.randn(2, SMALL.size)
+    for name, change in residuals(SMALL, SMALL.scaled(theta, [0.5, 3.0])).items():
+        torch.testing.assert_close(change, residuals(SMALL, theta)[name] * torch.tensor([0.5, 3.0])[:, None, None])

@@ -181,3 +181,23 @@ def test_fold_without_a_binding_is_refused():
     _, layer, _, _ = layer_and_factors(1)
     with pytest.raises(ValueError, match="nothing is bound"):
         layer.fold()
+
+
+@pytest.mark.parametrize("bases", [True, False])
+def test_free_factors_are_the_residual_itself_with_or_without_bases_there(bases):
+    base, layer, _, _ = layer_and_factors(1)
+    layer = layer if bases else LiDBLinear(base, None, None)
+    down = torch.randn(2, 3, SLOT.in_features, dtype=torch.float64)
+    up = torch.randn(2, SLOT.out_features, 3, dtype=torch.float64)
+    layer.bind(down, up, 0.7, free=True)
+    x = torch.randn(2, 7, SLOT.in_features, dtype=torch.float64)
+    weights = base.weight + 0.7 * up @ down
+    expected = torch.stack(
+        [nn.functional.linear(row, weight, base.bias) for row, weight in zip(x, weights, strict=True)]
+    )
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_one_basis_without_the_other_is_refused():
+    with pytest.raises(ValueError, match="both bases or neither, given one"):
+        LiDBLinear(nn.Linear(12, 10), SLOT.aux(seed=0)[0], None)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -40,6 +42,24 @@ def test_finetuning_starts_at_the_prediction(tiny_diffusion, lidb, latents, star
             for theta, layout in ((module.thetas, module.layout), (start, lidb.layout))
         )
     assert_close(relaxed, predicted, rtol=1e-5, atol=1e-6)
+
+
+def test_finetuning_without_bases_starts_at_the_prediction_and_leaves_them(finetune, lidb, start):
+    before = finetune(num_steps=1, lr=0.0, free=True)
+    layout, predicted = lidb.layout.relax(start, 2, free=True)
+    assert before.layout == layout == replace(lidb.layout, rank=2).freed
+    assert_close(before.theta, predicted, rtol=0, atol=0)
+    after = finetune(free=True)
+    slot = lidb.layout.slots[0]
+    basis = slot.aux(seed=lidb.layout.seed)[1]
+    moved = (after.layout.unpack(after.theta)[slot.name][1] - layout.unpack(predicted)[slot.name][1])[0]
+    assert (moved - basis @ (basis.mT @ moved)).norm() > 0.1 * moved.norm() > 0
+
+
+@pytest.mark.parametrize(("free", "lr"), [(False, 5e-3), (True, 1e-3)])
+def test_each_basis_has_a_learning_rate_of_its_own(finetune, free, lr):
+    assert torch.equal(finetune(free=free).theta, finetune(free=free, lr=lr).theta)
+    assert not torch.equal(finetune(free=free).theta, finetune(free=free, lr=6e-3 - lr).theta)
 
 
 def test_many_subjects_in_one_run_end_where_each_ends_alone(finetune):

@@ -1,0 +1,44 @@
+"""A subject for other tools: python -m experiments.export subject=me.safetensors format=kohya output=lora.safetensors
+
+format=merged output=FOLDER writes a whole pipeline with the person inside, and needs the base: base.path=...
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.cli import run
+from experiments.networks import stable_diffusion
+from hdb.config import Export, load
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.export import FORMATS, export_lora
+from hdb.lidb.file import Subject
+
+
+def main(argv: list[str]) -> None:
+    config = load(Export, argv)
+    output, merged = Path(config.output), config.format == "merged"
+    if not merged and config.format not in FORMATS:
+        raise ValueError(f"format is {config.format!r}, expected {', '.join(FORMATS)} or merged")
+    if merged and output.exists():
+        raise ValueError(f"output {output} is there already, expected the name of a new folder")
+    if not merged and (output.suffix != ".safetensors" or output.is_dir()):
+        raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
+    subject = Subject.load(config.subject)
+    if config.scale is not None:
+        subject = replace(subject, metadata=subject.metadata | {"scale": str(config.scale)})
+    if not merged:
+        export_lora(subject, output, config.format)
+        print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank} for {config.format}")
+        return
+    diffusion = stable_diffusion(config.base)
+    subject.check_base(diffusion.digest, of=config.subject)
+    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
+    lidb.merge(subject.theta.float(), scale=subject.scale)
+    lidb.detach()
+    diffusion.save(output, about=subject.metadata)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {size} bytes, a pipeline folder of {diffusion.name} with the subject merged into it")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,108 @@
+"""A subject for other tools, as a user asks for it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from experiments import export
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.file import Subject, read_header
+from hdb.lidb.layout import Layout
+
+
+@pytest.fixture
+def base(tiny_base) -> StableDiffusionPipeline:
+    """Read by diffusers alone, with the scheduler that this project samples with."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
+@pytest.fixture(params=[False, True], ids=["lidb", "free"])
+def person(request, call, base, tiny_diffusion) -> Subject:
+    layout = Layout.of(unet=base.unet, text_encoder=base.text_encoder, a=6, b=3, rank=2)
+    layout = layout.freed if request.param else layout
+    theta = layout.initial() + 0.3 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
+    about = {"scale": "0.9", "base_digest": tiny_diffusion.digest, "base": "tiny", "consent": "given"}
+    subject = Subject(theta, layout, about)
+    subject.save("me.safetensors")
+    return subject
+
+
+def picture(pipeline: StableDiffusionPipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    out = pipeline("a [V] face", num_inference_steps=4, guidance_scale=3.0, generator=generator, output_type="np")
+    return out.images[0]
+
+
+def bound(pipeline: StableDiffusionPipeline, subject: Subject, scale: float) -> np.ndarray:
+    lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=subject.layout)
+    lidb.bind(subject.theta, scale=scale)
+    drawn = picture(pipeline)
+    lidb.detach()
+    assert np.abs(drawn - picture(pipeline)).max() > 0.03
+    return drawn
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+@pytest.mark.parametrize("scale", [None, 0.4])
+def test_an_exported_lora_gives_the_picture_that_bind_gives(call, base, person, format, scale):
+    expected = bound(base, person, scale or 0.9)
+    words = [] if scale is None else [f"scale={scale}"]
+    assert call(export, "subject=me.safetensors", f"format={format}", "output=lora.safetensors", *words) == 0
+    base.load_lora_weights("lora.safetensors")
+    assert np.abs(picture(base) - expected).max() < 1e-3
+    assert read_header("lora.safetensors")[1]["consent"] == "given"
+
+
+def test_a_merged_folder_is_a_pipeline_that_gives_the_picture_that_bind_gives(call, base, person, tiny_base):
+    expected = bound(base, person, 0.9)
+    words = ["subject=me.safetensors", "format=merged", "output=merged", f"base.path={tiny_base}"]
+    assert call(export, *words) == 0
+    merged = StableDiffusionPipeline.from_pretrained("merged")
+    assert isinstance(merged.scheduler, DDIMScheduler)
+    assert np.abs(picture(merged) - expected).max() < 1e-3
+    assert json.loads(Path("merged/subject.json").read_text()) == person.metadata
+    assert not list(Path("merged").rglob("*.bin"))
+    assert call(export, *words) == 2  # and never written over
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatch, error):
+    real = StableDiffusionPipeline.save_pretrained
+
+    def torn(self, folder, **options):
+        real(self, folder, **options)
+        raise error
+
+    monkeypatch.setattr(StableDiffusionPipeline, "save_pretrained", torn)
+    before = sorted(Path().rglob("*"))
+    words = ["subject=me.safetensors", "format=merged", "output=merged", f"base.path={tiny_base}"]
+    assert call(export, *words) == (130 if error is KeyboardInterrupt else 2)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("format=onnx output=me.onnx", "format is 'onnx', expected diffusers, kohya or merged"),
+        ("format=kohya output=me.ckpt", "output is 'me.ckpt', expected a file name ending in .safetensors"),
+        ("format=merged output=me.safetensors", "me.safetensors is there already, expected the name of a new folder"),
+        ("format=merged output=merged", "me.safetensors belongs to base .*, expected [0-9a-f]{16}"),
+        ("scale=nan output=lora.safetensors", "scale is 'nan', expected a finite number"),
+        ("", "output must be given: add output="),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(call, tiny_base, tiny_diffusion, capsys, words, message):
+    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=6, b=3)
+    Subject(layout.initial(), layout, {"base_digest": "0ther"}).save("me.safetensors")
+    before = sorted(Path().rglob("*"))
+    assert call(export, "subject=me.safetensors", f"base.path={tiny_base}", *words.split()) == 2
+    assert re.search(f"^error: .*{message}", capsys.readouterr().err.splitlines()[-1])
+    assert sorted(Path().rglob("*")) == before

@@ -1,0 +1,114 @@
+"""Pictures of several people in one batch, each with their own person, whatever their files are like."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments import generate
+from experiments.generate import batches
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.file import Subject
+from hdb.lidb.layout import Layout
+from hdb.sampling import generate as draw
+
+PROMPT = "a photo of a [V] face"
+
+
+@pytest.fixture
+def files(call, tiny_diffusion) -> dict[str, Subject]:
+    """Three people: rank 1, rank 3 at half strength, and a free layout in half precision."""
+    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    generator = torch.Generator().manual_seed(0)
+    people = {}
+    for name, one, scale in (
+        ("ann", layout, "1.0"),
+        ("bob", replace(layout, rank=3), "0.5"),
+        ("cid", replace(layout, rank=2).freed, "1.0"),
+    ):
+        theta = one.initial() + 0.3 * torch.randn(1, one.size, generator=generator)
+        about = {"base_digest": tiny_diffusion.digest, "scale": scale}
+        people[name] = Subject(theta.half() if one.free else theta, one, about)
+        people[name].save(f"{name}.safetensors")
+    return people
+
+
+def picture(name: str, folder: str = "outputs/generate") -> np.ndarray:
+    return np.asarray(Image.open(Path(folder) / name), dtype=int)
+
+
+def test_each_picture_of_a_batch_shows_the_person_whom_it_would_show_alone(call, files):
+    words = [f"prompts={PROMPT}", "num_pictures=2"]
+    assert call(generate, "subject=[ann.safetensors,bob.safetensors,cid.safetensors]", *words) == 0
+    together = {path.name: picture(path.name) for path in Path("outputs/generate").glob("00-*.png")}
+    assert len(together) == 3 * 2
+    for name in files:
+        assert call(generate, f"subject={name}.safetensors", f"output={name}", *words) == 0
+        for number in range(2):
+            own = together.pop(f"00-{name}-{number}.png")
+            assert np.abs(own - picture(f"00-{name}-{number}.png", name)).max() <= 1  # of 255, by rounding
+            # A person tells more than that in these pictures:
+            assert all(np.abs(own - other).max() > 1 for other in together.values())
+    assert Image.open("outputs/generate/grid.png").size == (2 * 128, 3 * 128)
+
+
+def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(call, files, tiny_diffusion):
+    def expected(scale: float) -> torch.Tensor:
+        lidb = LiDB(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, layout=files["bob"].layout)
+        drawn = draw(tiny_diffusion, lidb, files["bob"].theta, [PROMPT], seeds=[0], scale=scale, num_inference_steps=2)
+        lidb.detach()
+        return drawn[0].mul(255).round().int().permute(1, 2, 0).numpy()
+
+    words = ["subject=[ann.safetensors,bob.safetensors]", f"prompts={PROMPT}", "num_pictures=1"]
+    assert call(generate, *words) == 0
+    assert np.abs(picture("00-bob-0.png") - expected(0.5)).max() <= 1
+    assert call(generate, *words, "scale=1.5") == 0
+    assert np.abs(picture("00-bob-0.png") - expected(1.5)).max() <= 1
+    assert np.abs(expected(1.5) - expected(0.5)).max() > 1
+
+
+@pytest.mark.parametrize(("people", "at_once"), [(1, 8), (3, 8), (3, 2), (5, 1), (2, 100)])
+def test_batches_hold_every_picture_once_and_their_people_tiled(people, at_once):
+    divided = batches(2, 3, people, at_once=at_once)
+    spots = [spot for batch in divided for spot in batch]
+    assert sorted(spots) == [(p, k, person) for p in range(2) for k in range(3) for person in range(people)]
+    for batch in divided:
+        members = sorted({person for _, _, person in batch})
+        assert len(batch) <= at_once
+        assert [person for _, _, person in batch] == members * (len(batch) // len(members))
+    if at_once >= 2 * 3 * people:
+        assert len(divided) == 1
+
+
+def test_a_prompt_that_is_too_long_or_names_nobody_is_said_and_drawn_all_the_same(call, files, capsys):
+    long = PROMPT + " in the snow" * 8
+    words = ["subject=ann.safetensors", "num_pictures=1"]
+    assert call(generate, *words, f"prompts=['{long}','{long} at night','a photo of a face']") == 0
+    said = capsys.readouterr().out.splitlines()
+    read = 24  # of the tiny base; 77 of Stable Diffusion
+    assert sum(f"and the base reads {read} of them: the rest is left out" in line for line in said) == 2
+    assert "'a photo of a face' has no [V], the word that stands for the person" in said
+    assert np.array_equal(picture("00-ann-0.png"), picture("01-ann-0.png"))  # truncated to the same
+    assert call(generate, *words, "prompts=a [V] face") == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if "has " in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("subject=[ann.safetensors,ann.safetensors]", "expected one file or several of different names"),
+        ("subject=[]", "expected one file or several"),
+        ("subject=[ann.safetensors,nobody.safetensors]", "no file nobody.safetensors"),
+        ("subject=ann.safetensors num_pictures=0", "num_pictures = 0 .*expected at least 1 each"),
+        ("subject=ann.safetensors prompts=[]", "0 prompts, .*expected at least 1 each"),
+        ("", "subject must be given: add subject="),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(call, files, capsys, words, message):
+    assert call(generate, *words.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f"^error: .*{message}", error)
