@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     people = unseen(config)
     device = device_of(config.accelerator)
-    diffusion = stable_diffusion(config.base).to(device)
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     hypernet = trained_hypernet(path, encoder=config.encoder).to(device)
     judges = embedders(config.judges, device=device)

@@ -14,7 +14,7 @@ from hdb.sampling import generate, picture_grid, save_image, to_image
 
 def main(argv: list[str]) -> None:
     config = load(Generate, argv)
-    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
     subject = Subject.load(config.subject, expected_base=diffusion.digest)
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
     folder, rows = Path(config.output), []

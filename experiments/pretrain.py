@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from experiments.cli import run
-from experiments.networks import face_encoder, recognizer, stable_diffusion
+from experiments.networks import device_of, face_encoder, recognizer, stable_diffusion
 from experiments.people import faces
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
@@ -31,7 +31,7 @@ NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measure
 def main(argv: list[str]) -> None:
     config = load(Pretrain, argv)
     folder, net, started = Path(config.output), config.hypernet, time.perf_counter()
-    diffusion = stable_diffusion(config.base)
+    diffusion = stable_diffusion(config.base, memory=config.memory)
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
     )
     with torch.no_grad():
         seen = torch.stack([train[index].reference for index in range(min(NUM_STANDARDIZED, len(train)))])
-        hypernet.standardize(torch.cat([encoder(part).embedding for part in seen.split(32)]))
+        encoder.to(device_of(config.accelerator))  # a ViT-H would take many minutes on a CPU
+        hypernet.standardize(torch.cat([encoder(part.to(encoder.mean.device)).embedding for part in seen.split(32)]))
     preview = [val[index].reference for index in range(min(config.num_preview_identities, len(val)))]
     stage = HyperNetPretraining(
         diffusion,
