@@ -62,9 +62,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return now(device) - started
 
 
-def cost(
-    run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3
-) -> Cost:
+def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3) -> Cost:
     """Runs once to warm up and to count the operations, in both directions and as executed, then to take the time.
 
     On CUDA the peak is that of these runs; on a CPU it is the process's peak so far, which never falls.
@@ -88,9 +86,7 @@ def cost(
     return Cost(statistics.median(seconds), peak, counter.get_total_flops() // num_steps)
 
 
-def paired_ratios(
-    first: Callable[[], float], second: Callable[[], float], *, num_pairs: int
-) -> list[float]:
+def paired_ratios(first: Callable[[], float], second: Callable[[], float], *, num_pairs: int) -> list[float]:
     """The seconds of `first` over those of `second`, pair by pair and in turn first, after one pair to warm up.
 
     A machine that slows down for a while slows both halves of a pair; means of separate runs would not notice.

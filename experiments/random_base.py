@@ -9,7 +9,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion import StableDiffusion
 
-PARTS = ("unet", "vae", "text_encoder", "scheduler")
 TOKENIZER = Path("hdb/faceworld/weights/base/tokenizer")  # the words differ, the number of tokens that is run does not
 
 
@@ -24,9 +23,11 @@ def random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.
     Raises:
         ValueError: one of the files is missing.
     """
-    if lacking := [part for part in PARTS if not (folder / f"{part}.json").is_file()]:
-        raise ValueError(f"{folder} lacks {', '.join(f'{part}.json' for part in lacking)}: expected all of {PARTS}")
-    shapes = {part: json.loads((folder / f"{part}.json").read_text()) for part in PARTS}
+    files = {part: folder / f"{part}.json" for part in ("unet", "vae", "text_encoder", "scheduler")}
+    if lacking := [file.name for file in files.values() if not file.is_file()]:
+        expected = ", ".join(file.name for file in files.values())
+        raise ValueError(f"{folder} lacks {', '.join(lacking)}: expected {expected}")
+    shapes = {part: json.loads(file.read_text()) for part, file in files.items()}
     with device:
         unet = UNet2DConditionModel.from_config(shapes["unet"])
         vae = AutoencoderKL.from_config(shapes["vae"])

@@ -50,8 +50,8 @@ class Workloads:
         encoder = FaceEncoder.from_folder(net.encoder) if Path(net.encoder).is_dir() else FaceEncoder(net.encoder)
         decoder = WeightDecoder(layout, encoder, width=net.width, num_layers=net.num_layers, num_heads=net.num_heads)
         options = {"iterations": net.iterations, "linear_path": net.linear_path, "freeze_encoder": net.freeze_encoder}
-        # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one fused
-        # operation, and its arithmetic would not be counted.
+        # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one
+        # fused operation, and its arithmetic would not be counted.
         self.hypernet = HyperNet(encoder, decoder, layout, **options).to(device)
         self.cropper, self.folder = FaceCropper(), Path(config.output)
         self.photo = torch.rand(1, 3, self.diffusion.resolution, self.diffusion.resolution)

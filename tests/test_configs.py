@@ -16,6 +16,7 @@ from hdb.faceworld.view import CONTEXTS, STYLES
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
     "base": schemas.TrainBase,
+    "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,

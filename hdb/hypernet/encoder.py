@@ -60,7 +60,7 @@ class FaceEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs as well
+        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if isinstance(architecture, str):

@@ -79,7 +79,7 @@ class TimmNetwork(nn.Module):
         super().__init__()
         if not timm.is_model(model):
             raise ValueError(f"timm {timm.__version__} knows no model {model!r}")
-        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs as well
+        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.network = timm.create_model(model, pretrained=pretrained, **(kwargs or {}))
