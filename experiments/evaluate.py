@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     people = unseen(config, hypernet=path)
     device = device_of(config.accelerator)
-    diffusion = stable_diffusion(config.base).to(device)
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device)
     hypernet = trained_hypernet(path, encoder=config.encoder, diffusion=diffusion).to(device)
     judges = embedders(config.judges, device=device)
     written = max(file.stat().st_mtime_ns for file in (path, *path.glob("*")))

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
             f"{len(config.prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once} "
             "were given, expected at least 1 each"
         )
-    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
     subjects = [Subject.load(path, expected_base=diffusion.digest) for path in config.subject]
     for remark in prompt_remarks(diffusion, config.prompts):
         print(remark)

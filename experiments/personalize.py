@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     if output.suffix != ".safetensors" or output.is_dir():
         raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
     cropper = FaceCropper(min_size=config.min_face)
-    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
     read = cropper.crop if config.crop else cropper.check
     photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
     hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder, diffusion=diffusion)

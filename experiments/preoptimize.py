@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     if config.identities_per_shard < 1:
         raise ValueError(f"identities_per_shard is {config.identities_per_shard}, expected at least 1")
-    diffusion = stable_diffusion(config.base).to(device_of(config.accelerator))
+    diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     everybody = People(config.faces)

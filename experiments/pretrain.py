@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from experiments.cli import run
-from experiments.networks import face_encoder, recognizer, stable_diffusion
+from experiments.networks import device_of, face_encoder, recognizer, stable_diffusion
 from experiments.people import SPLITS_FILE, People
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
@@ -32,7 +32,7 @@ NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measure
 def main(argv: list[str]) -> None:
     config = load(Pretrain, argv)
     folder, net, started = Path(config.output), config.hypernet, time.perf_counter()
-    diffusion = stable_diffusion(config.base)
+    diffusion = stable_diffusion(config.base, memory=config.memory)
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
     )
     with torch.no_grad():
         seen = torch.stack([sample.reference for sample in islice(train, NUM_STANDARDIZED)])
-        hypernet.standardize(torch.cat([encoder(part).embedding for part in seen.split(32)]))
+        encoder.to(device_of(config.accelerator))  # a ViT-H would take many minutes on a CPU
+        hypernet.standardize(torch.cat([encoder(part.to(encoder.mean.device)).embedding for part in seen.split(32)]))
     preview = [val[index].reference for index in range(min(config.num_preview_identities, len(val)))]
     stage = HyperNetPretraining(
         diffusion,

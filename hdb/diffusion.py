@@ -127,6 +127,26 @@ class StableDiffusion(nn.Module):
         self.unet.set_attn_processor(AttnProcessor())
         return self
 
+    def use_less_memory(self) -> StableDiffusion:
+        """Keeps the inputs of blocks for backward and not all that is inside; codes pictures one by one.
+
+        The same values and gradients from about a third more arithmetic. LiDB layers run again in backward, so they
+        must then be bound as they were (`LiDB.bind` persists, `LiDB.bound` ends with its block).
+        """
+        self.unet.enable_gradient_checkpointing()
+        # The older name warns in transformers 5, the newer one is missing in 4. Reentrant checkpoints would lose the
+        # gradient of theta, which reaches the layers as bound state and not as an input of the block.
+        name = "activation_checkpointing_enable"
+        enable = getattr(self.text_encoder, name, None) or self.text_encoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        self.vae.enable_slicing()
+        for module in self.modules():
+            # Blocks of transformers, and of older diffusers, recompute in train mode only. These flags are the blocks'
+            # own; their children, where dropout would be, stay in eval mode.
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+        return self
+
     @torch.no_grad()
     def encode_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
         """Pictures in [0, 1] -> scaled latents (mean of the posterior), resized to the base's resolution if needed."""

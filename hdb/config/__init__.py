@@ -9,6 +9,7 @@ Source: arXiv 2307.06949, sections 4 and 5.
 from hdb.config.loading import dotted, load
 from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
 from hdb.config.stages import (
+    Benchmark,
     Evaluate,
     Export,
     Generate,
@@ -25,6 +26,7 @@ from hdb.config.stages import (
 __all__ = [
     "Base",
     "BasePart",
+    "Benchmark",
     "Evaluate",
     "Export",
     "Faces",

@@ -9,7 +9,7 @@ from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges
 
 @dataclass
 class Stage:
-    """What every stage has."""
+    """What every stage has. `memory` low recomputes activations in backward instead of keeping them: slower, same."""
 
     base: Base = field(default_factory=Base)
     sampling: Sampling = field(default_factory=Sampling)
@@ -17,6 +17,7 @@ class Stage:
     instance_prompt: str = "a [V] face"
     accelerator: str = "auto"
     precision: str = "32-true"
+    memory: str = "normal"
     seed: int = 0
 
 
@@ -153,6 +154,35 @@ class Inspect:
     subject: str | None = None
     base: str | None = None
     lidb: LiDB = field(default_factory=LiDB)
+
+
+@dataclass
+class Benchmark:
+    """What the stages cost on this machine, and two ratios; a base and a hypernetwork of random weights will do.
+
+    `base` is a base, a folder of configs alone (unet.json, ...), or sd15-config, which is configs/sd15. `dtype` is its
+    own, `batch_size` that of pretraining. A ratio compares runs of `num_steps` steps in `num_pairs` pairs.
+    """
+
+    base: str = "sd15-config"
+    dtype: str = "float32"
+    output: str = "outputs/benchmark"
+    lidb: LiDB = field(default_factory=LiDB)
+    hypernet: HyperNet = field(default_factory=HyperNet)
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    sampling: Sampling = field(default_factory=lambda: Sampling(num_inference_steps=25))
+    instance_prompt: str = "a [V] face"
+    batch_size: int = 8
+    num_pictures: int = 4
+    num_residuals: int = 8
+    num_people: int = 16
+    num_steps: int = 10
+    num_repeats: int = 3
+    num_pairs: int = 7
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    memory: str = "normal"
+    seed: int = 0
 
 
 @dataclass

@@ -54,7 +54,7 @@ class WeightDecoder(nn.Module):
         self.register_buffer("places", places, persistent=False)
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.face_norm = nn.LayerNorm(encoder.token_size)
             self.face_in = nn.Linear(encoder.token_size, width)
             self.embedding_in = nn.Linear(encoder.embedding_size, width)

@@ -60,8 +60,9 @@ class FaceEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # timm initializes from the global generator, which belongs to others
-            torch.manual_seed(seed)
+        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             if isinstance(architecture, str):
                 if not timm.is_model(architecture):
                     raise ValueError(f"{architecture!r} is neither a folder with config.json nor a model timm knows")

@@ -91,7 +91,8 @@ class HyperNet(nn.Module):
 
     def refine(self, features: FaceFeatures, *, iterations: int | None = None) -> Float[Tensor, "n p"]:
         """From face features to theta."""
-        change = self.mean.expand(len(features.embedding), -1)
+        # Not `expand`: torch's counter of operations fails on a view of a parameter that was taken without gradients.
+        change = self.mean.repeat(len(features.embedding), 1)
         if self.linear_path is not None:
             # Divided by √e, a step of Adam moves theta about as far through this path as through `mean`: one rate fits.
             change = change + self.linear_path(features.embedding / math.sqrt(features.embedding.shape[1]))

@@ -101,7 +101,7 @@ class ClipEmbedder(nn.Module):
     def from_parts(cls, config: CLIPConfig, tokenizer: CLIPTokenizer, *, seed: int = 0) -> "ClipEmbedder":
         """Random weights, to be trained; the resolution is the config's."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = CLIPModel(config)
         framing = Framing(resolution=config.vision_config.image_size, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD)
         return cls(model, tokenizer, framing)

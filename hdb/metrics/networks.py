@@ -79,8 +79,9 @@ class TimmNetwork(nn.Module):
         super().__init__()
         if not timm.is_model(model):
             raise ValueError(f"timm {timm.__version__} knows no model {model!r}")
-        with torch.random.fork_rng(devices=[]):  # timm initializes from the global generator, which belongs to others
-            torch.manual_seed(seed)
+        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             self.network = timm.create_model(model, pretrained=pretrained, **(kwargs or {}))
         self.framing = Framing(**framing)
         self.config: dict[str, Any] = {"model": model, "kwargs": dict(kwargs or {}), **self.framing.config}
