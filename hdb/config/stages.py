@@ -227,7 +227,7 @@ class TrainBase:
 class Prepare:
     """Photos, cropped once, as tar shards in `output`, for faces.source=shards faces.root=<output>.
 
-    `source`, `root`, `splits` and the numbers of people are those of `Faces`. `min_face` is the smallest face in pixels,
+    `source`, `root`, `splits` and the numbers of people are those of `Faces`. `min_face` is the smallest face in px,
     `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers` null
     takes one process per core, 0 none but this one.
     """
