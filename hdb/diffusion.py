@@ -59,7 +59,9 @@ class StableDiffusion(nn.Module):
         """
         folder = find_pipeline(path, revision=revision)
         name = Path(path).name if Path(path).is_dir() else str(path)
-        return cls(**read_pipeline(folder, dtype=dtype), name=name if revision is None else f"{name}@{revision}")
+        name = name if revision is None else f"{name}@{revision}"
+        # Rounded after the digest is taken: the same base is the same base in every precision.
+        return cls(**read_pipeline(folder), name=name).to(dtype)
 
     def save(self, folder: str | Path, *, about: Mapping[str, str]) -> Path:
         """Writes a pipeline folder that diffusers loads, with the scheduler that `sample` uses; whole or not at all.
@@ -81,15 +83,20 @@ class StableDiffusion(nn.Module):
         )
 
     def _weights_digest(self) -> str:
-        """Sixteen hex digits that tell bases apart: configurations, and a few weights of every tensor (as fp16)."""
-        sha = hashlib.sha256()
+        """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
+
+        The decoder of the autoencoder is left out: theta never sees it, and people exchange it for a sharper one.
+        """
+        sha, unseen = hashlib.sha256(), ("decoder.", "post_quant_conv.")
         for module in (self.vae, self.unet, self.text_encoder):
-            for key in sorted(name.replace("text_model.", "") for name, _ in module.named_parameters()):
-                sha.update(key.encode())
-            for _, value in sorted(module.named_parameters(), key=lambda item: item[0].replace("text_model.", "")):
-                sha.update(str(tuple(value.shape)).encode())
-                if value.device.type != "meta":
-                    sha.update(value.detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
+            named = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
+            kept = sorted(name for name in named if module is not self.vae or not name.startswith(unseen))
+            for name in kept:
+                sha.update(name.encode())
+            for name in kept:
+                sha.update(str(tuple(named[name].shape)).encode())
+                if named[name].device.type != "meta":
+                    sha.update(named[name].detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
         return sha.hexdigest()[:16]
 
     @property

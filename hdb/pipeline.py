@@ -29,7 +29,14 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 PARTS = (*WEIGHTS, "tokenizer", "scheduler")
-_DESCRIPTIONS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt"]
+_DESCRIPTIONS = [
+    "model_index.json",
+    "*/*.safetensors.index.json",
+    "*/config.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+]
 
 
 def find_pipeline(path: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
@@ -57,7 +64,10 @@ def find_pipeline(path: str | Path, *, revision: str | None = None, weights: boo
         raise ValueError(
             f"no Stable Diffusion at {name}: expected a folder in diffusers' layout or a hub id owner/name"
         )
-    wanted = [*_DESCRIPTIONS, *(f"{part}/{file}" for part, file in WEIGHTS.items() if weights)]
+    files = [
+        f"{part}/{name}" for part, file in WEIGHTS.items() for name in (file, f"{Path(file).stem}-*-of-*.safetensors")
+    ]
+    wanted = [*_DESCRIPTIONS, *(files if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # OSErrors, ValueErrors and those of the hub's HTTP library
@@ -69,8 +79,8 @@ def find_pipeline(path: str | Path, *, revision: str | None = None, weights: boo
         ) from error
 
 
-def read_pipeline(folder: Path, *, dtype: torch.dtype) -> dict[str, Any]:
-    """The parts of a Stable Diffusion 1.x by name. Nothing is ever unpickled, and no tensor is made up.
+def read_pipeline(folder: Path) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 1.x by name, in float32. Nothing is ever unpickled, and no tensor is made up.
 
     Raises:
         ValueError: It is another family of models or one for inpainting, lacks a part, or a tensor is missing,
@@ -80,9 +90,9 @@ def read_pipeline(folder: Path, *, dtype: torch.dtype) -> dict[str, Any]:
     _check_parts(folder)
     try:
         parts = {
-            "unet": _read_weights(UNet2DConditionModel, folder, "unet", torch_dtype=dtype),
-            "vae": _read_weights(AutoencoderKL, folder, "vae", torch_dtype=dtype),
-            "text_encoder": _read_weights(CLIPTextModel, folder, "text_encoder", dtype=dtype),
+            "unet": _read_weights(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32),
+            "vae": _read_weights(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
+            "text_encoder": _read_weights(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
             "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
         }
@@ -155,12 +165,26 @@ def check_family(folder: Path) -> None:
 def _check_parts(folder: Path) -> None:
     if missing := [part for part in PARTS if not (folder / part).is_dir()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
-    for part, file in WEIGHTS.items():
-        if not (folder / part / file).is_file():
-            pickles = sorted(found.name for found in (folder / part).glob("*.bin"))
-            instead = f"holds the pickled {pickles[0]}, which was not read" if pickles else "holds no weights"
-            raise ValueError(f"{folder / part} {instead}: expected {file}")
-        read_header(folder / part / file)
+    for part in WEIGHTS:
+        for file in _weight_files(folder / part, WEIGHTS[part]):
+            read_header(file)
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The file of a part's weights, or those it is divided into."""
+    index = folder / f"{name}.index.json"
+    if index.is_file() and not (folder / name).is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{index} is no readable list of shards: {error}") from None
+    else:
+        names = [name]
+    if missing := [shard for shard in names if not (folder / shard).is_file()]:
+        pickles = sorted(found.name for found in folder.glob("*.bin"))
+        instead = f"holds the pickled {pickles[0]}, which was not read" if pickles else "holds no weights"
+        raise ValueError(f"{folder} {instead}: expected {missing[0]}")
+    return [folder / shard for shard in names]
 
 
 def _read_weights(kind: type[nn.Module], folder: Path, part: str, **dtype: torch.dtype) -> nn.Module:

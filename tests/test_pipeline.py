@@ -40,6 +40,27 @@ def test_the_untouched_copy_is_read(folder, tiny_diffusion):
     assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest
 
 
+def test_weights_in_several_files_are_read_and_a_missing_one_is_named(folder, tiny_diffusion):
+    shutil.rmtree(folder / "unet")
+    tiny_diffusion.unet.save_pretrained(folder / "unet", max_shard_size="60KB")
+    shards = sorted((folder / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"unet holds no weights: expected {shards[1].name}"):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_a_base_is_the_same_in_every_precision_and_with_another_decoder(folder, tiny_diffusion):
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = StableDiffusion.from_pretrained(folder, dtype=dtype)
+        assert rounded.dtype == dtype and rounded.digest == tiny_diffusion.digest
+    change(folder, "vae", lambda tensors: tensors["decoder.conv_in.weight"].add_(1))
+    assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest
+    change(folder, "vae", lambda tensors: tensors["encoder.conv_in.weight"].add_(1))
+    assert StableDiffusion.from_pretrained(folder).digest != tiny_diffusion.digest
+
+
 @pytest.mark.parametrize("part", WEIGHTS)
 @pytest.mark.parametrize(
     ("how", "message"),
