@@ -12,6 +12,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from experiments.cli import run
+from experiments.cost import now
+from experiments.networks import device_of
 from experiments.runs import write_json
 from experiments.tracking import wandb_logger
 from hdb.config import BasePart, TrainBase, load
@@ -64,7 +66,16 @@ def main(argv: list[str]) -> None:
 
 
 def done(config: TrainBase, name: str) -> bool:
-    return (Path(config.output) / name / "done.json").is_file()
+    """Whether a part is trained.
+
+    Raises:
+        ValueError: what lies there was begun at another resolution.
+    """
+    folder = Path(config.output) / name
+    for record in (folder / "steps.json", folder / "done.json"):
+        if record.is_file() and (begun := json.loads(record.read_text()).get("resolution")) != config.resolution:
+            raise ValueError(f"{folder} is of {begun} px, not {config.resolution}: expected another output and weights")
+    return (folder / "done.json").is_file()
 
 
 def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Part:
@@ -77,6 +88,7 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
         "lr": settings.lr,
         "seed": config.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
     }
+    torch.manual_seed(common["seed"])  # networks of diffusers and timm draw their first weights from there
     if name == "autoencoder":
         return AutoencoderTraining(views, resolution=r, **common)
     if name == "text":
@@ -123,8 +135,8 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
     if not budget.is_file():
         steps = settings.steps
         if config.minutes is not None:
-            steps = steps_within(60 * config.minutes * settings.share, part_of(name, views, config, num_steps=10))
-        write_json(budget, {"steps": steps})
+            steps = steps_within(60 * config.minutes * settings.share, name, views, config)
+        write_json(budget, {"steps": steps, "resolution": config.resolution})
     steps = json.loads(budget.read_text())["steps"]
     part = part_of(name, views, config, num_steps=steps)
     size = models.num_parameters(part.trained()) / 1e6
@@ -150,18 +162,20 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
     trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     wandb.finish()
     part.cpu().save(Path(config.weights) / PARTS[name])
-    write_json(folder / "done.json", {"steps": steps, "seconds": round(time.perf_counter() - started)})
+    seconds = round(time.perf_counter() - started)
+    write_json(folder / "done.json", {"steps": steps, "seconds": seconds, "resolution": config.resolution})
 
 
-def steps_within(seconds: float, part: Part) -> int:
-    """How many steps fit into a time: from that of three, after two to warm up."""
+def steps_within(seconds: float, name: str, views: Views, config: TrainBase) -> int:
+    """How many steps of a part fit into a time: from that of three, after two to warm up."""
+    device = device_of(config.accelerator)
+    part = part_of(name, views, config, num_steps=10).to(device)
     part.on_fit_start()
-    times = []
+    times = [now(device)]
     for step in range(5):
-        started = time.perf_counter()
         part.loss(part.pick(step), torch.Generator().manual_seed(step))["loss"].backward()
-        times.append(time.perf_counter() - started)
-    return max(10, int(seconds / (sum(times[2:]) / 3)))
+        times.append(now(device))
+    return max(10, int(seconds / ((times[5] - times[2]) / 3)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from experiments.cli import run
+from experiments.random_base import CONFIGS
 from hdb.config import Inspect, LiDB, load
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
 from hdb.pipeline import check_family, find_pipeline
-
-# Published configurations by name, found from any folder.
-CONFIGS = {"sd15-config": Path(__file__).parents[1] / "configs" / "sd15"}
 
 
 def main(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The people an experiment runs on, as its config names them."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +42,7 @@ class People:
         for name, least in (("num_identities", 1), ("num_val_identities", 0), ("num_test_identities", 0)):
             if (num := getattr(config, name)) is not None and num < least:
                 raise ValueError(f"faces.{name} is {num}, expected at least {least}")
-        data = f"{config.source} {config.root}"
+        data = f"{config.source} {os.path.normpath(config.root)}"
         self.config = config = download(config) if config.source == "artifact" else config
         if config.source in READERS:
             self.photos = READERS[config.source](config.root)

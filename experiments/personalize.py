@@ -3,6 +3,7 @@
 python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
 """
 
+import re
 import time
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def main(argv: list[str]) -> None:
         save_image(sheet, output.with_suffix(".png"))
         logger.log_image("personalize/pictures", [sheet])
         logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": size})
-        artifact = wandb.Artifact(output.stem, type="subject", metadata=subject.metadata)
+        artifact = wandb.Artifact(
+            re.sub(r"[^A-Za-z0-9_.-]", "_", output.stem), type="subject", metadata=subject.metadata
+        )
         artifact.add_file(str(output))
         logger.experiment.log_artifact(artifact)
 

@@ -26,10 +26,10 @@ def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     if config.identities_per_shard < 1:
         raise ValueError(f"identities_per_shard is {config.identities_per_shard}, expected at least 1")
+    everybody = People(config.faces)
     diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
-    everybody = People(config.faces)
     people = everybody.faces("train")
     folder, size = Path(config.output), config.identities_per_shard
     claim(folder, config, result="metrics.json", inputs={"base_digest": diffusion.digest})

@@ -63,9 +63,16 @@ def claim(folder: Path, config: Prepare, jobs: dict[Path, Photos]) -> None:
     Raises:
         ValueError: it holds shards of other settings or of other pictures, or shards from elsewhere.
     """
-    listing = [[name, [name_of(picture) for picture in of]] for photos in jobs.values() for name, of in photos.items()]
+    listing = [
+        [path.name, name, [name_of(picture) for picture in of]]
+        for path, photos in jobs.items()
+        for name, of in photos.items()
+    ]
     settings = {key: value for key, value in dotted(config).items() if key not in ("output", "num_workers")}
-    settings |= {"pictures": sum(len(of) for _, of in listing), "listing": sha256(repr(listing).encode()).hexdigest()}
+    settings |= {
+        "pictures": sum(len(of) for _, _, of in listing),
+        "listing": sha256(repr(listing).encode()).hexdigest(),
+    }
     record = folder / "prepare.yaml"
     if record.is_file():
         earlier = yaml.safe_load(record.read_text())

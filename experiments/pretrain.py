@@ -1,4 +1,8 @@
-"""Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]"""
+"""Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]
+
+Under `output`: last.ckpt, from which an interrupted run goes on; hypernet/, the network alone, to be passed on;
+metrics.json, preview.png, splits.json.
+"""
 
 import time
 from dataclasses import asdict
@@ -32,13 +36,13 @@ NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measure
 def main(argv: list[str]) -> None:
     config = load(Pretrain, argv)
     folder, net, started = Path(config.output), config.hypernet, time.perf_counter()
+    people = People(config.faces)  # before gigabytes are read, as nobody may be there
     diffusion = stable_diffusion(config.base, memory=config.memory)
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
     encoder = face_encoder(net.encoder)
     judge = recognizer(config.judges.recognizer)
-    people = People(config.faces)
     train, val = people.training(), people.faces("val")
 
     decoder = WeightDecoder(
@@ -83,6 +87,7 @@ def main(argv: list[str]) -> None:
         trainer = Trainer(
             accelerator=config.accelerator,
             precision=config.precision,
+            devices=1,
             logger=logger,
             max_steps=config.max_steps,
             max_time=timedelta(minutes=config.max_minutes) if config.max_minutes else None,
@@ -116,6 +121,7 @@ def main(argv: list[str]) -> None:
         )
         trainer.fit(stage, data, ckpt_path=str(last) if resumed else None, weights_only=True)
         trainer.save_checkpoint(last)
+        hypernet.save(folder / "hypernet", include_encoder=not net.freeze_encoder, dtype=torch.float16)
         (scores,) = trainer.validate(stage, data, verbose=False)
     scores |= {"step": trainer.global_step, "seconds": time.perf_counter() - started}
     about = {"base": diffusion.name, "base_digest": diffusion.digest, "skipped": train.skipped.counts}

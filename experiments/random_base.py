@@ -9,7 +9,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion import StableDiffusion
 
-TOKENIZER = Path("hdb/faceworld/weights/base/tokenizer")  # the words differ, the number of tokens that is run does not
+ROOT = Path(__file__).parents[1]
+CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # published configurations by name, found from any folder
+TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # the words differ, the number of tokens that is run does not
 
 
 def is_random_base(folder: Path) -> bool:

@@ -9,6 +9,9 @@ import yaml
 
 from hdb.config import dotted
 
+# Fields that change how a run goes and not what comes out of it.
+_NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
+
 
 def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[str, str]) -> bool:
     """Makes `folder` ready for a run of this config; true if an unfinished run of the same config is gone on with.
@@ -20,7 +23,9 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     """
     folder = Path(folder)
     record = folder / "config.yaml"
-    settings = {key: value for key, value in dotted(config).items() if not key.startswith("wandb.")} | dict(inputs)
+    settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)} | dict(
+        inputs
+    )
     if record.is_file():
         if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
             print(f"going on with the unfinished run in {folder}")

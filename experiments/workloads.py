@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from experiments.cost import StepClock, timed
 from experiments.networks import DTYPES, fitted, predict, stable_diffusion
-from experiments.random_base import is_random_base, random_stable_diffusion
+from experiments.random_base import CONFIGS, is_random_base, random_stable_diffusion
 from hdb.config import Base, Benchmark
 from hdb.diffusion import StableDiffusion
-from hdb.faces.crop import FaceCropper, open_picture, square
+from hdb.faces.crop import FaceCropper
+from hdb.faces.picture import open_picture, square
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
@@ -29,7 +30,7 @@ from hdb.training.pretrain import HyperNetPretraining
 
 def base(config: Benchmark, device: torch.device) -> StableDiffusion:
     """The base that the config names, on the device; of random weights where there are only configs."""
-    folder = Path("configs/sd15" if config.base == "sd15-config" else config.base)
+    folder = CONFIGS.get(config.base, Path(config.base))
     if not is_random_base(folder):
         return stable_diffusion(Base(config.base, config.dtype), memory=config.memory).to(device)
     diffusion = random_stable_diffusion(folder, device=device, dtype=DTYPES[config.dtype])

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hdb.lidb.file import read_header
+from hdb.lidb.tensorfile import read_header
 
 # The file of each part that has weights.
 WEIGHTS = {

@@ -18,6 +18,7 @@ SCHEMAS = {
     "base": schemas.TrainBase,
     "base-full": schemas.TrainBase,
     "full": schemas.Pretrain,
+    "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
     "generate": schemas.Generate,

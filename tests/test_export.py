@@ -11,8 +11,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from experiments import export
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import Subject, read_header
+from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.lidb.tensorfile import read_header
 
 
 @pytest.fixture

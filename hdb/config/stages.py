@@ -14,7 +14,6 @@ class Stage:
     base: Base = field(default_factory=Base)
     sampling: Sampling = field(default_factory=Sampling)
     wandb: Wandb = field(default_factory=Wandb)
-    instance_prompt: str = "a [V] face"
     accelerator: str = "auto"
     precision: str = "32-true"
     memory: str = "normal"
@@ -81,6 +80,7 @@ class Personalize(Stage):
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
+    instance_prompt: str = "a [V] face"
     finetuning: Finetuning = field(default_factory=Finetuning)
     crop: bool = True
     min_face: int = 64
@@ -104,6 +104,7 @@ class Evaluate(Stage):
     judges: Judges = field(default_factory=Judges)
     hypernet: str | None = None
     encoder: str | None = None
+    instance_prompt: str = "a [V] face"
     finetuning: Finetuning = field(default_factory=Finetuning)
     no_hyper_lr: float | None = None
     subjects_per_batch: int = 1

@@ -49,6 +49,11 @@ class FaceLoader:
         self.source, self.batch_size, self.shuffle, self.seed = source, batch_size, shuffle, seed
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self.num_samples = num_samples or (source.num_samples if self.streams else len(source))
+        if self.streams and self.num_samples is not None and self.num_samples < batch_size * world_size:
+            raise ValueError(
+                f"an epoch has {self.num_samples} samples, expected at least {batch_size * world_size}, one batch for "
+                "each process: lower the batch size"
+            )
         self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
 
     batch_sampler = None  # Lightning looks for it beside `sampler`

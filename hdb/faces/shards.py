@@ -206,7 +206,7 @@ def shard_photos(
     """
     wanted = None if names is None else frozenset(names)
     photos: dict[str, list[StoredPicture]] = {}
-    for person in ShardReader().people(shards) if num else ():
+    for person in ShardReader().people(shards) if num != 0 else ():
         if person.name not in held_out and (wanted is None or person.name in wanted):
             photos.setdefault(person.name, []).extend(person.pictures)
         if len(photos) == num:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -121,6 +122,10 @@ class HyperNet(nn.Module):
         self.embedding_mean.copy_(embeddings.mean(0))
         self.embedding_std.copy_(embeddings.std(0).clamp_min(1e-6))
 
+    @cached_property
+    def _frozen_digest(self) -> str:
+        return self.encoder.digest  # of a ViT-H that is gigabytes to read, at every checkpoint
+
     @property
     def config(self) -> dict[str, Any]:
         """What `from_config` needs to build the same network; only strings, numbers, lists and dicts."""
@@ -129,7 +134,7 @@ class HyperNet(nn.Module):
             "layout": self.layout.to_dict(),
             "layout_digest": self.layout.digest,
             "encoder": self.encoder.config,
-            "encoder_digest": self.encoder.digest,
+            "encoder_digest": self._frozen_digest if self.freeze_encoder else self.encoder.digest,
             "decoder": self.decoder.config,
             "iterations": self.iterations,
             "linear_path": self.linear_path is not None,

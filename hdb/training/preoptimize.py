@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hdb.diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import write_safetensors
 from hdb.lidb.layout import Layout
+from hdb.lidb.tensorfile import write_safetensors
 from hdb.training.denoising import Timesteps
 from hdb.training.fitting import ThetaFitting
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.export import export_lora, to_lora_state_dict
-from hdb.lidb.file import Subject, read_header
+from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.lidb.tensorfile import read_header
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ class AutoencoderTraining(Part):
 
     def __init__(self, views: Views, *, resolution: int, **part):
         super().__init__(views, **part)
-        torch.manual_seed(self.seed)
         self.autoencoder = models.autoencoder(resolution)
         chosen = self.views.pick(0, min(NUM_FOR_START, len(self.views)), seed=self.seed)
         start_at_components(self.autoencoder, self.views.pictures(chosen))

@@ -84,8 +84,9 @@ class DenoiserTraining(Part):
     def trained(self) -> torch.nn.Module:
         return self.unet
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.average.step(self.unet.parameters())
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.average.step(self.unet.parameters())  # not in a hook after the batch: checkpoints are written before those
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = self.average.state_dict()
@@ -97,6 +98,8 @@ class DenoiserTraining(Part):
         """Writes the whole pipeline with the averaged UNet in diffusers' layout; no file over 16 MB."""
         self.average.to(self.device)
         self.average.copy_to(self.unet.parameters())
+        for network in (self.base.vae, self.unet):
+            network.register_to_config(_name_or_path="")  # where it once lay on this machine
         pipeline = StableDiffusionPipeline(
             vae=self.base.vae,
             unet=self.unet,

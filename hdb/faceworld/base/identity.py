@@ -46,7 +46,6 @@ class IdentityTraining(Part):
         **part,
     ):
         super().__init__(views, **part)
-        torch.manual_seed(self.seed)
         self.network, self._embed, self._write = network, embed, write
         self.views_per_person, self.margin = views_per_person, margin
         self.temperature, self.trait_weight = temperature, trait_weight

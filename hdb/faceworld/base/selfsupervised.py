@@ -29,7 +29,6 @@ class SelfSupervisedTraining(Part):
 
     def __init__(self, views: Views, network: TimmEmbedder, **part):
         super().__init__(views, **part)
-        torch.manual_seed(self.seed)
         self.embedder = network
         width = network.network.num_features
         head = nn.Sequential(
@@ -70,8 +69,13 @@ class SelfSupervisedTraining(Part):
         spread = -(torch.cat(targets).mean(0) * torch.cat(targets).mean(0).clamp_min(1e-8).log()).sum()
         return {"loss": torch.stack(pairs).mean(), "spread": spread}
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.follow()  # not in a hook after the batch: checkpoints are written before those
+
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def follow(self) -> None:
+        """Moves the teacher a little towards the student."""
         momentum = 1 - 0.006 * (math.cos(math.pi * self.global_step / max(1, self.num_steps)) + 1) / 2
         for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)

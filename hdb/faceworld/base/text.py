@@ -23,7 +23,6 @@ class TextTraining(Part):
 
     def __init__(self, views: Views, *, resolution: int, **part):
         super().__init__(views, **part)
-        torch.manual_seed(self.seed)
         self.tokenizer = models.tokenizer()
         self.clip = ClipEmbedder.from_parts(models.clip(resolution, self.tokenizer), self.tokenizer, seed=self.seed)
 
