@@ -70,9 +70,8 @@ def main(argv: list[str]) -> None:
         save_image(sheet, output.with_suffix(".png"))
         logger.log_image("personalize/pictures", [sheet])
         logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": size})
-        artifact = wandb.Artifact(
-            re.sub(r"[^A-Za-z0-9_.-]", "_", output.stem), type="subject", metadata=subject.metadata
-        )
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", output.stem)  # what W&B takes
+        artifact = wandb.Artifact(name, type="subject", metadata=subject.metadata)
         artifact.add_file(str(output))
         logger.experiment.log_artifact(artifact)
 

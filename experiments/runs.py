@@ -23,9 +23,8 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     """
     folder = Path(folder)
     record = folder / "config.yaml"
-    settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)} | dict(
-        inputs
-    )
+    settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)}
+    settings |= inputs
     if record.is_file():
         if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
             print(f"going on with the unfinished run in {folder}")

@@ -124,6 +124,8 @@ def write_pipeline(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: expected the name of a new folder")
+    for network in (unet, vae):
+        network.register_to_config(_name_or_path="")  # where it once lay on this machine
     pipeline = StableDiffusionPipeline(
         unet=unet,
         vae=vae,
