@@ -5,6 +5,7 @@ each shard, every picture that was skipped and why, every one with several faces
 that exist are kept. Training reads them with faces.source=shards faces.root=<output>.
 """
 
+import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     done = prepare_shards(missing, resolution=config.resolution, cropper=cropper, num_workers=config.num_workers)
     for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
         for picture in about["skipped"]:
-            tqdm.write(f"skipped ({picture['reason']}): {picture['message']}")
+            tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
     summarize(folder, list(jobs), people.splits)
 
 
