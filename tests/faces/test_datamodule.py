@@ -160,6 +160,12 @@ def test_an_epoch_of_a_stream_has_the_length_it_says_with_any_number_of_workers(
         assert set(batches[0] + batches[1]) == set(range(20))
 
 
+def test_a_stream_too_short_for_one_batch_is_refused(shards):
+    stream = ShardFaces(shards, resolution=8, num_samples=7)
+    with pytest.raises(ValueError, match="an epoch has 7 samples, expected at least 8, one batch for each process"):
+        FaceLoader(stream, batch_size=4, shuffle=True, world_size=2)
+
+
 def test_nodes_and_workers_share_a_stream_without_overlap(shards):
     shares = []
     for rank in range(2):

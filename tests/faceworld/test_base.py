@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import tiny_parts
 from transformers import CLIPTokenizer
 
@@ -68,13 +69,14 @@ def denoiser(views: Views, folder, num_steps: int) -> DenoiserTraining:
     return part
 
 
-def trainer(steps: int) -> Trainer:
+def trainer(steps: int, *callbacks: Callback) -> Trainer:
     return Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -159,15 +161,12 @@ def test_denoiser_trains_the_unet_alone_and_ships_its_average(views, tmp_path):
     assert StableDiffusion.from_pretrained(tmp_path / "pipeline").resolution == SIZE
 
 
-def test_average_of_the_unet_survives_a_restart(views, tmp_path):
+def test_average_of_the_unet_survives_a_restart_from_a_checkpoint_written_during_training(views, tmp_path):
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     whole = denoiser(views, tmp_path / "parts", 4)
-    trainer(4).fit(whole)
-    first = denoiser(views, tmp_path / "parts", 4)
-    stopped = trainer(2)
-    stopped.fit(first)
-    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    trainer(4, saver).fit(whole)
     second = denoiser(views, tmp_path / "parts", 4)
-    trainer(4).fit(second, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    trainer(4).fit(second, ckpt_path=str(tmp_path / "step=2.ckpt"), weights_only=True)
     for value, expected in zip(second.average.shadow_params, whole.average.shadow_params, strict=True):
         torch.testing.assert_close(value, expected)
 
