@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.cli import run
-from experiments.methods import METHODS, PERSONAL, is_free, personal_weights
+from experiments.methods import PERSONAL, is_free, methods_named, personal_weights
 from experiments.networks import device_of, embedders, hypernet_path, stable_diffusion, trained_hypernet
 from experiments.people import Unseen, unseen
 from experiments.pictures import Pictures, comparison, read_prompts
@@ -28,6 +28,7 @@ from hdb.sampling import save_image
 
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
+    chosen = methods_named(config.methods)
     free, dtype = is_free(config.finetuning.basis), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
         pictures = Pictures(config, people, prompts, folder)
         lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
         per_method = {}
-        for method in METHODS if people.oracle else METHODS[:-1]:
+        for method in chosen if people.oracle else [name for name in chosen if name != "oracle"]:
             if method == "oracle":
                 pictures.ask_oracle()
             elif method in PERSONAL:
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> None:
             "base_digest": diffusion.digest,
             "hypernetwork": str(path),
         }
-        grid = comparison(pictures, ours="hyperdreambooth")
+        beside = [method for method in ("oracle", "unpersonalized") if method in per_method]
+        grid = comparison(pictures, methods=["hyperdreambooth", *beside[:1]])
         save_image(grid, folder / "grid.png")
         logger.log_image("eval/grid", [grid])
         means = {f"eval/{m}/{name}": entry[name]["mean"] for m, entry in methods.items() for name in SCORES}
@@ -102,7 +104,7 @@ def write_subjects(
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
     photos, num, costs = people.references[:, 0], len(people.names), {}
     about = {"base": diffusion.name, "base_digest": diffusion.digest}
-    for method in PERSONAL:
+    for method in (name for name in PERSONAL if name in methods_named(config.methods)):
         paths = subject_paths(folder, method, people)
         times = folder / "subjects" / method / "seconds.json"
         seconds = json.loads(times.read_text()) if times.is_file() else {}

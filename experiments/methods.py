@@ -85,6 +85,20 @@ def subject_finetuning(
     )
 
 
+def methods_named(names: list[str] | None) -> tuple[str, ...]:
+    """These methods in the order of the table; None is all of them.
+
+    Raises:
+        ValueError: an unknown one, or hyperdreambooth is not among them.
+    """
+    if names is None:
+        return METHODS
+    if (unknown := sorted(set(names) - set(METHODS))) or "hyperdreambooth" not in names:
+        problem = f"unknown method {unknown[0]!r}" if unknown else f"methods is {', '.join(names)}"
+        raise ValueError(f"{problem}, expected hyperdreambooth and some of {', '.join(METHODS)} to compare it with")
+    return tuple(method for method in METHODS if method in names)
+
+
 def is_free(basis: str) -> bool:
     """Whether finetuning leaves the LiDB bases."""
     if basis not in ("lidb", "free"):

@@ -1,7 +1,7 @@
 """The pictures of an evaluation on disk: drawn once, listed in a manifest, read back for the scores."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -127,15 +127,12 @@ class Pictures:
         return torch.stack(pictures).unflatten(0, self.shape)
 
 
-def comparison(pictures: Pictures, *, ours: str) -> Image.Image:
-    """One row per person: the reference, then for every prompt our first picture beside the oracle's."""
-    shown = [
-        pictures.read(method)[:, :, 0] for method in (ours, "oracle" if pictures.people.oracle else "unpersonalized")
-    ]
+def comparison(pictures: Pictures, *, methods: Sequence[str]) -> Image.Image:
+    """One row per person: the reference, then for every prompt the first picture of each method, ours first."""
+    shown = [pictures.read(method)[:, :, 0] for method in methods]
     rows = []
     for person, reference in enumerate(pictures.people.references[:, 0]):
-        pairs = zip(*(of_method[person] for of_method in shown), strict=True)
-        rows.append([reference, *(picture for pair in pairs for picture in pair)])
-    beside = "oracle" if pictures.people.oracle else "unpersonalized"
-    columns = ["reference", *(name for prompt in pictures.prompts for name in (prompt, beside))]
+        beside = zip(*(of_method[person] for of_method in shown), strict=True)
+        rows.append([reference, *(picture for prompt in beside for picture in prompt)])
+    columns = ["reference", *(name for prompt in pictures.prompts for name in (prompt, *methods[1:]))]
     return picture_grid(rows, columns=columns)

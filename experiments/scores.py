@@ -54,7 +54,7 @@ def summarize(per_method: Mapping[str, PerIdentity], *, num_resamples: int, seed
         summary[method] = {}
         for name, interval in intervals[method].items():
             entry = {"mean": interval.mean, "ci95": [interval.low, interval.high], "normalized": None}
-            if "oracle" in intervals:
+            if {"unpersonalized", "oracle"} <= intervals.keys():
                 ends = {end: intervals[end][name].mean for end in ("unpersonalized", "oracle")}
                 entry["normalized"] = normalized(interval.mean, **ends)
             summary[method][name] = entry

@@ -40,17 +40,8 @@ def tiny_weights(tmp_path_factory, tiny_base) -> Path:
 
 
 @pytest.fixture
-def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
-    """Runs an experiment in an empty folder with tiny settings, and returns its exit code."""
-    from experiments.cli import code
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    # Drawing person 2200 draws everyone before them first, to tell twins: seconds that no test is about.
-    splits = {"train": range(20), "val": range(20, 30), "test": range(30, 40)}
-    monkeypatch.setattr("experiments.people.SPLITS", splits)
-    handler = signal.getsignal(signal.SIGINT)
-    (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
+def tiny_words(tiny_weights) -> dict[str, list[str]]:
+    """Tiny settings of each experiment."""
     common = [f"base.path={tiny_weights}/base", "sampling.num_inference_steps=2", "accelerator=cpu"]
     lidb = ["lidb.a=4", "lidb.b=3"]
     people = [
@@ -64,7 +55,7 @@ def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
     faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
     judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
-    words = {
+    return {
         "preoptimize": [*common, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
         "pretrain": [*common, *lidb, *faces, *judges, f"hypernet.{encoder}", "hypernet.width=8", "hypernet.num_heads=2"]
         + ["hypernet.iterations=2", "max_steps=4", "val_every=4", "checkpoint_every=1", "num_val_draws=1"]
@@ -75,11 +66,25 @@ def call(tiny_weights, tmp_path, monkeypatch) -> Callable[..., int]:
         "generate": common,
     }
 
+
+@pytest.fixture
+def call(tiny_words, tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs an experiment in an empty folder with tiny settings, and returns its exit code."""
+    from experiments.cli import code
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    # Drawing person 2200 draws everyone before them first, to tell twins: seconds that no test is about.
+    splits = {"train": range(20), "val": range(20, 30), "test": range(30, 40)}
+    monkeypatch.setattr("experiments.people.SPLITS", splits)
+    handler = signal.getsignal(signal.SIGINT)
+    (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
+
     def run(experiment: ModuleType, *more: str) -> int:
         name = experiment.__name__.rpartition(".")[2]
-        yaml = [str(CONFIGS / f"{name}.yaml")] if name in words else []
+        yaml = [str(CONFIGS / f"{name}.yaml")] if name in tiny_words else []
         try:
-            return code(experiment.main, [*yaml, *words.get(name, []), *more])
+            return code(experiment.main, [*yaml, *tiny_words.get(name, []), *more])
         finally:
             signal.signal(signal.SIGINT, handler)  # Trainer ignores further Ctrl-C after one
 

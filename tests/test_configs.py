@@ -15,6 +15,7 @@ from hdb.faceworld.view import CONTEXTS, STYLES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
+    "ablations": schemas.Ablate,
     "base": schemas.TrainBase,
     "base-full": schemas.TrainBase,
     "full": schemas.Pretrain,
@@ -26,7 +27,11 @@ SCHEMAS = {
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
 }
-REQUIRED = {"personalize": ["reference=face.png"], "generate": ["subject=me.safetensors"]}
+REQUIRED = {
+    "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],
+    "personalize": ["reference=face.png"],
+    "generate": ["subject=me.safetensors"],
+}
 YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / room).glob("*.yaml"))
 
 

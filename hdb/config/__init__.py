@@ -7,8 +7,9 @@ Source: arXiv 2307.06949, sections 4 and 5.
 """
 
 from hdb.config.loading import dotted, load
-from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
+from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Variant, Wandb
 from hdb.config.stages import (
+    Ablate,
     Benchmark,
     Evaluate,
     Export,
@@ -24,6 +25,7 @@ from hdb.config.stages import (
 )
 
 __all__ = [
+    "Ablate",
     "Base",
     "BasePart",
     "Benchmark",
@@ -44,6 +46,7 @@ __all__ = [
     "Sampling",
     "Stage",
     "TrainBase",
+    "Variant",
     "Wandb",
     "dotted",
     "load",

@@ -1,6 +1,6 @@
 """What several experiments have in common: the base, the shape of theta, where faces come from, who judges."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -90,6 +90,14 @@ class Judges:
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
     clip: str = "openai/clip-vit-base-patch32"
+
+
+@dataclass
+class Variant:
+    """Words that a row of an ablation adds to those of its experiments."""
+
+    pretrain: list[str] = field(default_factory=list)
+    evaluate: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Wandb
+from hdb.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Variant, Wandb
 
 
 @dataclass
@@ -95,10 +95,12 @@ class Evaluate(Stage):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
-    worse than it is. `dtype` of the subjects' files is float32 or float16.
+    worse than it is. `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has
+    an answer for.
     """
 
     output: str = "outputs/eval"
+    methods: list[str] | None = None
     dtype: str = "float32"
     faces: Faces = field(default_factory=Faces)
     judges: Judges = field(default_factory=Judges)
@@ -114,6 +116,20 @@ class Evaluate(Stage):
     num_prompts: int = 30
     num_pictures: int = 10
     num_resamples: int = 10_000
+
+
+@dataclass
+class Ablate:
+    """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
+
+    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all.
+    """
+
+    output: str = "outputs/ablations"
+    pretrain: str = MISSING
+    evaluate: str = MISSING
+    common: Variant = field(default_factory=Variant)
+    variants: dict[str, Variant] = field(default_factory=dict)
 
 
 @dataclass
