@@ -1,6 +1,7 @@
 """What faceworld's weights reach on people no training saw: python -m experiments.measure configs/faceworld/base.yaml
 
-Writes report.json, REPORT.md and samples.png beside the weights; `make base` ends with it.
+Writes report.json, REPORT.md and samples.png beside the weights; `make base` ends with it. What a person has to say of
+them stands in notes.md there and ends the page.
 """
 
 import json
@@ -57,8 +58,10 @@ def main(argv: list[str]) -> None:
     )
     report = {"resolution": config.resolution, "device": device, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
-    write_text(weights / "REPORT.md", markdown(report))
-    print(markdown(report))
+    notes = weights / "notes.md"
+    page = markdown(report) + (f"\n{notes.read_text()}" if notes.is_file() else "")
+    write_text(weights / "REPORT.md", page)
+    print(page)
 
 
 def people(config: TrainBase, split: str) -> FaceWorldDataset:
