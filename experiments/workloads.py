@@ -32,7 +32,7 @@ def base(config: Benchmark, device: torch.device) -> StableDiffusion:
     """The base that the config names, on the device; of random weights where there are only configs."""
     folder = CONFIGS.get(config.base, Path(config.base))
     if not is_random_base(folder):
-        return stable_diffusion(Base(config.base, config.dtype), memory=config.memory).to(device)
+        return stable_diffusion(Base(path=config.base, dtype=config.dtype), memory=config.memory).to(device)
     diffusion = random_stable_diffusion(folder, device=device, dtype=DTYPES[config.dtype])
     return fitted(diffusion, memory=config.memory)
 

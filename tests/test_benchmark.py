@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from experiments import benchmark
+from experiments import benchmark, workloads
 from experiments.cli import code
 from experiments.cost import cost, matmul_ceiling, paired_ratios
 from experiments.networks import fitted
 from experiments.random_base import random_stable_diffusion
+from hdb.config import Benchmark
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -112,3 +113,9 @@ def test_unknown_settings_are_refused(measure, tiny_diffusion, capsys):
         fitted(tiny_diffusion, memory="tiny")
     assert measure("dtype=int8")[0] == 2
     assert "dtype is 'int8', expected one of float32, float16, bfloat16" in capsys.readouterr().err
+
+
+def test_a_base_with_weights_is_benchmarked_as_well_as_one_of_shapes(tiny_base, tiny_diffusion):
+    config = Benchmark(base=str(tiny_base), dtype="bfloat16")
+    loaded = workloads.base(config, torch.device("cpu"))
+    assert loaded.digest == tiny_diffusion.digest and loaded.dtype == torch.bfloat16
