@@ -24,12 +24,14 @@ def test_a_known_prompt_gives_its_context_and_style():
     prompts = ["a photo of a face in a forest", "a face, golden statue"] * 6
     drawn = quality.generate(base, prompts)
     seen = quality.attributes(classifier, drawn, quality.asked(prompts))
-    assert seen["style"] >= 0.75, seen
-    assert seen["context"] >= 0.75, seen
+    assert seen["style"] >= 0.9, seen
+    assert seen["context"] >= 0.9, seen
     clip = ClipEmbedder.from_pretrained(WEIGHTS / "clip")
-    fit = (clip.embed_images(drawn) @ clip.embed_texts(prompts[:2]).T).unflatten(0, (6, 2))
-    assert (fit[:, 0, 0] > fit[:, 0, 1]).float().mean() >= 0.8
-    assert (fit[:, 1, 1] > fit[:, 1, 0]).float().mean() >= 0.8
+    fit = (clip.embed_images(drawn) @ clip.embed_texts(prompts[:2]).T).unflatten(
+        0, (6, 2)
+    )  # pair, picture of, words of
+    assert (fit[:, 0, 0] > fit[:, 1, 0]).float().mean() >= 0.95
+    assert (fit[:, 1, 1] > fit[:, 0, 1]).float().mean() >= 0.95
 
 
 def test_the_recognizer_knows_unseen_people_again():
