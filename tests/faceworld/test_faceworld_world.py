@@ -51,7 +51,7 @@ def test_pixels_are_the_same_up_to_rounding_for_any_number_of_threads(world):
         torch.set_num_threads(1)
         one = world.render(pairs)
         torch.set_num_threads(2)
-        # MKL sums in another order where threads or alignment differ: the last bit, or an edge that falls to a neighbor
+        # MKL sums in another order where threads or alignment differ: a last bit, an edge that falls to a neighbor
         assert ((world.render(pairs) - one).abs() > 1e-4).float().mean() < 1e-3
     finally:
         torch.set_num_threads(threads)
