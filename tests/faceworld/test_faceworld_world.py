@@ -51,8 +51,10 @@ def test_pixels_are_the_same_up_to_rounding_for_any_number_of_threads(world):
         torch.set_num_threads(1)
         one = world.render(pairs)
         torch.set_num_threads(2)
-        # MKL sums in another order where threads or alignment differ: a last bit, an edge that falls to a neighbor
-        assert ((world.render(pairs) - one).abs() > 1e-4).float().mean() < 1e-3
+        two = world.render(pairs)
+        # Where a tensor is divided between threads, an AMD EPYC rounds one value in 37,000 to the other side: 3e-8.
+        assert (two - one).abs().max() <= 1e-6
+        assert torch.equal((two * 255).round(), (one * 255).round())  # what the cache keeps
     finally:
         torch.set_num_threads(threads)
 
