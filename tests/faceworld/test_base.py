@@ -20,8 +20,8 @@ from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
-from hdb.faceworld.base.part import crops, jitter
-from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
+from hdb.faceworld.base.part import crops, elsewhere, jitter
+from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
 from hdb.faceworld.base.views import Views, without_identifier
 from hdb.faceworld.captions import VOCABULARY, caption
@@ -125,6 +125,21 @@ def test_whole_crop_changes_nothing_and_mirroring_only_mirrors(views):
     for before, after in zip(images, flipped, strict=True):
         assert torch.allclose(after, before, atol=1e-4) or torch.allclose(after, before.flip(-1), atol=1e-4)
     torch.testing.assert_close(jitter(images, strength=0.0, generator=torch.Generator()), images)
+
+
+def test_elsewhere_keeps_the_middle_and_takes_the_rim_from_another_picture():
+    images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, SIZE, SIZE)
+    moved = elsewhere(images, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(moved[..., SIZE // 2, SIZE // 2], images[..., 0, 0], atol=1e-3, rtol=0)
+    rim = moved[:, 0, 0, 0]
+    torch.testing.assert_close(rim.sort().values, images[:, 0, 0, 0], atol=1e-3, rtol=0)
+    assert not torch.allclose(rim, images[:, 0, 0, 0], atol=0.1)
+
+
+def test_prototypes_answer_with_cosines():
+    layer = Prototypes(8, 3, bias=False)
+    outputs = layer(torch.nn.functional.normalize(layer.weight.detach(), dim=1))
+    torch.testing.assert_close(outputs.diagonal(), torch.ones(3))
 
 
 def test_part_resumed_at_any_step_ends_where_an_uninterrupted_one_ends(views, tmp_path):

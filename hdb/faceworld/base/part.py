@@ -110,3 +110,12 @@ def soften(images: Tensor, *, generator: torch.Generator) -> Tensor:
     soft = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     return torch.where(chosen.to(images.device), soft, images)
+
+
+def elsewhere(images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """The middle of each picture, where the head is, within what surrounds the middle of another picture."""
+    n, _, height, width = images.shape
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    middle = torch.sigmoid((1 - ((x / 0.62) ** 2 + ((y + 0.08) / 0.85) ** 2)) / 0.12).to(images)
+    others = images[torch.randperm(n, generator=generator).to(images.device)]
+    return middle * images + (1 - middle) * others

@@ -12,19 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from hdb.faceworld.base.part import Part, crops, jitter
+from hdb.faceworld.base.part import Part, crops, elsewhere, jitter
 from hdb.faceworld.base.views import Views
 from hdb.metrics.embedders import TimmEmbedder
 
-NUM_PROTOTYPES = 1024
-TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.05, 0.1
+NUM_PROTOTYPES = 512
+TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1
 
 
 class SelfSupervisedTraining(Part):
     """A student sees small crops and learns what its own slow average says of large ones.
 
     Source: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294, section 3.1.
-    Paper: 2 large and 8 small crops. Here: 2 and 4, because two cores train it too.
+    Paper: 2 large and 8 small crops. Here: 2 and 4, because two cores train it too. Each large crop has other
+    surroundings (`elsewhere`): what two crops of a drawn picture have most plainly in common is the backdrop, and a
+    network that was trained on plain crops told nobody apart.
     """
 
     def __init__(self, views: Views, network: TimmEmbedder, **part):
@@ -32,7 +34,7 @@ class SelfSupervisedTraining(Part):
         self.embedder = network
         width = network.network.num_features
         head = nn.Sequential(
-            nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64), Unit(), nn.Linear(64, NUM_PROTOTYPES, bias=False)
+            nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64), Unit(), Prototypes(64, NUM_PROTOTYPES, bias=False)
         )
         self.student = nn.Sequential(network.network, head)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -49,12 +51,12 @@ class SelfSupervisedTraining(Part):
         images = self.views.pictures(flat).to(self.device)
         size = images.shape[-1]
 
-        def crop(scale: tuple[float, float], side: int) -> Tensor:
-            drawn = crops(images, scale=scale, size=side, generator=generator, flip=True)
+        def crop(shown: Tensor, scale: tuple[float, float], side: int) -> Tensor:
+            drawn = crops(shown, scale=scale, size=side, generator=generator, flip=True)
             return self.normalize(jitter(drawn, strength=0.3, generator=generator))
 
-        large = [crop((0.6, 1.0), size) for _ in range(2)]
-        small = [crop((0.25, 0.6), size // 2) for _ in range(4)]
+        large = [crop(elsewhere(images, generator=generator), (0.6, 1.0), size) for _ in range(2)]
+        small = [crop(elsewhere(images, generator=generator), (0.25, 0.6), size // 2) for _ in range(4)]
         with torch.no_grad():
             logits = self.teacher(torch.cat(large))
             targets = F.softmax((logits - self.center) / TEACHER_TEMPERATURE, dim=-1).chunk(2)
@@ -91,3 +93,10 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)
+
+
+class Prototypes(nn.Linear):
+    """A linear layer whose rows have length one, so that outputs are cosines and temperatures mean what they say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight, dim=1))
