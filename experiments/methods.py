@@ -30,6 +30,7 @@ def personal_weights(
 
     only_hyper: the prediction. no_hyper: finetuning from zero. hyperdreambooth: finetuning from the prediction.
     """
+    is_free(config.finetuning.basis, lidb.layout)  # before hours of methods that do not finetune
     if method == "only_hyper":
         return predict(hypernet, photos), lidb.layout
     ours = config.finetuning.lr
@@ -75,12 +76,13 @@ def subject_finetuning(
         reference=diffusion.encode_images(photos).float(),
         start=start,
         rank=tuning.rank,
-        free=is_free(tuning.basis),
+        free=is_free(tuning.basis, lidb.layout),
         prompt=config.instance_prompt,
         num_steps=tuning.num_steps,
         lr=lr,
         batch_size=tuning.batch_size,
         timesteps=Timesteps.named(tuning.timesteps),
+        stratified=tuning.stratified,
         seed=config.seed,
     )
 
@@ -99,8 +101,20 @@ def methods_named(names: list[str] | None) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method in names)
 
 
-def is_free(basis: str) -> bool:
-    """Whether finetuning leaves the LiDB bases."""
+def is_free(basis: str, layout: Layout | None = None) -> bool:
+    """Whether finetuning leaves the LiDB bases.
+
+    Args:
+        layout: the hypernetwork's, where it is known already.
+
+    Raises:
+        ValueError: an unknown basis, or lidb where the prediction has left the bases.
+    """
     if basis not in ("lidb", "free"):
         raise ValueError(f"finetuning.basis is {basis!r}, expected lidb or free")
+    if basis == "lidb" and layout is not None and layout.free:
+        raise ValueError(
+            "finetuning.basis is lidb, but the hypernetwork learned bases of its own and predicts a free LoRA; "
+            "expected finetuning.basis=free"
+        )
     return basis == "free"

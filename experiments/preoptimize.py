@@ -1,5 +1,10 @@
-"""The best theta of many training identities: python -m experiments.preoptimize configs/faceworld/preoptimize.yaml"""
+"""The best theta of many training identities: python -m experiments.preoptimize configs/faceworld/preoptimize.yaml
 
+Under `output`: thetas-*.safetensors, metrics.json, splits.json; with encoder=... predictable.json: how much of these
+thetas one photo tells. A finished folder gets that number without being fitted again.
+"""
+
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm.auto import tqdm
 
 from experiments.cli import run
-from experiments.networks import device_of, stable_diffusion
+from experiments.networks import device_of, face_encoder, stable_diffusion
 from experiments.people import SPLITS_FILE, People
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
@@ -19,7 +24,8 @@ from hdb.faces.sources import FaceSource
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.training.denoising import Timesteps
-from hdb.training.preoptimize import Preoptimization, save_thetas, shard_path
+from hdb.training.predictability import LEAST_PEOPLE, predictability
+from hdb.training.preoptimize import Preoptimization, load_thetas, save_thetas, shard_path
 
 
 def main(argv: list[str]) -> None:
@@ -31,11 +37,16 @@ def main(argv: list[str]) -> None:
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
     lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
     people = everybody.faces("train")
+    if config.encoder and len(people) < LEAST_PEOPLE:
+        raise ValueError(f"encoder asks how predictable {len(people)} people are, expected at least {LEAST_PEOPLE}")
     folder, size = Path(config.output), config.identities_per_shard
-    claim(folder, config, result="metrics.json", inputs={"base_digest": diffusion.digest})
+    # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.
+    result = "predictable.json" if config.encoder else "metrics.json"
+    claim(folder, replace(config, encoder=None), result=result, inputs={"base_digest": diffusion.digest})
     write_json(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
     shards = [range(start, min(start + size, len(people))) for start in range(0, len(people), size)]
-    losses = {}
+    metrics = folder / "metrics.json"  # of a run that went on, or is asked for its number afterwards
+    losses = json.loads(metrics.read_text())["train/diffusion_loss"] if metrics.is_file() else {}
     with wandb_run(config, stage="preoptimize", output=folder) as logger:
         for number, members in enumerate(tqdm(shards, desc="shards")):
             if shard_path(folder, number).is_file():
@@ -46,8 +57,32 @@ def main(argv: list[str]) -> None:
             (folder / f"shard-{number:05d}.ckpt").unlink(missing_ok=True)  # the shard holds its result
             losses[f"shard-{number:05d}"] = float(trainer.callback_metrics["train/diffusion_loss"])
             logger.log_metrics({"preoptimize/diffusion_loss": losses[f"shard-{number:05d}"]}, step=number)
-    write_json(folder / "metrics.json", {"identities": len(people), "train/diffusion_loss": losses})
+        write_json(metrics, {"identities": len(people), "train/diffusion_loss": losses})
+        if config.encoder:
+            known = predictable(config, people, layout)
+            write_json(folder / "predictable.json", known)
+            logger.log_metrics({f"preoptimize/{name}": known[name] for name in ("r2", "r2_residuals")})
     print(f"{folder}: thetas of {len(people)} people in {len(shards)} shards, {layout.size} numbers each")
+
+
+@torch.no_grad()
+def predictable(config: Preoptimize, people: FaceSource, layout: Layout) -> dict[str, float | str]:
+    """How much of the thetas in `output` the encoder's embedding of one photo of each person predicts."""
+    device = device_of(config.accelerator)
+    encoder = face_encoder(config.encoder).eval().to(device)
+    thetas, identities = load_thetas(config.output, layout)
+    rows = {identity: row for row, identity in enumerate(identities.tolist())}
+    embeddings = {}  # by identity: where somebody has no usable photo another person stands in, who is there already
+    for sample in people:
+        if sample.identity in rows:
+            embeddings[sample.identity] = encoder(sample.reference[None].to(device)).embedding.cpu()
+    of_rows = thetas[[rows[identity] for identity in embeddings]]
+    known = predictability(torch.cat(list(embeddings.values())), of_rows, layout)
+    print(
+        f"{config.output}: an embedding predicts {known.r2:.1%} of theta and {known.r2_residuals:.1%} of residuals "
+        f"(R², {known.people_scored} people, fitted on {known.people_fit} others)"
+    )
+    return {**known._asdict(), "encoder": config.encoder, "encoder_digest": encoder.digest}
 
 
 def fit(

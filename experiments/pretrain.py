@@ -39,8 +39,9 @@ def main(argv: list[str]) -> None:
     people = People(config.faces)  # before gigabytes are read, as nobody may be there
     diffusion = stable_diffusion(config.base, memory=config.memory)
     layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(config.lidb))
-    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
-    targets = load_thetas(config.thetas, layout) if config.beta and config.thetas else None
+    # Where the bases are learned, the stage has a better word on beta than that there are no thetas.
+    wanted = config.beta and config.thetas and not net.learn_bases
+    targets = load_thetas(config.thetas, layout) if wanted else None
     encoder = face_encoder(net.encoder)
     judge = recognizer(config.judges.recognizer)
     train, val = people.training(), people.faces("val")
@@ -55,8 +56,10 @@ def main(argv: list[str]) -> None:
         iterations=net.iterations,
         linear_path=net.linear_path,
         freeze_encoder=net.freeze_encoder,
+        learn_bases=net.learn_bases,
         base_digest=diffusion.digest,
     )
+    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
     with torch.no_grad():
         seen = torch.stack([sample.reference for sample in islice(train, NUM_STANDARDIZED)])
         encoder.to(device_of(config.accelerator))  # a ViT-H would take many minutes on a CPU
@@ -69,6 +72,7 @@ def main(argv: list[str]) -> None:
         alpha=config.alpha,
         beta=config.beta,
         targets=targets,
+        distance=config.distance,
         lr=config.lr,
         linear_lr=config.linear_lr,
         warmup_steps=config.warmup_steps,

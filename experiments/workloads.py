@@ -46,14 +46,15 @@ class Workloads:
     def __init__(self, config: Benchmark, *, device: torch.device) -> None:
         self.config, self.device, self.diffusion = config, device, base(config, device)
         models = {"unet": self.diffusion.unet, "text_encoder": self.diffusion.text_encoder}
-        self.lidb = LiDB(**models, layout=Layout.of(**models, **asdict(config.lidb)))
-        net, layout = config.hypernet, self.lidb.layout
+        net, layout = config.hypernet, Layout.of(**models, **asdict(config.lidb))
         encoder = FaceEncoder.from_folder(net.encoder) if Path(net.encoder).is_dir() else FaceEncoder(net.encoder)
         decoder = WeightDecoder(layout, encoder, width=net.width, num_layers=net.num_layers, num_heads=net.num_heads)
         options = {"iterations": net.iterations, "linear_path": net.linear_path, "freeze_encoder": net.freeze_encoder}
+        options["learn_bases"] = net.learn_bases
         # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one
         # fused operation, and its arithmetic would not be counted.
         self.hypernet = HyperNet(encoder, decoder, layout, **options).to(device)
+        self.lidb = LiDB(**models, layout=self.hypernet.layout)
         self.cropper, self.folder = FaceCropper(), Path(config.output)
         self.photo = torch.rand(1, 3, self.diffusion.resolution, self.diffusion.resolution)
         save_image(to_image(self.photo[0]), self.folder / "photo.png")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Factors = Mapping[str, tuple[Float[Tensor, "n _ _"], Float[Tensor, "n _ _"]]]  # slot -> down (n,r,a), up (n,b,r)
+DISTANCES = ("residuals", "factors")
 
 
 def diffusion_loss(
@@ -35,6 +36,7 @@ def weight_space_loss(
     predicted: Factors,
     target: Factors,
     *,
+    distance: str = "residuals",
     reduction: Literal["mean", "none"] = "mean",
 ) -> Float[Tensor, ""] | Float[Tensor, " n"]:
     """Squared distance between two people's residuals, summed over slots, without forming a residual.
@@ -46,17 +48,24 @@ def weight_space_loss(
         rank 1:      = |u₁|²|d₁|² + |u₂|²|d₂|² - 2 (u₁·u₂)(d₁·d₂)
 
     Paper: β·|theta_pred - theta|² on the factors. Here: on the residuals, because (c·down, up/c) and (-down, -up) are
-    the same residual, so a distance of factors punishes right answers. The ranks of both sides may differ.
+    the same residual, so a distance of factors punishes right answers. The ranks of both sides may differ. The paper's
+    is `distance` factors:
+
+        |theta₁ - theta₂|² = |d₁ - d₂|² + |u₁ - u₂|², summed over slots
 
     >>> down, up = torch.randn(1, 1, 10), torch.randn(1, 5, 1)
     >>> weight_space_loss({"slot": (down, up)}, {"slot": (-2 * down, -up / 2)}, reduction="none").abs() < 1e-4
     tensor([True])
 
+    Args:
+        distance: `residuals` or `factors`.
+
     Raises:
-        ValueError: the two sides name different slots.
+        ValueError: the two sides name different slots; an unknown distance; factors of two ranks, which have none.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
+    check_distance(distance)
     if predicted.keys() != target.keys():
         odd = sorted(predicted.keys() ^ target.keys())
         raise ValueError(
@@ -71,9 +80,23 @@ def weight_space_loss(
     for names in groups.values():  # one kernel for all slots of a size, where a loop over slots would launch thousands
         down1, up1 = _stack(predicted, names)  # (slots, n, r, a), (slots, n, b, r)
         down2, up2 = _stack(target, names)
+        if distance == "factors":
+            if down1.shape[2] != down2.shape[2]:
+                raise ValueError(
+                    f"a distance of factors needs one rank, given {down1.shape[2]} and {down2.shape[2]}; "
+                    "expected distance residuals"
+                )
+            parts.append(sum((a - b).square().sum((0, 2, 3)) for a, b in ((down1, down2), (up1, up2))))
+            continue
         squares = _inner(down1, up1, down1, up1) + _inner(down2, up2, down2, up2)
         parts.append(squares - 2 * _inner(down1, up1, down2, up2))
     return _reduce(torch.stack(parts).sum(0), reduction)
+
+
+def check_distance(distance: str) -> None:
+    """Raises ValueError if a weight-space loss knows no such distance."""
+    if distance not in DISTANCES:
+        raise ValueError(f"distance is {distance!r}, expected {' or '.join(DISTANCES)}")
 
 
 def _stack(factors: Factors, names: list[str]) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,39 @@ def test_preoptimize_resumes_to_the_same_thetas(call, monkeypatch):
         torch.testing.assert_close(whole["thetas"], torn["thetas"], rtol=0, atol=0)
 
 
+def test_a_finished_folder_of_thetas_gets_the_number_of_an_encoder_without_a_new_fit(call, tiny_weights, capsys):
+    words = ["faces.num_identities=10", "identities_per_shard=5", "num_steps=1"]
+    assert call(preoptimize, *words) == 0
+    folder = Path("outputs/preoptimize")
+    fitted = {path: path.stat().st_mtime_ns for path in folder.glob("thetas-*")}
+    losses = json.loads((folder / "metrics.json").read_text())
+    assert call(preoptimize, *words, f"encoder={tiny_weights}/encoder") == 0
+    assert {path: path.stat().st_mtime_ns for path in fitted} == fitted and len(fitted) == 2
+    assert json.loads((folder / "metrics.json").read_text()) == losses
+    known = json.loads((folder / "predictable.json").read_text())
+    assert (known["people_fit"], known["people_scored"]) == (8, 2)
+    assert f"{known['r2']:.1%} of theta" in capsys.readouterr().out
+    assert call(preoptimize, f"encoder={tiny_weights}/encoder") == 2
+    assert "how predictable 3 people are, expected at least 10" in capsys.readouterr().err
+
+
+def test_a_hypernetwork_with_learned_bases_goes_the_whole_way(call, capsys):
+    assert call(pretrain, "hypernet.learn_bases=true", "beta=1") == 2
+    assert "with learned bases expected beta = 0" in capsys.readouterr().err
+    assert call(pretrain, "hypernet.learn_bases=true") == 0
+    for name in ("last.ckpt", "hypernet"):
+        words = [f"hypernet=outputs/pretrain/{name}", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+        assert call(evaluate, *words, f"output=eval-{name}") == 2
+        assert "finetuning.basis is lidb, but the hypernetwork learned" in capsys.readouterr().err
+        assert call(evaluate, *words, f"output=eval-{name}", "finetuning.basis=free") == 0
+        for method, rank in (("only_hyper", 1), ("hyperdreambooth", 4)):
+            layout = Subject.load(next(Path(f"eval-{name}/subjects/{method}").glob("*.safetensors"))).layout
+            assert layout.free and layout.rank == rank
+    assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
+    assert call(personalize, "reference=face.png", "output=me.safetensors", "finetuning.basis=free") == 0
+    assert call(generate, "subject=me.safetensors", "num_pictures=1") == 0
+
+
 def test_pretrain_resumes_to_the_same_network(call, monkeypatch):
     assert call(pretrain, "output=whole") == 0
     interrupt(monkeypatch, HyperNetPretraining, "training_step", at=3)

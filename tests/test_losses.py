@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hdb.lidb.layout import Layout, Slot
 from hdb.losses import diffusion_loss, weight_space_loss
 
 SIZES = {"first": (6, 5), "second": (7, 4), "third": (6, 5)}  # slot -> (a, b)
@@ -55,6 +56,26 @@ def test_weight_space_loss_pulls_a_zero_residual_towards_its_target():
     first = {name: (down, torch.zeros_like(up).requires_grad_()) for name, (down, up) in first.items()}
     weight_space_loss(first, second).backward()
     assert all(up.grad.abs().sum() > 0 for _, up in first.values())
+
+
+def test_distance_of_factors_is_the_plain_distance_of_theta_and_tells_equal_residuals_apart():
+    layout = Layout(tuple(Slot(f"unet.{name}", a, b, a=a, b=b) for name, (a, b) in SIZES.items()), rank=2)
+    first, second = torch.randn(2, 3, layout.size, generator=torch.Generator().manual_seed(0))
+    pair = layout.unpack(first), layout.unpack(second)
+    expected = (first - second).square().sum(1)
+    assert_close(weight_space_loss(*pair, distance="factors", reduction="none"), expected)
+    assert_close(weight_space_loss(*pair, distance="factors"), expected.mean())
+    flipped = {name: (-down, -up) for name, (down, up) in pair[0].items()}
+    assert_close(weight_space_loss(pair[0], flipped), torch.tensor(0.0), rtol=0, atol=1e-3)
+    assert_close(weight_space_loss(pair[0], flipped, distance="factors"), 4 * first.square().sum(1).mean())
+
+
+def test_distances_that_do_not_exist_are_refused():
+    first, second = factors(2, 1, seed=0), factors(2, 3, seed=1)
+    with pytest.raises(ValueError, match="distance is 'theta', expected residuals or factors"):
+        weight_space_loss(first, first, distance="theta")
+    with pytest.raises(ValueError, match="needs one rank, given 1 and 3"):
+        weight_space_loss(first, second, distance="factors")
 
 
 def test_slots_of_two_layouts_are_not_compared():

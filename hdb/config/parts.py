@@ -55,7 +55,10 @@ class Faces:
 
 @dataclass
 class HyperNet:
-    """Reference to theta. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's."""
+    """Reference to theta. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's.
+
+    `learn_bases` trains the bases, too: no weight-space loss then, and finetuning is free.
+    """
 
     encoder: str = "vit_huge_patch14_224.orig_in21k"
     freeze_encoder: bool = True
@@ -64,6 +67,7 @@ class HyperNet:
     num_heads: int = 8
     iterations: int = 4
     linear_path: bool = False
+    learn_bases: bool = False
     seed: int = 0
 
 
@@ -72,7 +76,7 @@ class Finetuning:
     """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's.
 
     `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
-    of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free.
+    of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `stratified` spreads the timesteps of a step evenly.
     """
 
     basis: str = "lidb"
@@ -81,6 +85,7 @@ class Finetuning:
     lr: float | None = None
     batch_size: int = 4
     timesteps: str = "uniform"
+    stratified: bool = True
 
 
 @dataclass

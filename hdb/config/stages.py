@@ -22,7 +22,10 @@ class Stage:
 
 @dataclass
 class Preoptimize(Stage):
-    """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`."""
+    """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
+
+    `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
+    """
 
     output: str = "outputs/preoptimize"
     lidb: LiDB = field(default_factory=LiDB)
@@ -33,6 +36,7 @@ class Preoptimize(Stage):
     views_per_step: int = 1
     mean_pull: float = 0.0
     timesteps: str = "uniform"
+    encoder: str | None = None
     checkpoint_every: int = 50
 
 
@@ -40,8 +44,9 @@ class Preoptimize(Stage):
 class Pretrain(Stage):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
-    beta above 0 needs `thetas`, the folder that preoptimize wrote. `max_minutes` ends a run early, unfinished schedule
-    and all. `val_every` and `checkpoint_every` count steps.
+    beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
+    loss is that of residuals, or of factors like the paper's. `max_minutes` ends a run early, unfinished schedule and
+    all. `val_every` and `checkpoint_every` count steps.
     """
 
     output: str = "outputs/pretrain"
@@ -52,6 +57,7 @@ class Pretrain(Stage):
     thetas: str | None = "outputs/preoptimize"
     alpha: float = 1.0
     beta: float = 1.0
+    distance: str = "residuals"
     lr: float = 1e-4
     linear_lr: float = 1e-3
     warmup_steps: int = 100

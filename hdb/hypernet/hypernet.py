@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from hdb.hypernet.bases import LearnedBases
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
 from hdb.hypernet.folder import read_network, write_network
 from hdb.lidb.layout import Layout
 
-FORMAT_VERSION = 2  # 2: names the base
+# By `learn_bases`. 2: names the base. 3: holds bases, which a reader that knows of none must not leave out.
+FORMAT_VERSIONS = {False: 2, True: 3}
 
 
 class HyperNet(nn.Module):
@@ -34,10 +36,15 @@ class HyperNet(nn.Module):
     Paper: theta₀ = 0, and the decoder alone. Here also, with `linear_path`, a direct linear map from the embedding,
     zero at the start: on faceworld it learns within thousands of samples where the decoder alone needs far more.
 
+    With `learn_bases` all this is within bases of the network's own, trained with it from the frozen ones on. Nobody
+    else has them, so they are folded into what it predicts: `layout` then is the free one, of q numbers.
+
     Args:
+        layout: of what the decoder writes: `decoder_layout`, and `layout` too where the bases are frozen.
         iterations: k; 0 leaves the decoder out. Open in the paper; 4 is the public code's value.
         linear_path: add the direct map.
         freeze_encoder: the encoder has no gradient and stays in eval mode.
+        learn_bases: paper: frozen and random. Public code says that learned ones spare pre-optimized targets.
         base_digest: of the base it is trained on. Its layout fits many bases, its weights only this one.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
@@ -56,13 +63,15 @@ class HyperNet(nn.Module):
         iterations: int = 4,
         linear_path: bool = False,
         freeze_encoder: bool = True,
+        learn_bases: bool = False,
         base_digest: str = "",
     ) -> None:
         super().__init__()
         if len(decoder.places) != layout.size:
             raise ValueError(f"decoder writes {len(decoder.places)} numbers, the layout has {layout.size}")
-        self.layout, self.iterations, self.freeze_encoder = layout, _checked(iterations), freeze_encoder
-        self.base_digest = base_digest
+        self.iterations, self.freeze_encoder, self.base_digest = _checked(iterations), freeze_encoder, base_digest
+        self.bases = LearnedBases(layout) if learn_bases else None
+        self.decoder_layout, self.layout = layout, layout.freed if learn_bases else layout
         self.encoder = encoder.requires_grad_(not freeze_encoder)
         self.decoder = decoder
         self.mean = nn.Parameter(torch.zeros(layout.size))
@@ -80,7 +89,7 @@ class HyperNet(nn.Module):
         self.encoder.train(mode and not self.freeze_encoder)
         return self
 
-    def forward(self, reference: Float[Tensor, "n 3 h w"], *, iterations: int | None = None) -> Float[Tensor, "n p"]:
+    def forward(self, reference: Float[Tensor, "n 3 h w"], *, iterations: int | None = None) -> Float[Tensor, "n q"]:
         """Predicts theta; `iterations` overrides the network's own number."""
         return self.refine(self.forward_features(reference), iterations=iterations)
 
@@ -90,8 +99,8 @@ class HyperNet(nn.Module):
             features = self.encoder(reference)
         return features._replace(embedding=(features.embedding - self.embedding_mean) / self.embedding_std)
 
-    def refine(self, features: FaceFeatures, *, iterations: int | None = None) -> Float[Tensor, "n p"]:
-        """From face features to theta."""
+    def refine(self, features: FaceFeatures, *, iterations: int | None = None) -> Float[Tensor, "n q"]:
+        """From face features to theta, of `layout`."""
         # Not `expand`: torch's counter of operations fails on a view of a parameter that was taken without gradients.
         change = self.mean.repeat(len(features.embedding), 1)
         if self.linear_path is not None:
@@ -100,12 +109,15 @@ class HyperNet(nn.Module):
         face_tokens = self.decoder.face_tokens(features)
         for _ in range(self.iterations if iterations is None else _checked(iterations)):
             change = change + self.decoder(face_tokens, change)
-        return self.initial + change.float()
+        return self._in_layout(self.initial + change.float())
 
     @property
-    def mean_theta(self) -> Float[Tensor, "1 p"]:
+    def mean_theta(self) -> Float[Tensor, "1 q"]:
         """The theta of faces in general: a prediction without a reference."""
-        return self.initial + self.mean
+        return self._in_layout(self.initial + self.mean)
+
+    def _in_layout(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n q"]:
+        return theta if self.bases is None else self.bases(theta)
 
     @torch.no_grad()
     def standardize(self, embeddings: Float[Tensor, "n e"]) -> None:
@@ -129,10 +141,11 @@ class HyperNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What `from_config` needs to build the same network; only strings, numbers, lists and dicts."""
+        learn_bases = self.bases is not None
         return {
-            "format_version": FORMAT_VERSION,
-            "layout": self.layout.to_dict(),
-            "layout_digest": self.layout.digest,
+            "format_version": FORMAT_VERSIONS[learn_bases],
+            "layout": self.decoder_layout.to_dict(),
+            "layout_digest": self.decoder_layout.digest,
             "encoder": self.encoder.config,
             "encoder_digest": self._frozen_digest if self.freeze_encoder else self.encoder.digest,
             "decoder": self.decoder.config,
@@ -140,7 +153,7 @@ class HyperNet(nn.Module):
             "linear_path": self.linear_path is not None,
             "freeze_encoder": self.freeze_encoder,
             "base_digest": self.base_digest,
-        }
+        } | ({"learn_bases": True} if learn_bases else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, encoder: FaceEncoder | None = None) -> "HyperNet":
@@ -149,6 +162,7 @@ class HyperNet(nn.Module):
         layout.check_digest(config["layout_digest"], of="the hypernetwork")
         encoder = encoder or FaceEncoder.from_config(config["encoder"])
         options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder", "base_digest")}
+        options["learn_bases"] = config.get("learn_bases", False)
         return cls(encoder, WeightDecoder(layout, encoder, **config["decoder"]), layout, **options)
 
     def own_state(self) -> dict[str, Tensor]:
@@ -180,7 +194,7 @@ class HyperNet(nn.Module):
         """
         state = self.state_dict() if include_encoder else self.own_state()
         state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
-        write_network(folder, config=self.config, state=state, metadata={"layout_digest": self.layout.digest})
+        write_network(folder, config=self.config, state=state, metadata={"layout_digest": self.decoder_layout.digest})
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, encoder: FaceEncoder | None = None) -> "HyperNet":
@@ -222,8 +236,9 @@ class HyperNet(nn.Module):
     def _restore(
         cls, config: Mapping[str, Any], state: Mapping[str, Tensor], encoder: FaceEncoder | None, *, origin: str | Path
     ) -> "HyperNet":
-        if config.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"{origin} has format version {config.get('format_version')}, expected {FORMAT_VERSION}")
+        known = FORMAT_VERSIONS.values()
+        if (version := config.get("format_version")) not in known:
+            raise ValueError(f"{origin} has format version {version}, expected {' or '.join(map(str, known))}")
         if any(name.startswith("encoder.") for name in state):
             encoder = None  # the file's own counts; the given one is not written into
         else:

@@ -180,14 +180,18 @@ class Layout:
         """The free layout of the same layers and rank."""
         return replace(self, slots=tuple(slot.freed for slot in self.slots), free=True)
 
-    def fold(self, theta: Float[Tensor, "n p"]) -> Factors:
+    def fold(self, theta: Float[Tensor, "n p"], *, aux: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Factors:
         """The factors of an ordinary LoRA with the same residuals, in float32, through which gradients flow.
 
         down · down_aux (n, r, in)        up_aux · up (n, out, r)
+
+        Args:
+            aux: (down_aux, up_aux) of each slot, instead of the frozen bases.
         """
         factors = self.unpack(theta.float())
         for slot in self.slots if not self.free else ():
-            down_aux, up_aux = (aux.to(theta.device) for aux in slot.aux(seed=self.seed))
+            bases = slot.aux(seed=self.seed) if aux is None else aux[slot.name]
+            down_aux, up_aux = (basis.to(theta.device) for basis in bases)
             down, up = factors[slot.name]
             factors[slot.name] = down @ down_aux, up_aux @ up
         return factors

@@ -12,7 +12,7 @@ from hdb.diffusion import StableDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
-from hdb.losses import weight_space_loss
+from hdb.losses import check_distance, weight_space_loss
 from hdb.training.denoising import Stage, Timesteps, private_generator
 from hdb.training.people_mean import PeopleMean
 
@@ -21,7 +21,7 @@ class HyperNetPretraining(Stage):
     """Trains a HyperNet: loss = alpha · diffusion_loss + beta · weight_space_loss, on the last iteration's theta.
 
     The diffusion loss asks that the base, bound by the predicted theta, denoises a picture of the same person; the
-    weight-space loss that the residuals are those of the pre-optimized theta.
+    weight-space loss that the residuals, or the factors, are those of the pre-optimized theta.
 
     Validation takes unseen identities with noise and timesteps that never change. `val/own_minus_other` is the paired
     difference of the denoising loss under one's own and under somebody else's prediction, with its 95 % half-width:
@@ -34,13 +34,15 @@ class HyperNetPretraining(Stage):
     Args:
         alpha, beta: weights of the two losses; one with weight 0 is not computed. beta needs `targets`.
         targets: pre-optimized thetas and the identities they belong to.
+        distance: of the weight-space loss, `residuals` or the paper's `factors`.
         lr: of the decoder's layers (and of the encoder where it is trained).
-        linear_lr: of the mean, the direct path and the decoder's outputs. Theta is linear in them, so they bear and
-            need a larger rate than layers of a transformer.
+        linear_lr: of the mean, the direct path, the decoder's outputs and learned bases. Theta is linear in each of
+            them, so they bear and need a larger rate than layers of a transformer.
         num_val_draws: noise levels per validation picture, spread evenly over `timesteps`.
 
     Raises:
-        ValueError: beta without targets, targets of another layout, layouts of network and adapter that differ.
+        ValueError: beta without targets or with learned bases, targets of another layout, an unknown distance, layouts
+            of network and adapter that differ.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -54,6 +56,7 @@ class HyperNetPretraining(Stage):
         alpha: float = 1.0,
         beta: float = 0.0,
         targets: tuple[Float[Tensor, "m p"], Int[Tensor, " m"]] | None = None,
+        distance: str = "residuals",
         lr: float = 1e-4,
         linear_lr: float = 1e-3,
         warmup_steps: int = 100,
@@ -66,9 +69,15 @@ class HyperNetPretraining(Stage):
         lidb.layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
         if not alpha and not beta:
             raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
+        check_distance(distance)
+        if beta and hypernet.bases is not None:
+            raise ValueError(
+                f"beta = {beta} weighs a loss against pre-optimized thetas, which are numbers within the frozen bases; "
+                "with learned bases expected beta = 0"
+            )
         if beta and targets is None:
             raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
-        self.hypernet, self.alpha, self.beta = hypernet, alpha, beta
+        self.hypernet, self.alpha, self.beta, self.distance = hypernet, alpha, beta, distance
         self.lr, self.linear_lr, self.warmup_steps, self.weight_decay = lr, linear_lr, warmup_steps, weight_decay
         self.num_val_draws = num_val_draws
         self.target_thetas, identities = targets or (torch.empty(0, lidb.layout.size), torch.empty(0))
@@ -103,7 +112,8 @@ class HyperNetPretraining(Stage):
         batch_rows, target_rows = (list(rows) for rows in zip(*known, strict=True)) if known else ([], [])
         targets = self.target_thetas[target_rows].to(theta.device)
         unpack = self.lidb.layout.unpack
-        return weight_space_loss(unpack(theta[batch_rows]), unpack(targets), reduction="none")
+        predicted = unpack(theta[batch_rows])
+        return weight_space_loss(predicted, unpack(targets), distance=self.distance, reduction="none")
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         theta, latents, num = self.hypernet(batch.reference), self.latents(batch.target), len(batch.reference)
@@ -142,10 +152,12 @@ class HyperNetPretraining(Stage):
             raise ValueError(f"the cosine schedule needs an end: give the Trainer max_steps, not {steps}")
         net = self.hypernet
         linear = [net.decoder.weights_out, *(net.linear_path.parameters() if net.linear_path is not None else ())]
-        apart = {id(parameter) for parameter in (net.mean, *linear)}
+        # Zero is no better than where they are: the mean of all faces, and bases that start orthonormal.
+        undecayed = [net.mean, *(net.bases.parameters() if net.bases is not None else ())]
+        apart = {id(parameter) for parameter in (*undecayed, *linear)}
         rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in apart]
         groups = [
-            {"params": [net.mean], "lr": self.linear_lr, "weight_decay": 0.0},
+            {"params": undecayed, "lr": self.linear_lr, "weight_decay": 0.0},
             {"params": linear, "lr": self.linear_lr},
             {"params": rest, "lr": self.lr},
         ]
@@ -159,7 +171,7 @@ class HyperNetPretraining(Stage):
         checkpoint["state_dict"] = {f"hypernet.{name}": value for name, value in self.hypernet.own_state().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.hypernet.layout.check_digest(checkpoint["hypernet"]["layout_digest"], of="the checkpoint")
+        self.hypernet.decoder_layout.check_digest(checkpoint["hypernet"]["layout_digest"], of="the checkpoint")
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hdb.hypernet.bases import LearnedBases
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.folder import read_network
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout, Slot
 
@@ -49,6 +51,56 @@ def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
     trained(net, num_steps=2)
     still = {name for name, parameter in net.named_parameters() if torch.equal(parameter, before[name])}
     assert still == {name for name in before if name.startswith("encoder.")}
+
+
+def test_learned_bases_start_with_the_residuals_of_the_frozen_ones():
+    frozen, learned = trained(hypernet()), hypernet(learn_bases=True)
+    learned.load_own_state({**learned.own_state(), **frozen.own_state()})
+    assert learned.layout == LAYOUT.freed and learned.decoder_layout == LAYOUT
+    for theta, expected in ((learned(photos()), frozen(photos())), (learned.mean_theta, frozen.mean_theta)):
+        assert_close(theta, LAYOUT.freed.pack(LAYOUT.fold(expected)), rtol=1e-5, atol=1e-6)
+
+
+def test_learned_bases_are_trained_with_the_network_and_reach_residuals_out_of_the_frozen_ones():
+    start, net = hypernet(learn_bases=True).bases, trained(hypernet(learn_bases=True))
+    for before, after in zip(start.parameters(), net.bases.parameters(), strict=True):
+        assert (after - before).abs().max() > 1e-3
+    down_aux = SLOTS[0].aux(seed=0)[0]
+    down = net.layout.unpack(net(photos()))[SLOTS[0].name][0]
+    outside = down - down @ down_aux.mT @ down_aux
+    assert outside.norm() > 1e-2 * down.norm()
+
+
+def test_one_step_moves_learned_bases_as_far_whatever_their_width():
+    moved = {}
+    for width in (8, 512):
+        slot = Slot("unet.to_q", width, width, a=4, b=3)
+        bases = LearnedBases(Layout((slot,)))
+        optimizer = torch.optim.Adam(bases.parameters(), lr=1e-3)
+        bases(bases.layout.initial() + 0.1).square().sum().backward()
+        before = bases.aux()[slot.name][0].detach().clone()
+        optimizer.step()
+        moved[width] = (bases.aux()[slot.name][0] - before).norm().item()
+    assert moved[512] == pytest.approx(moved[8], rel=0.05)
+
+
+def test_a_free_layout_has_no_bases_to_learn():
+    with pytest.raises(ValueError, match=f"free layout of {LAYOUT.freed.size} numbers has no bases to learn"):
+        hypernet(layout=LAYOUT.freed, learn_bases=True)
+
+
+def test_a_network_with_learned_bases_comes_back_and_others_are_stored_as_ever(tmp_path):
+    net = trained(hypernet(learn_bases=True)).eval()
+    net.save(tmp_path / "learned")
+    loaded = HyperNet.from_folder(tmp_path / "learned").eval()
+    assert torch.equal(loaded(photos()), net(photos()))
+    assert loaded.layout == LAYOUT.freed
+    hypernet().save(tmp_path / "frozen")
+    config, state, _ = read_network(tmp_path / "frozen", kind="a hypernetwork")
+    assert config["format_version"] == 2 and "learn_bases" not in config
+    assert not [name for name in state if name.startswith("bases.")]
+    # A reader that knows version 2 alone refuses the other by its version.
+    assert read_network(tmp_path / "learned", kind="a hypernetwork")[0]["format_version"] == 3
 
 
 def test_encoder_trains_when_it_is_not_frozen_and_is_in_eval_mode_when_it_is():
@@ -177,7 +229,7 @@ def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
     net.save(tmp_path / "future")
     config = json.loads((tmp_path / "future" / "config.json").read_text())
     (tmp_path / "future" / "config.json").write_text(json.dumps({**config, "format_version": 99}))
-    with pytest.raises(ValueError, match="format version 99, expected 2"):
+    with pytest.raises(ValueError, match="format version 99, expected 2 or 3"):
         HyperNet.from_folder(tmp_path / "future")
 
 

@@ -5,6 +5,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 
+from experiments.methods import subject_finetuning
+from hdb.config import Evaluate, load
 from hdb.training.denoising import Timesteps
 from hdb.training.personalize import SubjectFinetuning
 
@@ -22,8 +24,14 @@ def finetune(tiny_diffusion, lidb, latents, start, trainer):
         module = SubjectFinetuning(
             tiny_diffusion,
             lidb,
-            reference=latents[rows, 0],
-            **{"start": start[rows], "num_steps": 4, "batch_size": 2, "rank": 2, **options},
+            **{
+                "reference": latents[rows, 0],
+                "start": start[rows],
+                "num_steps": 4,
+                "batch_size": 2,
+                "rank": 2,
+                **options,
+            },
         )
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
@@ -60,6 +68,26 @@ def test_finetuning_without_bases_starts_at_the_prediction_and_leaves_them(finet
 def test_each_basis_has_a_learning_rate_of_its_own(finetune, free, lr):
     assert torch.equal(finetune(free=free).theta, finetune(free=free, lr=lr).theta)
     assert not torch.equal(finetune(free=free).theta, finetune(free=free, lr=6e-3 - lr).theta)
+
+
+def test_config_says_whether_timesteps_are_stratified_and_refuses_bases_that_a_prediction_has_left(
+    finetune, tiny_diffusion, lidb, start, trainer
+):
+    photos, thetas = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), {}
+    reference = tiny_diffusion.encode_images(photos).float()
+    for stratified in (True, False):
+        config = load(Evaluate, [f"finetuning.stratified={stratified}", "finetuning.num_steps=2"])
+        module = subject_finetuning(config, tiny_diffusion, lidb, photos, start, lr=None)
+        trainer(max_epochs=1).fit(module)
+        thetas[stratified] = module.theta
+        options = {"batch_size": 4, "rank": 4, "num_steps": 2, "reference": reference}
+        assert torch.equal(module.theta, finetune(**options, stratified=stratified).theta)
+    assert not torch.equal(thetas[True], thetas[False])
+    lidb.layout = lidb.layout.freed
+    with pytest.raises(
+        ValueError, match="basis is lidb, but the hypernetwork learned .* expected finetuning.basis=free"
+    ):
+        subject_finetuning(config, tiny_diffusion, lidb, photos, lidb.layout.initial(), lr=None)
 
 
 def test_many_subjects_in_one_run_end_where_each_ends_alone(finetune):

@@ -9,6 +9,7 @@ from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
 from hdb.training.denoising import private_generator
@@ -57,8 +58,9 @@ def hypernet(lidb):
 def pretrain(tiny_diffusion, lidb, hypernet, trainer):
     """Runs a pretraining on four people, validated on three others."""
 
-    def run(*, net=None, stop=4, callbacks=(), ckpt_path=None, trainer_options=None, **options):
-        module = HyperNetPretraining(tiny_diffusion, lidb, net or hypernet(), **{"warmup_steps": 1, **options})
+    def run(*, net=None, adapter=None, stop=4, callbacks=(), ckpt_path=None, trainer_options=None, **options):
+        parts = tiny_diffusion, adapter or lidb, net or hypernet()
+        module = HyperNetPretraining(*parts, **{"warmup_steps": 1, **options})
         train = FaceLoader(Colors(4), batch_size=2, shuffle=True, num_samples=6)
         val = FaceLoader(Colors(3), batch_size=3, shuffle=False)
         log = Log()
@@ -151,6 +153,39 @@ def test_losses_are_weighed_by_alpha_and_beta(pretrain, lidb):
     assert log.losses[0] == pytest.approx(parts, rel=1e-5)
 
 
+def test_distance_of_factors_is_trained_on_and_logged(pretrain, hypernet, lidb):
+    targets = (lidb.layout.initial().expand(4, -1) + 0.1, torch.arange(4))
+    net = hypernet(iterations=0, linear_path=False)  # predicts the shared start: 0.1 off everywhere
+    options = {"alpha": 0.0, "beta": 1.0, "targets": targets, "distance": "factors", "linear_lr": 1e-3}
+    _, log = pretrain(net=net, stop=3, **options)
+    assert log.losses[0] == pytest.approx(0.01 * lidb.layout.size, rel=1e-4)
+    assert log.losses[2] < log.losses[0]
+
+
+@pytest.fixture
+def free_lidb(lidb, tiny_diffusion):
+    """In the place of the adapter with bases: what a network that learned its own writes for."""
+    layout = lidb.layout
+    lidb.detach()
+    return LiDB(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, layout=layout.freed)
+
+
+def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoint(
+    pretrain, hypernet, free_lidb, tmp_path
+):
+    net = hypernet(learn_bases=True)
+    before = [parameter.detach().clone() for parameter in net.bases.parameters()]
+    options = {"adapter": free_lidb, "weight_decay": 100.0, "linear_lr": 1e-3, "lr": 0.0}
+    module, _ = pretrain(net=net, callbacks=[saver(tmp_path)], **options)
+    moved = torch.stack([(now - then).abs().max() for now, then in zip(net.bases.parameters(), before, strict=True)])
+    assert moved.min() > 0 and moved.max() < 5e-3  # four steps of 1e-3 or less, and no decay
+    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=FaceEncoder(VIT, resolution=16)).eval()
+    photos = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(photos), module.hypernet.eval()(photos))
+    with pytest.raises(ValueError, match="beta = 0.5 weighs .* with learned bases expected beta = 0"):
+        pretrain(net=hypernet(learn_bases=True), adapter=free_lidb, beta=0.5)
+
+
 def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(pretrain, hypernet):
     _, log = pretrain(net=hypernet(iterations=0), stop=3, linear_lr=0.0, num_val_draws=2)
     assert log.final["val/own_minus_other"] == pytest.approx(0.0, abs=1e-7)
@@ -195,6 +230,8 @@ def test_somebody_else_is_no_second_picture_of_oneself():
 def test_settings_that_contradict_each_other_are_refused(pretrain, hypernet, lidb):
     with pytest.raises(ValueError, match="alpha and beta are both 0"):
         pretrain(alpha=0.0)
+    with pytest.raises(ValueError, match="distance is 'theta', expected residuals or factors"):
+        pretrain(distance="theta")
     with pytest.raises(ValueError, match="beta = 1.0 .* no targets were given"):
         pretrain(beta=1.0)
     with pytest.raises(ValueError, match="the hypernetwork belongs to layout"):
@@ -231,3 +268,11 @@ def test_mixed_precision_predicts_full_precision_thetas(pretrain):
     _, mixed = pretrain(stop=2, callbacks=[thetas], trainer_options={"precision": "bf16-mixed"})
     assert thetas.theta.dtype == torch.float32
     assert mixed.losses == pytest.approx(exact.losses, rel=2e-2)
+
+
+def test_learned_bases_in_mixed_precision_fold_theta_in_full_precision(hypernet):
+    bases = hypernet(learn_bases=True).bases
+    theta = torch.randn(2, bases.layout.size, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = bases(theta)
+    assert torch.equal(mixed, bases(theta))
