@@ -206,7 +206,10 @@ class Benchmark:
 
 @dataclass
 class TrainBase:
-    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps."""
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
+
+    `pretrain` is the YAML of a hypernetwork that lies in `weights`: the settings it is measured with.
+    """
 
     root: str = "data/faceworld"
     resolution: int = 128
@@ -215,6 +218,7 @@ class TrainBase:
     num_workers: int = 2
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
+    pretrain: str = "configs/faceworld/pretrain.yaml"
     parts: list[str] = field(
         default_factory=lambda: [
             "autoencoder",
