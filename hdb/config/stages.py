@@ -124,12 +124,14 @@ class Evaluate(Stage):
 class Ablate:
     """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
 
-    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all.
+    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all; `preoptimize` is the YAML of
+    targets, for variants that need them: those with words for it, or with beta above 0 and no thetas.
     """
 
     output: str = "outputs/ablations"
     pretrain: str = MISSING
     evaluate: str = MISSING
+    preoptimize: str | None = None
     common: Variant = field(default_factory=Variant)
     variants: dict[str, Variant] = field(default_factory=dict)
 
