@@ -179,7 +179,7 @@ def shares_table(methods: Mapping[str, dict], *, gallery: int) -> str:
         for score, part in columns:
             low, high = entry[score][part]["ci95"]
             cells.append(f"{entry[score][part]['mean']:8.3f} ±{(high - low) / 2:.3f} ")
-        lines.append(f"{method:16}" + "".join(cells))
+        lines.append((f"{method:16}" + "".join(cells)).rstrip())
     chance = f"chance {1 / gallery:.3f}"
     lines.append(f"shares of pictures that are right; rank_1: the nearest of {gallery} people is their own, {chance}")
     return "\n".join(lines)
