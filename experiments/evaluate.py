@@ -16,7 +16,7 @@ from experiments.networks import device_of, embedders, hypernet_path, stable_dif
 from experiments.people import Unseen, unseen
 from experiments.pictures import Pictures, comparison, read_prompts
 from experiments.runs import claim, write_json
-from experiments.scores import SCORES, paired, score_pictures, summarize, table
+from experiments.scores import SCORES, asked, paired, score_pictures, shares_table, summarize, table
 from experiments.tracking import wandb_run
 from hdb.config import Evaluate, load
 from hdb.diffusion import StableDiffusion
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
     chosen = methods_named(config.methods)
     free, dtype = is_free(config.finetuning.basis), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
+    wanted = asked(config, prompts)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     people = unseen(config, hypernet=path)
     device = device_of(config.accelerator)
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> None:
         mean_theta = hypernet.mean_theta.detach().cpu()
         layout, mean_theta = hypernet.layout.relax(mean_theta, config.finetuning.rank, free=free)
         pictures = Pictures(config, people, prompts, folder)
+        gallery = judges.recognizer.embed_images(people.gallery)
         lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
         per_method = {}
         for method in chosen if people.oracle else [name for name in chosen if name != "oracle"]:
@@ -59,7 +61,12 @@ def main(argv: list[str]) -> None:
                 everyone = mean_theta.expand(len(people.names), -1) if method == "mean_theta" else None
                 pictures.draw(method, diffusion, lidb, everyone)
             per_method[method] = score_pictures(
-                judges, pictures.read(method), people.references, pictures.plain_prompts
+                judges,
+                pictures.read(method),
+                people.references,
+                pictures.plain_prompts,
+                gallery=gallery,
+                asked=wanted,
             )
         options = {"num_resamples": config.num_resamples, "seed": config.seed}
         methods = summarize(per_method, **options)
@@ -71,6 +78,8 @@ def main(argv: list[str]) -> None:
             "images": config.num_pictures,
             "seed": config.seed,
             "references": config.num_references,
+            "gallery": len(gallery),
+            "rank_1_chance": 1 / len(gallery),
             "subjects_per_batch": config.subjects_per_batch,
             "base": diffusion.name,
             "base_digest": diffusion.digest,
@@ -81,10 +90,16 @@ def main(argv: list[str]) -> None:
         save_image(grid, folder / "grid.png")
         logger.log_image("eval/grid", [grid])
         means = {f"eval/{m}/{name}": entry[name]["mean"] for m, entry in methods.items() for name in SCORES}
+        means |= {
+            f"eval/{m}/{score}/{part}": share["mean"]
+            for m, entry in methods.items()
+            for score in ("prompted", "rank_1")
+            for part, share in entry.get(score, {}).items()
+        }
         logger.log_metrics(means)
         results = {"protocol": protocol, "methods": methods, "paired": paired(per_method, **options)}
         write_json(folder / "results.json", results)
-    print(table(methods))
+    print(f"{table(methods)}\n\n{shares_table(methods, gallery=len(gallery))}")
 
 
 def subject_paths(folder: Path, method: str, people: Unseen) -> list[Path]:

@@ -7,6 +7,7 @@ them stands in notes.md there and ends the page.
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from facenet_pytorch import MTCNN
 from jaxtyping import Float
+from lightning import Trainer
 from torch import Tensor
 
 from experiments.cli import run
+from experiments.networks import trained_hypernet
+from experiments.people import faceworld_pictures
 from experiments.runs import write_json, write_text
-from hdb.config import TrainBase, load
+from hdb.config import Pretrain, TrainBase, load
 from hdb.diffusion import StableDiffusion
+from hdb.faces.datamodule import FaceLoader
+from hdb.faces.sources import FaceworldFaces
 from hdb.faceworld.base import quality
 from hdb.faceworld.base.views import Views, without_identifier
 from hdb.faceworld.captions import CLASS_PROMPT, caption
@@ -27,9 +33,12 @@ from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
 from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
 from hdb.faceworld.world import SPLITS
 from hdb.hypernet.encoder import FaceEncoder
+from hdb.lidb.adapter import LiDB
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.sampling import picture_grid, save_image
+from hdb.training.denoising import Timesteps
+from hdb.training.pretrain import HyperNetPretraining
 
 ON_SHEET = 64  # of the base's own pictures
 OWN_FACES = 100  # pictures of nobody, compared with as many people
@@ -44,6 +53,8 @@ def main(argv: list[str]) -> None:
     base = StableDiffusion.from_pretrained(weights / "base")
     drawn, prompts = own_pictures(config, base, test)
     measured = judges(weights, test) | pictures(config, base, drawn, prompts, test, train)
+    if (weights / "hypernet").is_dir():
+        measured |= hypernetwork(config, base)
     rows = [list(drawn[start : start + 8]) for start in range(0, min(ON_SHEET, len(drawn)), 8)]
     save_image(picture_grid(rows, tile=config.resolution), weights / "samples.png")
     trained = {
@@ -152,6 +163,45 @@ def pictures(
         "base, own faces": quality.novelty(
             recognizer.embed_images(nobody), first_views(test)[:OWN_FACES], first_views(train)
         ),
+    }
+
+
+def hypernetwork(config: TrainBase, base: StableDiffusion) -> dict[str, Numbers]:
+    """The validation of its own training on test identities: denoising under one's own theta less another's.
+
+    Targets, timesteps and draws are those of the YAML `config.pretrain`; people, pictures and weights are `config`'s.
+    """
+    weights, settings = Path(config.weights), load(Pretrain, [config.pretrain])
+    hypernet = trained_hypernet(weights / "hypernet", encoder=str(weights / "encoder"), diffusion=base)
+    faces = replace(settings.faces, root=config.root, resolution=config.resolution, render_workers=config.num_workers)
+    dataset = faceworld_pictures(faces, indices=list(SPLITS["test"][: config.num_measured]))
+    people = FaceworldFaces(dataset, target_views=faces.target, seed=faces.seed)
+    lidb = LiDB(unet=base.unet, text_encoder=base.text_encoder, layout=hypernet.layout)
+    stage = HyperNetPretraining(
+        base,
+        lidb,
+        hypernet,
+        timesteps=Timesteps.named(settings.timesteps),
+        num_val_draws=settings.num_val_draws,
+        seed=settings.seed,
+    )
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    batches = FaceLoader(people, batch_size=faces.batch_size, shuffle=False, seed=settings.seed)
+    (scores,) = trainer.validate(stage, batches, verbose=False)
+    lidb.detach()
+    return {
+        "hypernetwork, test identities": {
+            "own_minus_other": scores["val/own_minus_other"],
+            "ci95": scores["val/own_minus_other_ci95"],
+            "own_better": scores["val/own_better"],
+        }
     }
 
 

@@ -13,6 +13,7 @@ from hdb.diffusion import StableDiffusion
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
 
 TRAINED = "outputs/pretrain*/last.ckpt"
 SHIPPED = Path("hdb/faceworld/weights/hypernet")
@@ -92,6 +93,7 @@ class Embedders(NamedTuple):
     recognizer: TimmEmbedder | FaceNet
     dino: TimmEmbedder
     clip: ClipEmbedder
+    classifier: AttributeClassifier | None  # of faceworld alone
 
 
 def recognizer(source: str) -> TimmEmbedder | FaceNet:
@@ -109,4 +111,5 @@ def embedders(config: Judges, *, device: torch.device) -> Embedders:
         recognizer(config.recognizer).to(device),
         TimmEmbedder.dino(config.dino).to(device),
         ClipEmbedder.from_pretrained(config.clip).to(device),
+        None if config.classifier is None else AttributeClassifier.from_folder(config.classifier).to(device),
     )

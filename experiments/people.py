@@ -151,37 +151,61 @@ def faceworld_pictures(config: Faces, *, indices: list[int]) -> FaceWorldDataset
 
 
 class Unseen(NamedTuple):
-    """People of an evaluation. The first reference of each is the photo that methods are given."""
+    """People of an evaluation. The first reference of each is the photo that methods are given.
+
+    `others` are photos of further people of the test split, one of each, to look for somebody among.
+    """
 
     names: list[str]
     references: Float[Tensor, "n v 3 h w"]
     oracle: Callable[[int, str, int], Float[Tensor, "3 h w"]] | None  # (person, prompt, seed) -> the true answer
+    others: Float[Tensor, "m 3 h w"]
+
+    @property
+    def gallery(self) -> Float[Tensor, "g 3 h w"]:
+        """A photo of each of the n people, and the others'; where somebody has another one, not the photo given."""
+        given = self.references[:, 0]
+        known = [
+            next((photo for photo in photos if not torch.equal(photo, first)), first)
+            for first, photos in zip(given, self.references, strict=True)
+        ]
+        return torch.cat([torch.stack(known), self.others])
 
 
 def unseen(config: Evaluate, *, hypernet: Path) -> Unseen:
     """The first test people of a source; on faceworld with plain views as references and an oracle.
 
     Raises:
-        ValueError: not as many, or the list beside `hypernet` says that it was trained on one of them.
+        ValueError: not as many, a smaller gallery, or the list beside `hypernet` says it was trained on one of them.
     """
     num, num_references, source = config.num_identities, config.num_references, config.faces
     if num < 1 or num_references < 1:
         raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
+    if config.gallery < num:
+        raise ValueError(f"gallery is {config.gallery}, expected at least num_identities, which is {num}")
     if source.source == "faceworld":
         return unseen_faceworld(config)
     people = People(source)
     refuse_trained(people.splits, hypernet)
-    test, names, references = people.faces("test"), [], []
+    test, names, references, others = people.faces("test"), [], [], []
     for index, name in enumerate(test.names):
-        samples = [test[draw, index] for draw in range(num_references)]
-        if all(sample.identity == identity_number(name) for sample in samples):  # else somebody stands in
+        evaluated = len(names) < num
+        samples = [test[draw, index] for draw in range(num_references if evaluated else 1)]
+        if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
+            continue
+        if evaluated:
             names.append(re.sub(r"[^\w.-]", "_", name).lstrip("."))  # as files are called
             references.append(torch.stack([sample.reference for sample in samples]))
-        if len(names) == num:
-            refuse_duplicates(names)
-            return Unseen(names, torch.stack(references), None)
-    usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
-    raise ValueError(f"num_identities is {num}, but {usable}")
+        else:
+            others.append(samples[0].reference)
+        if len(names) + len(others) == config.gallery:
+            break
+    if len(names) < num:
+        usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
+        raise ValueError(f"num_identities is {num}, but {usable}")
+    refuse_duplicates(names)
+    known = torch.stack(references)
+    return Unseen(names, known, None, torch.stack(others) if others else known[:0, 0])
 
 
 def unseen_faceworld(config: Evaluate) -> Unseen:
@@ -195,10 +219,16 @@ def unseen_faceworld(config: Evaluate) -> Unseen:
         for index in indices
         for view in range(config.num_references)
     ]
+    references = world.render(pairs).unflatten(0, (num, config.num_references))
+    others = references[:0, 0]
+    if strangers := SPLITS["test"][num : config.gallery]:
+        dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
+        others = torch.from_numpy(dataset.images[:, 0]).float() / 255
     return Unseen(
         names=[str(index) for index in indices],
-        references=world.render(pairs).unflatten(0, (num, config.num_references)),
+        references=references,
         oracle=lambda person, prompt, seed: world.oracle(indices[person], prompt, seed=seed),
+        others=others,
     )
 
 

@@ -62,7 +62,8 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
         + ["num_preview_identities=2"],
         "personalize": [*common, encoder, few],
         "evaluate": [*common, *judges, encoder, few, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
-        + ["num_prompts=2", "num_pictures=2", "num_references=2", "faces.resolution=32"],
+        + ["num_prompts=2", "num_pictures=2", "num_references=2", f"judges.classifier={tiny_weights}/judges/classifier"]
+        + ["faces.resolution=32", "faces.render_workers=0", f"faces.root={tiny_weights}/data"],
         "generate": common,
     }
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from experiments import ablate
+from hdb.config import Ablate, Variant
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
@@ -20,7 +21,9 @@ def variants(tiny_words):
         content = {
             "pretrain": str(CONFIGS / "pretrain.yaml"),
             "evaluate": str(CONFIGS / "evaluate.yaml"),
+            "preoptimize": str(CONFIGS / "preoptimize.yaml"),
             "common": {
+                "preoptimize": tiny_words["preoptimize"],
                 "pretrain": tiny_words["pretrain"],
                 "evaluate": [*tiny_words["evaluate"], *few, "methods=[only_hyper,hyperdreambooth]"],
             },
@@ -32,6 +35,20 @@ def variants(tiny_words):
     return write
 
 
+def cells(table: str) -> list[dict[str, str]]:
+    """A table of Markdown as column -> cell, row by row."""
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def results(people: list[str], **of_method: list[float]) -> tuple[dict, dict]:
+    """metrics.json and results.json of a variant with these face_rec, person by person."""
+    score = {"mean": 0.5, "ci95": [0.4, 0.6]}
+    methods = {name: {"face_rec": {**score, "per_identity": of}, "clip_t": score} for name, of in of_method.items()}
+    metrics = {"val/own_minus_other": -0.02, "val/own_minus_other_ci95": 0.01, "val/own_better": 0.9375}
+    return metrics, {"protocol": {"identities": people}, "methods": methods}
+
+
 def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, variants):
     config = variants(
         default={}, deep={"pretrain": ["hypernet.iterations=1"]}, wide={"evaluate": ["finetuning.rank=2"]}
@@ -40,11 +57,15 @@ def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, v
     folder = Path("outputs/ablations")
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("*/pretrain/last.ckpt")}
     assert sorted(path.parts[2] for path in trained) == ["deep", "default"]
-    lines = (folder / "ablations.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["variant", "---", "default", "deep", "wide"]
-    assert lines[2].split("|")[3:5] == lines[4].split("|")[3:5]  # the same prediction ...
-    results = [json.loads((folder / name / "eval" / "results.json").read_text()) for name in ("default", "wide")]
-    of_rank_4, of_rank_2 = (result["methods"]["hyperdreambooth"]["bytes"] for result in results)
+    assert "preoptimize" not in json.loads((folder / "default" / "words.json").read_text())  # as before there was any
+    rows = cells((folder / "ablations.md").read_text())
+    assert [row["variant"] for row in rows] == ["default", "deep", "wide"]
+    for column in ("only_hyper face_rec", "only_hyper clip_t", "own minus other", "own better"):
+        assert rows[0][column] == rows[2][column]  # the same prediction ...
+    assert rows[2]["only_hyper face_rec minus default"] == "+0.000 [+0.000, +0.000]"
+    assert not rows[0]["hyperdreambooth face_rec minus default"]
+    written = [json.loads((folder / name / "eval" / "results.json").read_text()) for name in ("default", "wide")]
+    of_rank_4, of_rank_2 = (result["methods"]["hyperdreambooth"]["bytes"] for result in written)
     assert of_rank_2 < of_rank_4  # ... finetuned at another rank
 
     assert call(ablate, config) == 0
@@ -57,3 +78,70 @@ def test_an_evaluation_without_the_method_itself_is_refused(call, variants, caps
     config = variants(default={"evaluate": ["methods=[only_hyper]"]})
     assert call(ablate, config) == 2
     assert "methods is only_hyper, expected hyperdreambooth and some of unpersonalized" in capsys.readouterr().err
+
+
+def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_columns_of_methods_that_there_are():
+    rows = {
+        "base": results(["a", "b", "c"], no_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.1, 0.5, 0.9], oracle=[1, 1, 1]),
+        "all": results(["c", "b", "a"], only_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.95, 0.55, 0.15]),
+        "few": results(["b", "z"], hyperdreambooth=[0.4, 0.0]),
+        "others": results(["y", "z"], hyperdreambooth=[0.4, 0.0]),
+    }
+    del rows["others"][1]["methods"]["hyperdreambooth"]["face_rec"]["per_identity"]  # as it was written before
+    base, everybody, few, others = cells(ablate.table(rows))
+    methods = [column.split()[0] for column in base if column.endswith("clip_t")]
+    assert methods == ["only_hyper", "no_hyper", "hyperdreambooth"]
+    gain = "hyperdreambooth face_rec minus base"
+    assert [row[gain] for row in (base, others)] == ["", ""]
+    assert everybody[gain] == "+0.050 [+0.050, +0.050]" and few[gain] == "-0.100 [-0.100, -0.100]"
+    assert not everybody["only_hyper face_rec minus base"]  # the first variant has no such method
+    assert everybody["only_hyper face_rec"] == "0.500 [0.400, 0.600]" and not everybody["no_hyper face_rec"]
+    assert base["own better"] == "0.938" and base["own minus other"] == "-0.0200 ± 0.0100"
+    (alone,) = cells(ablate.table({"base": results(["a"], hyperdreambooth=[0.1])}))
+    assert list(alone)[3:] == ["hyperdreambooth face_rec", "hyperdreambooth clip_t", gain]
+
+
+def test_targets_are_fitted_once_for_the_variants_that_want_them(call, variants):
+    beta = ["beta=0.1"]
+    config = variants(
+        targets={"pretrain": beta, "evaluate": ["methods=[no_hyper,hyperdreambooth]"]},
+        slow={"pretrain": [*beta, "linear_lr=1e-5"]},
+        pulled={"pretrain": beta, "preoptimize": ["mean_pull=0.5"], "evaluate": ["methods=[hyperdreambooth]"]},
+    )
+    assert call(ablate, config) == 0
+    folder = Path("outputs/ablations")
+    assert sorted(path.parts[2] for path in folder.glob("*/preoptimize/metrics.json")) == ["pulled", "targets"]
+    for name, whose in (("targets", "targets"), ("slow", "targets"), ("pulled", "pulled")):
+        trained = yaml.safe_load((folder / name / "pretrain" / "config.yaml").read_text())
+        assert trained["thetas"] == str(folder / whose / "preoptimize")
+    rows = cells((folder / "ablations.md").read_text())
+    assert [bool(row["no_hyper face_rec"]) for row in rows] == [True, False, False]
+    assert [bool(row["only_hyper face_rec"]) for row in rows] == [False, True, False]
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*.safetensors")}
+    assert written
+    assert call(ablate, config) == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_runs(tiny_words):
+    def plan(variant: Variant, yaml: str | None = str(CONFIGS / "preoptimize.yaml")) -> Variant:
+        common = Variant(pretrain=tiny_words["pretrain"], preoptimize=tiny_words["preoptimize"])
+        paths = {"pretrain": str(CONFIGS / "pretrain.yaml"), "evaluate": str(CONFIGS / "evaluate.yaml")}
+        config = Ablate(**paths, preoptimize=yaml, common=common, variants={"it": variant})
+        return ablate.plan("it", config)
+
+    beta = ["beta=0.1"]
+    assert not plan(Variant()).preoptimize and not plan(Variant(pretrain=[*beta, "thetas=mine"])).preoptimize
+    assert plan(Variant(pretrain=beta)).preoptimize[-1] == tiny_words["preoptimize"][-1]
+    for variant, message in (
+        (Variant(preoptimize=["lr=0.1"]), "'it' has words for preoptimize, but beta is 0.0: expected beta above 0"),
+        (Variant(pretrain=[*beta, "lidb.a=5"]), r"'it' has targets of LiDB\(a=4, .*expected LiDB\(a=5"),
+        (
+            Variant(pretrain=[*beta, "faces.num_identities=4"]),
+            "targets of 3 people, expected 4 as in pretrain",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(variant)
+    with pytest.raises(ValueError, match="'it' needs targets, but preoptimize is null; expected the YAML"):
+        plan(Variant(pretrain=beta), None)

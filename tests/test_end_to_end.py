@@ -62,7 +62,12 @@ def test_the_four_stages_in_a_row(call, capsys):
         for score in ("face_rec", "dino", "clip_i", "clip_t"):
             low, high = entry[score]["ci95"]
             assert low <= entry[score]["mean"] <= high
+            assert len(entry[score]["per_identity"]) == len(results["protocol"]["identities"]) == 3
+            assert sum(entry[score]["per_identity"]) / 3 == pytest.approx(entry[score]["mean"], abs=1e-4)
+        assert list(entry["prompted"]) == ["style", "context", "accessory"]
+        assert list(entry["rank_1"]) == ["photo", "styled"]  # one prompt each
         assert (entry["bytes"] > 0) == (entry["seconds"] > 0) == (method in METHODS[2:5])
+    assert results["protocol"]["gallery"] == 10 and results["protocol"]["rank_1_chance"] == 0.1  # all test people
     assert results["methods"]["oracle"]["face_rec"]["normalized"] == pytest.approx(1)
     assert results["methods"]["unpersonalized"]["face_rec"]["normalized"] == pytest.approx(0)
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 from gray import level, png, save_gray, write_shard
 
@@ -14,6 +15,7 @@ from hdb.config import Evaluate, Faces
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import identity_number
 from hdb.faces.splits import Splits
+from hdb.faceworld.world import FaceWorld
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
 
@@ -153,6 +155,31 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
     assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="num_identities is 3, but 2 of the 3 test people"):
         unseen(Evaluate(faces=faces, num_identities=3), hypernet=flat)
+
+
+def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_there_is_one(flat, shards, tmp_path):
+    few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
+    faces = Faces(source="flat", root=str(flat), **few)
+    for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
+        people = unseen(Evaluate(faces=faces, num_identities=2, gallery=gallery), hypernet=flat)
+        assert [level(photo) for photo in people.gallery] == expected
+    faces = Faces(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
+    people = unseen(Evaluate(faces=faces, num_identities=2, num_references=6), hypernet=flat)
+    assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
+    for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
+        assert level(given) != level(known)
+    with pytest.raises(ValueError, match="gallery is 1, expected at least num_identities, which is 2"):
+        unseen(Evaluate(faces=faces, num_identities=2, gallery=1), hypernet=flat)
+
+
+def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.people.SPLITS", {"train": range(2), "val": range(2), "test": range(4, 8)})
+    faces = Faces(source="faceworld", root=str(tmp_path), resolution=32, render_workers=0)
+    world = FaceWorld(resolution=32)
+    for num_references, own_view in ((1, 0), (2, 3)):
+        people = unseen(Evaluate(faces=faces, num_identities=2, num_references=num_references), hypernet=tmp_path)
+        pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
+        torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
 
 
 def test_training_refuses_to_start_when_a_training_identity_is_in_the_test_list(call, flat, tmp_path, capsys):

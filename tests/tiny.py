@@ -107,13 +107,16 @@ def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
 
 
 def save_tiny_judges(folder: Path) -> Path:
-    """recognizer/, dino/ and clip/ of random weights, as base training writes them."""
+    """recognizer/, dino/, clip/ and classifier/ of random weights, as base training writes them."""
     from transformers import CLIPConfig
 
+    from hdb.faceworld.base.classifier import HEADS
     from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+    from hdb.metrics.networks import AttributeClassifier
 
     for number, name in enumerate(("recognizer", "dino")):
         TimmEmbedder("resnet10t", {"num_classes": 8}, resolution=32, seed=number).save(folder / name)
+    AttributeClassifier("resnet10t", heads=HEADS, resolution=32).save(folder / "classifier")
     tokenizer = tiny_tokenizer(folder / "tokenizer")
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPConfig(

@@ -90,11 +90,15 @@ class Finetuning:
 
 @dataclass
 class Judges:
-    """Who scores pictures: names of networks for real photos, folders for faceworld's own."""
+    """Who scores pictures: names of networks for real photos, folders for faceworld's own.
+
+    `classifier` says what a picture shows, where prompts are captions of faceworld; there is none for real photos.
+    """
 
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
     clip: str = "openai/clip-vit-base-patch32"
+    classifier: str | None = None
 
 
 @dataclass
@@ -103,6 +107,7 @@ class Variant:
 
     pretrain: list[str] = field(default_factory=list)
     evaluate: list[str] = field(default_factory=list)
+    preoptimize: list[str] = field(default_factory=list)
 
 
 @dataclass

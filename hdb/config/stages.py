@@ -102,7 +102,8 @@ class Evaluate(Stage):
 
     `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
     worse than it is. `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has
-    an answer for.
+    an answer for. `gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and
+    others of the test split, at most as many as there are.
     """
 
     output: str = "outputs/eval"
@@ -118,6 +119,7 @@ class Evaluate(Stage):
     subjects_per_batch: int = 1
     num_identities: int = 100
     num_references: int = 1
+    gallery: int = 200
     prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
     num_pictures: int = 10
@@ -128,12 +130,14 @@ class Evaluate(Stage):
 class Ablate:
     """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
 
-    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all.
+    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all; `preoptimize` is the YAML of
+    targets, for variants that need them: those with words for it, or with beta above 0 and no thetas.
     """
 
     output: str = "outputs/ablations"
     pretrain: str = MISSING
     evaluate: str = MISSING
+    preoptimize: str | None = None
     common: Variant = field(default_factory=Variant)
     variants: dict[str, Variant] = field(default_factory=dict)
 
@@ -210,7 +214,10 @@ class Benchmark:
 
 @dataclass
 class TrainBase:
-    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps."""
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
+
+    `pretrain` is the YAML of a hypernetwork that lies in `weights`: the settings it is measured with.
+    """
 
     root: str = "data/faceworld"
     resolution: int = 128
@@ -219,6 +226,7 @@ class TrainBase:
     num_workers: int = 2
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
+    pretrain: str = "configs/faceworld/pretrain.yaml"
     parts: list[str] = field(
         default_factory=lambda: [
             "autoencoder",
