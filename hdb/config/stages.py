@@ -204,7 +204,10 @@ class Benchmark:
 
 @dataclass
 class TrainBase:
-    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps."""
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
+
+    `pretrained` is the `output` of the hypernetwork's training, which the report tells of where it is finished.
+    """
 
     root: str = "data/faceworld"
     resolution: int = 128
@@ -213,6 +216,7 @@ class TrainBase:
     num_workers: int = 2
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
+    pretrained: str = "outputs/pretrain"
     parts: list[str] = field(
         default_factory=lambda: [
             "autoencoder",
