@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from experiments.cli import run
 from experiments.cost import now
+from experiments.curves import write_curve
 from experiments.networks import device_of
 from experiments.runs import write_json
 from experiments.tracking import wandb_logger
+from hdb.callbacks import LossCurve
 from hdb.config import BasePart, TrainBase, load
 from hdb.faceworld.base import models
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> None:
     dataset.prepare(num_workers=config.num_workers)
     views = Views.load(dataset, seed=config.seed)
     for name in waiting:
-        fit(name, views, config)
+        fit(name, views, config, identities=dataset.indices)
 
 
 def done(config: TrainBase, name: str) -> bool:
@@ -127,8 +130,8 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
     return ClassifierTraining(views, network, **common)
 
 
-def fit(name: str, views: Views, config: TrainBase) -> None:
-    """Trains one part to its end, or goes on where it was stopped, and writes its weights."""
+def fit(name: str, views: Views, config: TrainBase, *, identities: Sequence[int]) -> None:
+    """Trains one part to its end, or goes on where it was stopped; writes its weights, its curve and what it saw."""
     folder = Path(config.output) / name
     settings: BasePart = getattr(config, name)
     budget = folder / "steps.json"  # a run that is gone on with keeps the length it was started with
@@ -141,7 +144,7 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
     part = part_of(name, views, config, num_steps=steps)
     size = models.num_parameters(part.trained()) / 1e6
     print(f"{name}: {size:.1f} M parameters, {steps} steps of {settings.batch_size} pictures")
-    started, last = time.perf_counter(), folder / "last.ckpt"
+    started, last, curve = time.perf_counter(), folder / "last.ckpt", LossCurve()
     trainer = Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -154,6 +157,7 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
                 dirpath=folder, filename="last", train_time_interval=timedelta(minutes=2), enable_version_counter=False
             ),
             TQDMProgressBar(refresh_rate=20),
+            curve,
         ],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
@@ -163,7 +167,20 @@ def fit(name: str, views: Views, config: TrainBase) -> None:
     wandb.finish()
     part.cpu().save(Path(config.weights) / PARTS[name])
     seconds = round(time.perf_counter() - started)
-    write_json(folder / "done.json", {"steps": steps, "seconds": seconds, "resolution": config.resolution})
+    write_curve(folder, curve.points)
+    record = {"steps": steps, "seconds": seconds, "resolution": config.resolution}
+    write_json(folder / "done.json", record | {"seen": seen(part.views, identities)})
+
+
+def seen(views: Views, identities: Sequence[int]) -> dict[str, object]:
+    """What a part was shown, read from the labels of its own pictures: proof that nothing held out is among them."""
+    shown = views.styles_and_contexts
+    return {
+        "identities": [min(identities), max(identities)],  # first and last
+        "pictures": len(views),
+        "styles": sorted({style for style, _ in shown}),
+        "pairs": len(shown),  # of style and context
+    }
 
 
 def steps_within(seconds: float, name: str, views: Views, config: TrainBase) -> int:

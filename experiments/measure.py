@@ -1,10 +1,9 @@
 """What faceworld's weights reach on people no training saw: python -m experiments.measure configs/faceworld/base.yaml
 
-Writes report.json, REPORT.md and samples.png beside the weights; `make base` ends with it. What a person has to say of
-them stands in notes.md there and ends the page.
+Writes report.json, REPORT.md, curves.png and samples.png beside the weights; `make base` ends with it. The page shows
+subjects.png, an evaluation's grid, where it lies there, and ends with notes.md: what a person has to say of them.
 """
 
-import json
 import os
 import platform
 from dataclasses import replace
@@ -19,8 +18,10 @@ from lightning import Trainer
 from torch import Tensor
 
 from experiments.cli import run
+from experiments.curves import CURVE_FILE, curves_sheet, read_curve
 from experiments.networks import trained_hypernet
 from experiments.people import faceworld_pictures
+from experiments.report import markdown, records
 from experiments.runs import write_json, write_text
 from hdb.config import Pretrain, TrainBase, load
 from hdb.diffusion import StableDiffusion
@@ -40,9 +41,8 @@ from hdb.sampling import picture_grid, save_image
 from hdb.training.denoising import Timesteps
 from hdb.training.pretrain import HyperNetPretraining
 
-ON_SHEET = 64  # of the base's own pictures
+ROWS, COLUMNS = 10, 20  # of the sheet of the base's own pictures
 OWN_FACES = 100  # pictures of nobody, compared with as many people
-
 Numbers = dict[str, float]
 
 
@@ -55,13 +55,14 @@ def main(argv: list[str]) -> None:
     measured = judges(weights, test) | pictures(config, base, drawn, prompts, test, train)
     if (weights / "hypernet").is_dir():
         measured |= hypernetwork(config, base)
-    rows = [list(drawn[start : start + 8]) for start in range(0, min(ON_SHEET, len(drawn)), 8)]
+    rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
     save_image(picture_grid(rows, tile=config.resolution), weights / "samples.png")
-    trained = {
-        name: json.loads((folder / "done.json").read_text())
-        for name in config.parts
-        if ((folder := Path(config.output) / name) / "done.json").is_file()
-    }
+    folders = {name: Path(config.output, name) for name in config.parts}
+    folders["hypernetwork"] = Path(load(Pretrain, [config.pretrain]).output)
+    trained = records(folders, base_digest=base.digest)
+    curves = {name: read_curve(folders[name]) for name in trained if (folders[name] / CURVE_FILE).is_file()}
+    if curves:
+        save_image(curves_sheet(curves), weights / "curves.png")
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -69,9 +70,7 @@ def main(argv: list[str]) -> None:
     )
     report = {"resolution": config.resolution, "device": device, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
-    notes = weights / "notes.md"
-    page = markdown(report) + (f"\n{notes.read_text()}" if notes.is_file() else "")
-    write_text(weights / "REPORT.md", page)
+    write_text(weights / "REPORT.md", page := markdown(report, weights))
     print(page)
 
 
@@ -146,7 +145,7 @@ def pictures(
     held_out = [
         caption(sample_nuisances(np.random.default_rng(0)).replace(style=style, context=context))
         for style, context in HELD_OUT_PAIRS
-    ] * max(1, config.num_generated // 12)
+    ] * max(1, config.num_generated // len(HELD_OUT_PAIRS))
     new = quality.attributes(classifier, quality.generate(base, held_out, seed=7000), quality.asked(held_out))
     photos = [number for number, asked in enumerate(quality.asked(prompts)) if asked["style"] == "photo"]
     nobody = quality.generate(base, [CLASS_PROMPT] * OWN_FACES, seed=9000)
@@ -203,21 +202,6 @@ def hypernetwork(config: TrainBase, base: StableDiffusion) -> dict[str, Numbers]
             "own_better": scores["val/own_better"],
         }
     }
-
-
-def markdown(report: dict) -> str:
-    """The report as a page."""
-    lines = [
-        f"# What these weights reach\n\n{report['resolution']} px, measured on test identities, {report['device']}.\n"
-    ]
-    lines += ["| part | " + "what | value |", "|---|---|---|"]
-    lines += [
-        f"| {part} | {name} | {value:.3f} |" for part, row in report["measured"].items() for name, value in row.items()
-    ]
-    lines += ["\n| training | steps | seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {run['steps']} | {run['seconds']} |" for name, run in report["trained"].items()]
-    lines += ["\n![The base's own pictures](samples.png)", ""]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

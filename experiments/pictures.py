@@ -19,6 +19,7 @@ from hdb.lidb.adapter import LiDB
 from hdb.sampling import generate, picture_grid, save_image, to_image
 
 IDENTIFIER = "[V]"
+PROMPTS_ABREAST = 6  # on the sheet of an evaluation
 
 
 def read_prompts(path: str, *, num: int) -> list[str]:
@@ -128,11 +129,21 @@ class Pictures:
 
 
 def comparison(pictures: Pictures, *, methods: Sequence[str]) -> Image.Image:
-    """One row per person: the reference, then for every prompt the first picture of each method, ours first."""
+    """One row per person: the reference, then for every prompt the first picture of each method, ours first.
+
+    Six prompts stand side by side, further ones below: a page shrinks a wider sheet until no prompt can be read.
+    """
     shown = [pictures.read(method)[:, :, 0] for method in methods]
-    rows = []
-    for person, reference in enumerate(pictures.people.references[:, 0]):
-        beside = zip(*(of_method[person] for of_method in shown), strict=True)
-        rows.append([reference, *(picture for prompt in beside for picture in prompt)])
-    columns = ["reference", *(name for prompt in pictures.prompts for name in (prompt, *methods[1:]))]
-    return picture_grid(rows, columns=columns)
+    blocks = []
+    for start in range(0, len(pictures.prompts), PROMPTS_ABREAST):
+        some = slice(start, start + PROMPTS_ABREAST)
+        rows = []
+        for person, reference in enumerate(pictures.people.references[:, 0]):
+            beside = zip(*(of_method[person, some] for of_method in shown), strict=True)
+            rows.append([reference, *(picture for prompt in beside for picture in prompt)])
+        columns = ["reference", *(name for prompt in pictures.prompts[some] for name in (prompt, *methods[1:]))]
+        blocks.append(picture_grid(rows, columns=columns))
+    sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
+    for number, block in enumerate(blocks):
+        sheet.paste(block, (0, sum(above.height for above in blocks[:number])))
+    return sheet

@@ -1,7 +1,7 @@
 """Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]
 
 Under `output`: last.ckpt, from which an interrupted run goes on; hypernet/, the network alone, to be passed on;
-metrics.json, preview.png, splits.json.
+metrics.json, curve.json (the loss), preview.png, splits.json.
 """
 
 import time
@@ -15,11 +15,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from experiments.cli import run
+from experiments.curves import write_curve
 from experiments.networks import device_of, face_encoder, recognizer, stable_diffusion
 from experiments.people import SPLITS_FILE, People
 from experiments.runs import claim, write_json
 from experiments.tracking import wandb_run
-from hdb.callbacks import PreviewPeople
+from hdb.callbacks import LossCurve, PreviewPeople
 from hdb.config import Pretrain, load
 from hdb.faces.datamodule import FaceData
 from hdb.hypernet.decoder import WeightDecoder
@@ -84,6 +85,7 @@ def main(argv: list[str]) -> None:
     data = FaceData(
         train, val, batch_size=config.faces.batch_size, num_workers=config.faces.num_workers, seed=config.seed
     )
+    curve = LossCurve()
     last, inputs = folder / "last.ckpt", {"base_digest": diffusion.digest, "encoder_digest": encoder.digest}
     resumed = claim(folder, config, result="metrics.json", inputs=inputs) and last.is_file()
     write_json(folder / SPLITS_FILE, asdict(people.splits))
@@ -110,6 +112,7 @@ def main(argv: list[str]) -> None:
                     enable_version_counter=False,
                 ),
                 LearningRateMonitor(logging_interval="step"),
+                curve,
                 PreviewPeople(
                     diffusion,
                     lidb,
@@ -129,6 +132,7 @@ def main(argv: list[str]) -> None:
         (scores,) = trainer.validate(stage, data, verbose=False)
     scores |= {"step": trainer.global_step, "seconds": time.perf_counter() - started}
     about = {"base": diffusion.name, "base_digest": diffusion.digest, "skipped": train.skipped.counts}
+    write_curve(folder, curve.points)
     write_json(folder / "metrics.json", scores | about)
     print(f"{last}: {trainer.global_step} steps, {', '.join(f'{key} {value:.4f}' for key, value in scores.items())}")
 

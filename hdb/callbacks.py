@@ -1,7 +1,8 @@
-"""What happens beside training: pictures of unseen people, their score, one row of them in the log."""
+"""What happens beside training: the loss as a curve, pictures of unseen people, their score, a row in the log."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +14,43 @@ from hdb.diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.metrics.similarity import FaceRec, ImageEmbedder
 from hdb.sampling import generate, picture_grid, save_image
+
+
+class LossCurve(L.Callback):
+    """Keeps the training loss as a few hundred points: each the mean over as many steps, at the last of them.
+
+        loss of every step -> mean over ceil(max_steps / num_points) steps -> points [[step, loss], ...]
+
+    The curve travels in the checkpoint. A file of its own would know of steps that a resumed run takes again, and their
+    points would be there twice.
+
+    Args:
+        num_points: at most, of a run of the Trainer's max_steps.
+    """
+
+    def __init__(self, *, num_points: int = 300) -> None:
+        self.num_points, self.finished, self.step = num_points, [], 0
+        self.total, self.count = 0.0, 0  # of the point begun
+
+    @property
+    def points(self) -> list[list[int | float]]:
+        """[step, loss] of all steps so far; the last point may be of fewer steps than the others."""
+        return [*self.finished, *([[self.step, float(self.total) / self.count]] if self.count else [])]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.step, self.count = trainer.global_step, self.count + 1
+        self.total = self.total + outputs["loss"].detach()  # stays on the device: float() would wait for it every step
+        if self.step % -(-trainer.max_steps // self.num_points) == 0:
+            self.finished, self.total, self.count = self.points, 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"finished": self.finished, "step": self.step, "total": float(self.total), "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.finished, self.step = state_dict["finished"], state_dict["step"]
+        self.total, self.count = state_dict["total"], state_dict["count"]
 
 
 class PreviewPeople(L.Callback):

@@ -25,6 +25,7 @@ SCHEMAS = {
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
+    "sheet": schemas.Evaluate,
     "pretrain": schemas.Pretrain,
 }
 REQUIRED = {
@@ -39,6 +40,17 @@ YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / roo
 def test_every_yaml_loads_and_says_more_than_the_defaults(path):
     required = REQUIRED.get(path.stem, [])
     assert dotted(load(SCHEMAS[path.stem], [str(path), *required])) != dotted(load(SCHEMAS[path.stem], required))
+
+
+def test_the_sheet_of_the_report_is_the_evaluation_with_more_prompts_and_fewer_methods():
+    sheet, table = (
+        dotted(load(Evaluate, [str(CONFIGS / "faceworld" / f"{name}.yaml")])) for name in ("sheet", "evaluate")
+    )
+    changed = {"num_identities": 10, "num_prompts": 12, "num_pictures": 1}
+    assert {key: value for key, value in sheet.items() if value != table[key]} == changed | {
+        "methods": ["hyperdreambooth", "oracle"],
+        "output": "outputs/sheet",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "sweep").glob("*.yaml")), ids=lambda path: path.stem)

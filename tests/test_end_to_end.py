@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from experiments import evaluate, faceworld, generate, inspect, networks, personalize, pictures, preoptimize, pretrain
+from experiments.curves import read_curve
 from hdb.lidb.file import Subject
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
@@ -131,6 +132,8 @@ def test_pretrain_resumes_to_the_same_network(call, monkeypatch):
     assert whole.keys() == torn.keys()
     for name in whole:
         torch.testing.assert_close(whole[name], torn[name], rtol=0, atol=0)
+    whole, torn = (read_curve(name) for name in ("whole", "torn"))
+    assert whole == torn and [step for step, _ in whole] == [1, 2, 3, 4]
 
 
 def test_a_finished_run_is_set_aside_and_not_overwritten(call):

@@ -216,7 +216,7 @@ class Benchmark:
 class TrainBase:
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
-    `pretrain` is the YAML of a hypernetwork that lies in `weights`: the settings it is measured with.
+    `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
     """
 
     root: str = "data/faceworld"

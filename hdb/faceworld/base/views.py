@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from hdb.faceworld.captions import IDENTIFIER
-from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
 from hdb.faceworld.identity import BEARDS, HAIR_STYLES
 from hdb.faceworld.view import KINDS
 
@@ -60,6 +60,12 @@ class Views:
     @property
     def views_per_identity(self) -> int:
         return self.images.shape[1]
+
+    @property
+    def styles_and_contexts(self) -> set[tuple[str, str]]:
+        """Every pair of style and context that a picture shows, by name."""
+        pairs = self.labels[..., :2].flatten(0, 1).unique(dim=0).tolist()
+        return {(LABEL_NAMES.style[style], LABEL_NAMES.context[context]) for style, context in pairs}
 
     def pick(self, step: int, size: int, *, seed: int) -> Int[Tensor, " size"]:
         """Flat numbers of the pictures of one step: without repetition within an epoch, the same at every resume."""

@@ -1,0 +1,104 @@
+"""What a training of the base leaves behind, and how the report beside the weights tells of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import base
+from experiments.curves import curves_sheet, read_curve
+from experiments.people import Unseen
+from experiments.pictures import Pictures, comparison
+from experiments.report import markdown, records
+from hdb.config import Evaluate, TrainBase
+from hdb.faceworld.view import sample_view
+from hdb.sampling import save_image, to_image
+
+WORDS = ["resolution=64", "num_identities=2", "views_per_identity=6", "num_workers=0", "accelerator=cpu"]
+PARTS = ["parts=[encoder,classifier]", "encoder.steps=2", "classifier.steps=3", "classifier.batch_size=4"]
+
+
+def test_a_part_writes_its_curve_and_what_it_saw(call, tmp_path):
+    words = [*WORDS, *PARTS, f"root={tmp_path}/data"]
+    assert call(base, *words) == 0
+    run = Path("outputs/base/classifier")
+    assert [step for step, _ in read_curve(run)] == [1, 2, 3]
+    pairs = {(view.style, view.context) for view in (sample_view(0, p, v) for p in range(2) for v in range(6))}
+    done = {name: Path("outputs/base", name, "done.json") for name in ("encoder", "classifier")}
+    seen = {name: json.loads(path.read_text())["seen"] for name, path in done.items()}
+    assert seen["classifier"] == {
+        "identities": [0, 1],
+        "pictures": 12,
+        "styles": sorted({style for style, _ in pairs}),
+        "pairs": len(pairs),
+    }
+    assert seen["encoder"] == {"identities": [0, 1], "pictures": 4, "styles": ["photo"], "pairs": 1}  # plain views
+
+    folders = {name: path.parent for name, path in done.items()} | {"hypernetwork": Path("pretrain")}
+    assert list(records(folders, base_digest="abc")) == ["encoder", "classifier"]
+    Path("pretrain").mkdir()
+    metrics = {"step": 9, "seconds": 3.6, "base_digest": "abc"}
+    Path("pretrain/metrics.json").write_text(json.dumps(metrics))
+    splits = {"train": ["0", "1", "2"], "val": ["5"], "test": ["7"], "data": "faceworld of seed 0"}
+    Path("pretrain/splits.json").write_text(json.dumps(splits))
+    assert "hypernetwork" not in records(folders, base_digest="another")
+    hypernetwork = {"steps": 9, "seconds": 4, "seen": {"identities": [0, 2]}}
+    assert records(folders, base_digest="abc")["hypernetwork"] == hypernetwork
+
+
+def test_the_page_shows_the_pictures_that_are_there(tmp_path):
+    seen = {"identities": [0, 1999], "pictures": 24000, "styles": ["photo", "oil"], "pairs": 9}
+    trained = {"dino": {"steps": 4, "seconds": 5, "seen": seen}, "text": {"steps": 6, "seconds": 7}}
+    report = {"resolution": 64, "device": "2 CPU cores", "measured": {"dino": {"auc": 0.75}}, "trained": trained}
+    (tmp_path / "samples.png").touch()
+    page = markdown(report, tmp_path)
+    assert "| dino | auc | 0.750 |" in page
+    assert "| dino | 4 | 5 | 0 to 1999 | 24000 | 2 | 9 |" in page
+    assert "| text | 6 | 7 |  |  |  |  |" in page
+    assert "(samples.png)" in page and "subjects.png)" not in page and "curves.png" not in page
+    (tmp_path / "subjects.png").touch()
+    (tmp_path / "notes.md").write_text("Ears are missing.\n")
+    page = markdown(report, tmp_path)
+    assert page.index("(samples.png)") < page.index("(subjects.png)") < page.index("Ears are missing.")
+    assert Path("configs/faceworld/sheet.yaml").name in page
+
+
+def test_a_falling_loss_is_drawn_from_the_upper_left_to_the_lower_right_of_its_own_panel():
+    falling = [[step, 1 / step] for step in range(1, 50)]
+    sheet = np.array(curves_sheet({"one": falling, "two": [[1, 0.0], [50, 1.0]], "three": falling}))
+    blue = sheet[..., 2].astype(int) - sheet[..., 0] > 60
+    height, width = blue.shape[0] // 2, blue.shape[1] // 2
+    for panel, falls in ((blue[:height, :width], True), (blue[:height, width:], False), (blue[height:, :width], True)):
+        rows, columns = panel.nonzero()
+        assert (rows[columns.argmin()] < rows[columns.argmax()]) == falls
+    assert not blue[height:, width:].any()
+    assert (sheet[height:, :width] == sheet[:height, :width]).mean() > 0.98  # but for the name
+
+
+@pytest.mark.parametrize("curves", [{}, {"dino": []}])
+def test_a_curve_without_points_is_refused(curves):
+    with pytest.raises(ValueError, match="(dino|no training at all) has no points of loss, expected at least one each"):
+        curves_sheet(curves)
+
+
+def test_prompts_of_an_evaluation_stand_six_abreast_and_the_others_below(tmp_path):
+    levels = 10 * torch.arange(1, 17).reshape(2, 8)  # of person and prompt
+    people = Unseen(["7", "8"], torch.ones(2, 1, 3, 8, 8), None)
+    prompts = [f"a [V] face number {number}" for number in range(8)]
+    pictures = Pictures(Evaluate(num_pictures=1), people, prompts, tmp_path)
+    for method, sign in (("hyperdreambooth", 1), ("oracle", 0)):
+        for person in range(2):
+            for prompt in range(8):
+                shade = levels[person, prompt] / 255 * sign
+                save_image(to_image(shade.expand(3, 8, 8)), tmp_path / pictures.path(method, person, prompt, 0))
+    sheet = comparison(pictures, methods=["hyperdreambooth", "oracle"])
+    assert sheet.width == 128 * (1 + 2 * 6)
+    gray, block = np.array(sheet)[..., 0], sheet.height // 2
+    for prompt in range(8):
+        down, across = divmod(prompt, 6)
+        for person in range(2):
+            bottom = block * (down + 1) - 128 * (1 - person)
+            ours, oracle = (gray[bottom - 64, 128 * (1 + 2 * across + which) + 64] for which in range(2))
+            assert ours == levels[person, prompt] and oracle == 0
