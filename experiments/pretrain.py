@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
         distance=config.distance,
         lr=config.lr,
         linear_lr=config.linear_lr,
+        bases_lr=config.bases_lr,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         timesteps=Timesteps.named(config.timesteps),

@@ -13,7 +13,7 @@ from experiments.cli import code
 from experiments.cost import cost, matmul_ceiling, paired_ratios
 from experiments.networks import fitted
 from experiments.random_base import random_stable_diffusion
-from hdb.config import Benchmark
+from hdb.config import Benchmark, load
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,18 @@ def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_o
     prediction, finetuning, whole, pretraining, pictures = more
     assert prediction == pictures == 1
     assert 1.2 < finetuning < 1.6 and whole > 1 and pretraining > 1.05
+
+
+def test_learned_bases_are_measured_where_they_are_asked_for(tiny_weights, tiny_diffusion, tmp_path):
+    words = [f"base={tiny_weights}/base", "lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2"]
+    words += [f"hypernet.encoder={tiny_weights}/encoder", f"output={tmp_path}", "accelerator=cpu", "num_steps=2"]
+    operations = {}
+    for learn_bases in (False, True):
+        config = load(Benchmark, [*words, f"hypernet.learn_bases={learn_bases}"])
+        work = workloads.Workloads(config, device=CPU)
+        assert len(work.pretraining()) == 2
+        operations[learn_bases] = cost(work.prediction, num_repeats=1, device=CPU).operations
+    assert operations[True] > operations[False]  # a prediction then holds the fold
 
 
 def test_a_base_of_configs_alone_is_drawn_at_random(measure, tiny_base, tmp_path, monkeypatch):

@@ -45,8 +45,8 @@ class Pretrain(Stage):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
-    loss is that of residuals, or of factors like the paper's. `max_minutes` ends a run early, unfinished schedule and
-    all. `val_every` and `checkpoint_every` count steps.
+    loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
+    `max_minutes` ends a run early, unfinished schedule and all. `val_every` and `checkpoint_every` count steps.
     """
 
     output: str = "outputs/pretrain"
@@ -60,6 +60,7 @@ class Pretrain(Stage):
     distance: str = "residuals"
     lr: float = 1e-4
     linear_lr: float = 1e-3
+    bases_lr: float | None = None
     warmup_steps: int = 100
     weight_decay: float = 0.01
     timesteps: str = "uniform"

@@ -36,8 +36,10 @@ class HyperNetPretraining(Stage):
         targets: pre-optimized thetas and the identities they belong to.
         distance: of the weight-space loss, `residuals` or the paper's `factors`.
         lr: of the decoder's layers (and of the encoder where it is trained).
-        linear_lr: of the mean, the direct path, the decoder's outputs and learned bases. Theta is linear in each of
-            them, so they bear and need a larger rate than layers of a transformer.
+        linear_lr: of the mean, the direct path and the decoder's outputs. Theta is linear in them, so they bear and
+            need a larger rate than layers of a transformer.
+        bases_lr: of learned bases, in which theta is linear, too; default: `linear_lr`. What they change of a residual
+            is in proportion to `up`, which starts at zero: at that rate they hardly move (0.2 % in 60 steps).
         num_val_draws: noise levels per validation picture, spread evenly over `timesteps`.
 
     Raises:
@@ -59,6 +61,7 @@ class HyperNetPretraining(Stage):
         distance: str = "residuals",
         lr: float = 1e-4,
         linear_lr: float = 1e-3,
+        bases_lr: float | None = None,
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
         timesteps: Timesteps | None = None,
@@ -79,6 +82,7 @@ class HyperNetPretraining(Stage):
             raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
         self.hypernet, self.alpha, self.beta, self.distance = hypernet, alpha, beta, distance
         self.lr, self.linear_lr, self.warmup_steps, self.weight_decay = lr, linear_lr, warmup_steps, weight_decay
+        self.bases_lr = linear_lr if bases_lr is None else bases_lr
         self.num_val_draws = num_val_draws
         self.target_thetas, identities = targets or (torch.empty(0, lidb.layout.size), torch.empty(0))
         lidb.layout.check(self.target_thetas)
@@ -152,15 +156,16 @@ class HyperNetPretraining(Stage):
             raise ValueError(f"the cosine schedule needs an end: give the Trainer max_steps, not {steps}")
         net = self.hypernet
         linear = [net.decoder.weights_out, *(net.linear_path.parameters() if net.linear_path is not None else ())]
-        # Zero is no better than where they are: the mean of all faces, and bases that start orthonormal.
-        undecayed = [net.mean, *(net.bases.parameters() if net.bases is not None else ())]
-        apart = {id(parameter) for parameter in (*undecayed, *linear)}
+        bases = [] if net.bases is None else list(net.bases.parameters())
+        apart = {id(parameter) for parameter in (net.mean, *linear, *bases)}
         rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in apart]
         groups = [
-            {"params": undecayed, "lr": self.linear_lr, "weight_decay": 0.0},
+            {"params": [net.mean], "lr": self.linear_lr, "weight_decay": 0.0},
             {"params": linear, "lr": self.linear_lr},
             {"params": rest, "lr": self.lr},
         ]
+        if bases:  # orthonormal at the start, and no better for being smaller: no decay
+            groups.append({"params": bases, "lr": self.bases_lr, "weight_decay": 0.0})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -175,7 +175,7 @@ def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoi
 ):
     net = hypernet(learn_bases=True)
     before = [parameter.detach().clone() for parameter in net.bases.parameters()]
-    options = {"adapter": free_lidb, "weight_decay": 100.0, "linear_lr": 1e-3, "lr": 0.0}
+    options = {"adapter": free_lidb, "weight_decay": 100.0, "linear_lr": 0.0, "bases_lr": 1e-3, "lr": 0.0}
     module, _ = pretrain(net=net, callbacks=[saver(tmp_path)], **options)
     moved = torch.stack([(now - then).abs().max() for now, then in zip(net.bases.parameters(), before, strict=True)])
     assert moved.min() > 0 and moved.max() < 5e-3  # four steps of 1e-3 or less, and no decay
