@@ -12,7 +12,7 @@ from experiments.curves import curves_sheet, read_curve
 from experiments.people import Unseen
 from experiments.pictures import Pictures, comparison
 from experiments.report import markdown, records
-from hdb.config import Evaluate, TrainBase
+from hdb.config import Evaluate
 from hdb.faceworld.view import sample_view
 from hdb.sampling import save_image, to_image
 
