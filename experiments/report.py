@@ -15,8 +15,9 @@ PICTURES = (
     (
         "Subjects beside the oracle",
         "subjects.png",
-        "For each prompt ours, then the true answer: `make eval CONFIG=configs/faceworld/sheet.yaml` draws it, and "
-        "`outputs/sheet/grid.png` is copied here as `subjects.png`.",
+        'For each prompt ours, then the true answer. Drawn by `make eval SET="num_identities=10 num_prompts=12 '
+        'num_pictures=1 methods=[hyperdreambooth,oracle] output=outputs/sheet"`, and copied from '
+        "outputs/sheet/grid.png.",
     ),
 )
 SEEN = ("identities", "pictures", "styles", "pairs")  # what a training writes down of its data
