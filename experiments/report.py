@@ -20,6 +20,16 @@ PICTURES = (
         "outputs/sheet/grid.png.",
     ),
 )
+# The same of pages, after the pictures.
+PAGES = (
+    (
+        "Ablations",
+        "ablations.md",
+        "One change a row: `python -m experiments.ablate configs/faceworld/ablations.yaml` writes "
+        "outputs/ablations/ablations.md, which is copied here.\n\n",
+    ),
+    ("Notes", "notes.md", ""),
+)
 SEEN = ("identities", "pictures", "styles", "pairs")  # what a training writes down of its data
 
 
@@ -43,7 +53,7 @@ def records(folders: Mapping[str, Path], *, base_digest: str) -> dict[str, dict]
 
 
 def markdown(report: dict, weights: Path) -> str:
-    """The report as a page, with the pictures that lie beside the weights and, last, notes.md."""
+    """The report as a page, with the pictures and pages that lie beside the weights, notes.md last."""
     lines = [
         f"# What these weights reach\n\n{report['resolution']} px, measured on test identities, {report['device']}.\n"
     ]
@@ -65,5 +75,7 @@ def markdown(report: dict, weights: Path) -> str:
     for title, name, words in PICTURES:
         if (weights / name).is_file():
             lines.append(f"\n## {title}\n\n{words}\n\n![{title}]({name})")
-    notes = weights / "notes.md"
-    return "\n".join([*lines, ""]) + (f"\n## Notes\n\n{notes.read_text()}" if notes.is_file() else "")
+    for title, name, words in PAGES:
+        if (weights / name).is_file():
+            lines.append(f"\n## {title}\n\n{words}{(weights / name).read_text().rstrip()}")
+    return "\n".join([*lines, ""])

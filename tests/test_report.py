@@ -60,8 +60,10 @@ def test_the_page_shows_the_pictures_that_are_there(tmp_path):
     assert "(samples.png)" in page and "subjects.png)" not in page and "curves.png" not in page
     (tmp_path / "subjects.png").touch()
     (tmp_path / "notes.md").write_text("Ears are missing.\n")
+    (tmp_path / "ablations.md").write_text("| k 1 |\n")
     page = markdown(report, tmp_path)
-    assert page.index("(samples.png)") < page.index("(subjects.png)") < page.index("Ears are missing.")
+    assert page.index("(samples.png)") < page.index("(subjects.png)") < page.index("k 1")
+    assert page.index("k 1") < page.index("Ears are missing.") == len(page) - len("Ears are missing.\n")
 
 
 def test_a_falling_loss_is_drawn_from_the_upper_left_to_the_lower_right_of_its_own_panel():
