@@ -16,6 +16,7 @@ from experiments.cli import run
 from experiments.cost import now
 from experiments.curves import write_curve
 from experiments.networks import device_of
+from experiments.report import weights_digest
 from experiments.runs import write_json
 from experiments.tracking import wandb_logger
 from hdb.callbacks import LossCurve
@@ -45,6 +46,7 @@ PARTS = {
     "dino": "dino",
     "classifier": "classifier",
 }
+NETWORKS = PARTS | {"denoiser": "base/unet"}  # where alone its own weights are
 CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
@@ -169,6 +171,7 @@ def fit(name: str, views: Views, config: TrainBase, *, identities: Sequence[int]
     seconds = round(time.perf_counter() - started)
     write_curve(folder, curve.points)
     record = {"steps": steps, "seconds": seconds, "resolution": config.resolution}
+    record["weights"] = weights_digest(Path(config.weights) / NETWORKS[name])
     write_json(folder / "done.json", record | {"seen": seen(part.views, identities)})
 
 

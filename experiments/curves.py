@@ -8,19 +8,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.runs import write_text
 
-CURVE_FILE = "curve.json"  # beside done.json or metrics.json: [[step, loss], ...]
+CURVE_FILE = "curve.json"  # beside done.json or metrics.json
 COLUMNS, WIDTH, HEIGHT, MARGIN = 2, 480, 260, 30  # of a panel, in px
 
+Curve = Sequence[Sequence[float]]  # [[step, loss], ...]
 
-def write_curve(folder: str | Path, points: Sequence[Sequence[float]]) -> None:
+
+def write_curve(folder: str | Path, points: Curve) -> None:
     write_text(Path(folder) / CURVE_FILE, json.dumps(points) + "\n")
 
 
-def read_curve(folder: str | Path) -> list[list[float]]:
+def read_curve(folder: str | Path) -> Curve:
     return json.loads((Path(folder) / CURVE_FILE).read_text())
 
 
-def curves_sheet(curves: Mapping[str, Sequence[Sequence[float]]]) -> Image.Image:
+def curves_sheet(curves: Mapping[str, Curve]) -> Image.Image:
     """One panel per training: its loss over its steps, each axis as long as its numbers.
 
     Args:

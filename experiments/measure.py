@@ -4,6 +4,7 @@ Writes report.json, REPORT.md, curves.png and samples.png beside the weights; `m
 subjects.png, an evaluation's grid, where it lies there, and ends with notes.md: what a person has to say of them.
 """
 
+import json
 import os
 import platform
 from dataclasses import replace
@@ -17,11 +18,12 @@ from jaxtyping import Float
 from lightning import Trainer
 from torch import Tensor
 
+from experiments.base import NETWORKS
 from experiments.cli import run
-from experiments.curves import CURVE_FILE, curves_sheet, read_curve
+from experiments.curves import curves_sheet
 from experiments.networks import trained_hypernet
 from experiments.people import faceworld_pictures
-from experiments.report import markdown, records
+from experiments.report import CURVES_FILE, markdown, records
 from experiments.runs import write_json, write_text
 from hdb.config import Pretrain, TrainBase, load
 from hdb.diffusion import StableDiffusion
@@ -53,15 +55,15 @@ def main(argv: list[str]) -> None:
     base = StableDiffusion.from_pretrained(weights / "base")
     drawn, prompts = own_pictures(config, base, test)
     measured = judges(weights, test) | pictures(config, base, drawn, prompts, test, train)
-    if (weights / "hypernet").is_dir():
+    if trained_on(weights / "hypernet", base):
         measured |= hypernetwork(config, base)
     rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
     save_image(picture_grid(rows, tile=config.resolution), weights / "samples.png")
-    folders = {name: Path(config.output, name) for name in config.parts}
-    folders["hypernetwork"] = Path(load(Pretrain, [config.pretrain]).output)
-    trained = records(folders, base_digest=base.digest)
-    curves = {name: read_curve(folders[name]) for name in trained if (folders[name] / CURVE_FILE).is_file()}
+    trainings = {name: (Path(config.output, name), network) for name, network in NETWORKS.items()}
+    trainings["hypernetwork"] = Path(load(Pretrain, [config.pretrain]).output), "hypernet"
+    trained, curves = records(weights, trainings)
     if curves:
+        write_text(weights / CURVES_FILE, json.dumps(curves) + "\n")
         save_image(curves_sheet(curves), weights / "curves.png")
     device = (
         torch.cuda.get_device_name()
@@ -163,6 +165,17 @@ def pictures(
             recognizer.embed_images(nobody), first_views(test)[:OWN_FACES], first_views(train)
         ),
     }
+
+
+def trained_on(hypernet: Path, base: StableDiffusion) -> bool:
+    """Whether a hypernetwork lies there and is of this base; `make base` may have made another since."""
+    file = hypernet / "config.json"
+    if not file.is_file():
+        return False
+    of = json.loads(file.read_text())["base_digest"]
+    if of != base.digest:
+        print(f"{hypernet} was trained on base {of}, not on {base.digest}: it is not measured")
+    return of == base.digest
 
 
 def hypernetwork(config: TrainBase, base: StableDiffusion) -> dict[str, Numbers]:

@@ -1,9 +1,11 @@
 """The page beside faceworld's weights: what was measured, what was trained and what that saw, and the pictures."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.curves import Curve, read_curve
 from experiments.people import SPLITS_FILE
 from hdb.faces.splits import Splits
 from hdb.faceworld.world import SPLITS
@@ -30,26 +32,59 @@ PAGES = (
     ),
     ("Notes", "notes.md", ""),
 )
+CURVES_FILE = "curves.json"  # beside the weights: name -> curve
 SEEN = ("identities", "pictures", "styles", "pairs")  # what a training writes down of its data
 
 
-def records(folders: Mapping[str, Path], *, base_digest: str) -> dict[str, dict]:
-    """What finished trainings wrote down: steps, seconds and what was seen.
+def records(weights: Path, trainings: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, dict], dict[str, Curve]]:
+    """What the trainings of the networks that lie here wrote down: steps, seconds and what was seen; and their curves.
+
+    What report.json and curves.json say already stays, since the trainings of shipped weights are on another machine.
 
     Args:
-        folders: of the base's parts, and of "hypernetwork", which counts if it was trained on this base and on
-            faceworld's people; whom it saw is in its splits.
+        weights: the folder of networks.
+        trainings: name -> the training's folder, and the network's within `weights`. A training of other weights than
+            these does not count.
     """
-    files = {name: folder / "done.json" for name, folder in folders.items()}
-    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
-    folder = folders["hypernetwork"]
-    if (folder / "metrics.json").is_file():
-        metrics, splits = json.loads((folder / "metrics.json").read_text()), Splits.load(folder / SPLITS_FILE)
-        if metrics["base_digest"] == base_digest and splits.data.startswith("faceworld"):
-            people = [int(name) for name in splits.train]
-            seen = {"identities": [min(people), max(people)]}
-            found["hypernetwork"] = {"steps": metrics["step"], "seconds": round(metrics["seconds"]), "seen": seen}
-    return found
+    files = weights / "report.json", weights / CURVES_FILE
+    report, curves = (json.loads(file.read_text()) if file.is_file() else {} for file in files)
+    trained = report.get("trained", {})
+    for name, (folder, network) in trainings.items():
+        record = part_record(folder) or hypernet_record(folder)
+        if record and record["weights"] == weights_digest(weights / network):
+            trained[name], curves[name] = record, read_curve(folder)
+    return trained, curves
+
+
+def part_record(folder: Path) -> dict | None:
+    """Of a finished training of a part of the base."""
+    if not (folder / "done.json").is_file():
+        return None
+    return json.loads((folder / "done.json").read_text())
+
+
+def hypernet_record(folder: Path) -> dict | None:
+    """Of a finished training of a hypernetwork on faceworld; whom it saw is in its splits."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    metrics, splits = json.loads((folder / "metrics.json").read_text()), Splits.load(folder / SPLITS_FILE)
+    if not splits.data.startswith("faceworld"):
+        return None
+    people = [int(name) for name in splits.train]
+    return {
+        "steps": metrics["step"],
+        "seconds": round(metrics["seconds"]),
+        "weights": weights_digest(folder / "hypernet"),
+        "seen": {"identities": [min(people), max(people)]},
+    }
+
+
+def weights_digest(folder: Path) -> str:
+    """Sixteen hex digits of the safetensors in a folder."""
+    sha = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def markdown(report: dict, weights: Path) -> str:
@@ -63,9 +98,8 @@ def markdown(report: dict, weights: Path) -> str:
     ]
     lines += [f"\n| training | steps | seconds | {' | '.join(SEEN)} |", "|---" * (3 + len(SEEN)) + "|"]
     for name, training in report["trained"].items():
-        seen = dict.fromkeys(SEEN, "") | training.get("seen", {})  # an earlier record may not say
-        if seen["identities"]:
-            seen["identities"] = "{} to {}".format(*seen["identities"])
+        seen = dict.fromkeys(SEEN, "") | training["seen"]  # a hypernetwork knows its people only
+        seen["identities"] = "{} to {}".format(*seen["identities"])
         if seen["styles"]:
             seen["styles"] = len(seen["styles"])
         cells = [name, training["steps"], training["seconds"], *(seen[what] for what in SEEN)]

@@ -36,27 +36,57 @@ def test_a_part_writes_its_curve_and_what_it_saw(call, tmp_path):
     }
     assert seen["encoder"] == {"identities": [0, 1], "pictures": 4, "styles": ["photo"], "pairs": 1}  # plain views
 
-    folders = {name: path.parent for name, path in done.items()} | {"hypernetwork": Path("pretrain")}
-    assert list(records(folders, base_digest="abc")) == ["encoder", "classifier"]
-    Path("pretrain").mkdir()
-    metrics = {"step": 9, "seconds": 3.6, "base_digest": "abc"}
-    Path("pretrain/metrics.json").write_text(json.dumps(metrics))
-    splits = {"train": ["0", "1", "2"], "val": ["5"], "test": ["7"], "data": "faceworld of seed 0"}
-    Path("pretrain/splits.json").write_text(json.dumps(splits))
-    assert "hypernetwork" not in records(folders, base_digest="another")
-    hypernetwork = {"steps": 9, "seconds": 4, "seen": {"identities": [0, 2]}}
-    assert records(folders, base_digest="abc")["hypernetwork"] == hypernetwork
+    assert done["encoder"].is_file()
+
+
+def test_a_training_is_told_of_where_its_weights_are_those_that_lie_there(call, tmp_path):
+    assert call(base, *WORDS, *PARTS, f"root={tmp_path}/data") == 0
+    weights, run = Path("outputs/base/weights"), Path("outputs/base/classifier")
+    here = {"classifier": (run, "classifier"), "hypernetwork": (Path("pretrain"), "hypernet")}
+    trained, curves = records(weights, here)
+    assert list(trained) == list(curves) == ["classifier"]
+    assert trained["classifier"]["steps"] == 3 and [step for step, _ in curves["classifier"]] == [1, 2, 3]
+    assert records(weights, {"classifier": (run, "encoder")}) == ({}, {})
+
+    (weights / "report.json").write_text(json.dumps({"trained": {"classifier": {"steps": 7}, "text": {"steps": 8}}}))
+    trained, _ = records(weights, {})  # as in a clone, where no training lies
+    assert trained == {"classifier": {"steps": 7}, "text": {"steps": 8}}
+    trained, _ = records(weights, here)
+    assert trained["classifier"]["steps"] == 3 and trained["text"] == {"steps": 8}
+
+
+def test_a_hypernetwork_is_told_of_if_it_was_trained_on_faceworld_and_lies_there(tmp_path):
+    run, weights = tmp_path / "pretrain", tmp_path / "weights"
+    for folder in (run / "hypernet", weights / "hypernet"):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"the same")
+    (run / "metrics.json").write_text(json.dumps({"step": 9, "seconds": 3.6}))
+    (run / "curve.json").write_text("[[1, 0.5]]")
+    splits = {"train": ["2", "0", "1"], "val": ["5"], "test": ["7"], "data": "faceworld of seed 0"}
+    (run / "splits.json").write_text(json.dumps(splits))
+    here = {"hypernetwork": (run, "hypernet")}
+    (record,), curves = records(weights, here)[0].values(), records(weights, here)[1]
+    assert (record["steps"], record["seconds"], record["seen"]) == (9, 4, {"identities": [0, 2]})
+    assert curves == {"hypernetwork": [[1, 0.5]]}
+    (run / "splits.json").write_text(json.dumps(splits | {"data": "photos"}))
+    assert records(weights, here) == ({}, {})
+    (run / "splits.json").write_text(json.dumps(splits))
+    (weights / "hypernet" / "model.safetensors").write_bytes(b"another")
+    assert records(weights, here) == ({}, {})
 
 
 def test_the_page_shows_the_pictures_that_are_there(tmp_path):
     seen = {"identities": [0, 1999], "pictures": 24000, "styles": ["photo", "oil"], "pairs": 9}
-    trained = {"dino": {"steps": 4, "seconds": 5, "seen": seen}, "text": {"steps": 6, "seconds": 7}}
+    trained = {
+        "dino": {"steps": 4, "seconds": 5, "seen": seen},
+        "hypernetwork": {"steps": 6, "seconds": 7, "seen": {"identities": [0, 9]}},
+    }
     report = {"resolution": 64, "device": "2 CPU cores", "measured": {"dino": {"auc": 0.75}}, "trained": trained}
     (tmp_path / "samples.png").touch()
     page = markdown(report, tmp_path)
     assert "| dino | auc | 0.750 |" in page
     assert "| dino | 4 | 5 | 0 to 1999 | 24000 | 2 | 9 |" in page
-    assert "| text | 6 | 7 |  |  |  |  |" in page
+    assert "| hypernetwork | 6 | 7 | 0 to 9 |  |  |  |" in page
     assert "(samples.png)" in page and "subjects.png)" not in page and "curves.png" not in page
     (tmp_path / "subjects.png").touch()
     (tmp_path / "notes.md").write_text("Ears are missing.\n")
