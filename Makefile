@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 
 install: $(STAMP)  ## create .venv and install the project into it
 
-train: $(STAMP)  ## train the hypernetwork: outputs/pretrain/{last.ckpt,metrics.json,preview.png}
+train: $(STAMP)  ## train the hypernetwork: outputs/pretrain/{last.ckpt,metrics.json,curve.json,preview.png}
 	$(RUN) -m experiments.pretrain $(or $(CONFIG),configs/faceworld/pretrain.yaml) $(SET)
 
 eval: $(STAMP)  ## personalize unseen people with every method and score the pictures: outputs/eval/

@@ -7,16 +7,24 @@ finished runs are kept.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from experiments import evaluate, preoptimize, pretrain
 from experiments.cli import run
+from experiments.methods import methods_named
 from experiments.runs import write_json, write_text
-from hdb.config import Ablate, Preoptimize, Pretrain, Variant, load
+from hdb.config import Ablate, Evaluate, Preoptimize, Pretrain, Variant, dotted, load
 from hdb.metrics.similarity import paired_ci
 
 SHOWN = ("only_hyper", "no_hyper", "hyperdreambooth")
 SCORES = ("face_rec", "clip_t")
+# In what targets and the training that uses them must agree: numbers of people are the same in every world and base.
+FITTING = (
+    *(f"base.{field}" for field in ("path", "revision")),
+    *(f"lidb.{field}" for field in ("a", "b", "rank", "seed")),
+    *(f"faces.{field}" for field in ("source", "root", "splits", "seed")),
+)
 PAIRED = ("only_hyper", "hyperdreambooth")  # methods whose face_rec is compared with the first variant's
 
 
@@ -52,7 +60,8 @@ def plan(name: str, config: Ablate) -> Variant:
     """All words of a variant, YAMLs first; none for `preoptimize` where it needs no targets.
 
     Raises:
-        ValueError: it needs targets and there is no YAML for them, or they would not be used or not fit.
+        ValueError: one of its experiments would not take these words; it needs targets and there is no YAML for them,
+            or they would not be used or not fit.
     """
     common, variant = config.common, config.variants[name]
     words = Variant(
@@ -60,6 +69,7 @@ def plan(name: str, config: Ablate) -> Variant:
         evaluate=[config.evaluate, *common.evaluate, *variant.evaluate],
     )
     training = load(Pretrain, words.pretrain)
+    methods_named(load(Evaluate, words.evaluate).methods)
     if not variant.preoptimize and not (training.beta > 0 and training.thetas is None):
         return words
     if not training.beta > 0:
@@ -69,8 +79,11 @@ def plan(name: str, config: Ablate) -> Variant:
         raise ValueError(f"variant {name!r} needs targets, but preoptimize is null; expected the YAML they start from")
     words.preoptimize = [config.preoptimize, *common.preoptimize, *variant.preoptimize]
     fitting = load(Preoptimize, words.preoptimize)
-    if fitting.lidb != training.lidb:
-        raise ValueError(f"variant {name!r} has targets of {fitting.lidb}, expected {training.lidb} as in pretrain")
+    of_targets, wanted = dotted(fitting), dotted(training)
+    for key in FITTING:
+        if of_targets[key] != wanted[key]:
+            given = f"variant {name!r} has targets of {key} = {of_targets[key]}"
+            raise ValueError(f"{given}, expected {wanted[key]} as in pretrain")
     num, wanted = fitting.faces.num_identities, training.faces.num_identities
     if num is not None and (wanted is None or num < wanted):
         raise ValueError(f"variant {name!r} has targets of {num} people, expected {wanted or 'all'} as in pretrain")
@@ -84,9 +97,7 @@ def claim(place: Path, config: Ablate, words: Variant) -> Path:
         ValueError: it was begun with other changes.
     """
     record = place / "words.json"
-    now = {"pretrain": words.pretrain, "evaluate": words.evaluate}
-    if words.preoptimize:
-        now["preoptimize"] = words.preoptimize
+    now = asdict(words)
     if record.is_file() and (begun := json.loads(record.read_text())) != now:
         raise ValueError(f"{place} was begun with {begun}, now it is {now}: expected another output or name")
     write_json(record, now)
@@ -139,9 +150,12 @@ def gain_cell(results: dict, baseline: dict, method: str) -> str:
 
 
 def face_rec_of_people(results: dict, method: str) -> dict[str, float]:
-    """Person -> score; nobody where the method, or in results of before its record the score of each, is missing."""
-    scores = results["methods"].get(method, {}).get("face_rec", {}).get("per_identity")
-    return {} if scores is None else dict(zip(results["protocol"]["identities"], scores, strict=True))
+    """Person -> score; nobody where the method is missing."""
+    if method not in results["methods"]:
+        return {}
+    return dict(
+        zip(results["protocol"]["identities"], results["methods"][method]["face_rec"]["per_identity"], strict=True)
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from experiments.networks import device_of, embedders, hypernet_path, stable_dif
 from experiments.people import Unseen, unseen
 from experiments.pictures import Pictures, comparison, read_prompts
 from experiments.runs import claim, write_json
-from experiments.scores import SCORES, asked, paired, score_pictures, shares_table, summarize, table
+from experiments.scores import SCORES, paired, score_pictures, shares_table, summarize, table, what_is_asked
 from experiments.tracking import wandb_run
 from hdb.config import Evaluate, load
 from hdb.diffusion import StableDiffusion
@@ -29,14 +29,15 @@ from hdb.sampling import save_image
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
     chosen = methods_named(config.methods)
-    free, dtype = is_free(config.finetuning.basis), dtype_named(config.dtype)
+    dtype = dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
-    wanted = asked(config, prompts)
+    wanted = what_is_asked(config, prompts)
     path, folder = hypernet_path(config.hypernet), Path(config.output)
     people = unseen(config, hypernet=path)
     device = device_of(config.accelerator)
     diffusion = stable_diffusion(config.base, memory=config.memory).to(device)
     hypernet = trained_hypernet(path, encoder=config.encoder, diffusion=diffusion).to(device)
+    free = is_free(config.finetuning.basis, hypernet.layout)
     judges = embedders(config.judges, device=device)
     written = max(file.stat().st_mtime_ns for file in (path, *path.glob("*")))
     inputs = {"base_digest": diffusion.digest, "hypernet_path": str(path), "hypernet_written": str(written)}
@@ -79,7 +80,6 @@ def main(argv: list[str]) -> None:
             "seed": config.seed,
             "references": config.num_references,
             "gallery": len(gallery),
-            "rank_1_chance": 1 / len(gallery),
             "subjects_per_batch": config.subjects_per_batch,
             "base": diffusion.name,
             "base_digest": diffusion.digest,

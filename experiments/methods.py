@@ -30,7 +30,6 @@ def personal_weights(
 
     only_hyper: the prediction. no_hyper: finetuning from zero. hyperdreambooth: finetuning from the prediction.
     """
-    is_free(config.finetuning.basis, lidb.layout)  # before hours of methods that do not finetune
     if method == "only_hyper":
         return predict(hypernet, photos), lidb.layout
     ours = config.finetuning.lr
@@ -101,20 +100,20 @@ def methods_named(names: list[str] | None) -> tuple[str, ...]:
     return tuple(method for method in METHODS if method in names)
 
 
-def is_free(basis: str, layout: Layout | None = None) -> bool:
+def is_free(basis: str, layout: Layout) -> bool:
     """Whether finetuning leaves the LiDB bases.
 
     Args:
-        layout: the hypernetwork's, where it is known already.
+        layout: of the prediction.
 
     Raises:
         ValueError: an unknown basis, or lidb where the prediction has left the bases.
     """
     if basis not in ("lidb", "free"):
         raise ValueError(f"finetuning.basis is {basis!r}, expected lidb or free")
-    if basis == "lidb" and layout is not None and layout.free:
+    if basis == "lidb" and layout.free:
         raise ValueError(
             "finetuning.basis is lidb, but the hypernetwork learned bases of its own and predicts a free LoRA; "
-            "expected finetuning.basis=free"
+            "expected finetuning.basis=free, and finetuning.lr=null no_hyper_lr=null or rates for it, about a tenth"
         )
     return basis == "free"

@@ -181,8 +181,8 @@ def unseen(config: Evaluate, *, hypernet: Path) -> Unseen:
     num, num_references, source = config.num_identities, config.num_references, config.faces
     if num < 1 or num_references < 1:
         raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
-    if config.gallery < num:
-        raise ValueError(f"gallery is {config.gallery}, expected at least num_identities, which is {num}")
+    if config.num_gallery < num:
+        raise ValueError(f"num_gallery is {config.num_gallery}, expected at least num_identities, which is {num}")
     if source.source == "faceworld":
         return unseen_faceworld(config)
     people = People(source)
@@ -198,7 +198,7 @@ def unseen(config: Evaluate, *, hypernet: Path) -> Unseen:
             references.append(torch.stack([sample.reference for sample in samples]))
         else:
             others.append(samples[0].reference)
-        if len(names) + len(others) == config.gallery:
+        if len(names) + len(others) == config.num_gallery:
             break
     if len(names) < num:
         usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
@@ -221,7 +221,7 @@ def unseen_faceworld(config: Evaluate) -> Unseen:
     ]
     references = world.render(pairs).unflatten(0, (num, config.num_references))
     others = references[:0, 0]
-    if strangers := SPLITS["test"][num : config.gallery]:
+    if strangers := SPLITS["test"][num : config.num_gallery]:
         dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
         others = torch.from_numpy(dataset.images[:, 0]).float() / 255
     return Unseen(

@@ -1,7 +1,8 @@
 """The best theta of many training identities: python -m experiments.preoptimize configs/faceworld/preoptimize.yaml
 
 Under `output`: thetas-*.safetensors, metrics.json, splits.json; with encoder=... predictable.json: how much of these
-thetas one photo tells. A finished folder gets that number without being fitted again.
+thetas one photo tells. A finished folder that lacks this number gets it
+without being fitted again.
 """
 
 import json
@@ -80,7 +81,7 @@ def predictable(config: Preoptimize, people: FaceSource, layout: Layout) -> dict
     known = predictability(torch.cat(list(embeddings.values())), of_rows, layout)
     print(
         f"{config.output}: an embedding predicts {known.r2:.1%} of theta and {known.r2_residuals:.1%} of residuals "
-        f"(R², {known.people_scored} people, fitted on {known.people_fit} others)"
+        f"(R², {known.num_scored} people, fitted on {known.num_fit} others)"
     )
     return {**known._asdict(), "encoder": config.encoder, "encoder_digest": encoder.digest}
 

@@ -16,8 +16,7 @@ _NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
 def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[str, str]) -> bool:
     """Makes `folder` ready for a run of this config; true if an unfinished run of the same config is gone on with.
 
-    A folder with a finished run (it holds `result`), or one of other settings, is renamed to folder.1, .2, ... A field
-    that is null is as good as none: so a run can be gone on with that began before the field existed.
+    A folder with a finished run (it holds `result`), or one of other settings, is renamed to folder.1, .2, ...
 
     Args:
         inputs: what the run depends on beside its config: digests of networks, say.
@@ -27,8 +26,7 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)}
     settings |= inputs
     if record.is_file():
-        begun = yaml.safe_load(record.read_text())
-        if not (folder / result).exists() and without_nulls(begun) == without_nulls(settings):
+        if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
             print(f"going on with the unfinished run in {folder}")
             return True
         number = next(
@@ -38,10 +36,6 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
         print(f"the earlier run in {folder} is now in {aside}")
     write_text(record, yaml.safe_dump(settings, sort_keys=False))
     return False
-
-
-def without_nulls(settings: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in settings.items() if value is not None}
 
 
 def write_text(path: str | Path, text: str) -> None:

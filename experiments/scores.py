@@ -14,6 +14,7 @@ from torch import Tensor
 from experiments.networks import Embedders
 from hdb.config import Evaluate
 from hdb.faceworld.base import quality
+from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.embedders import BATCH
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.similarity import Interval, bootstrap_ci, cosines, normalized, paired_ci
@@ -24,7 +25,7 @@ PerIdentity = dict[str, np.ndarray]
 Asked = list[dict[str, str]]
 
 
-def asked(config: Evaluate, prompts: Sequence[str]) -> Asked | None:
+def what_is_asked(config: Evaluate, prompts: Sequence[str]) -> Asked | None:
     """What each prompt asks for; None where they are no captions of faceworld.
 
     Raises:
@@ -53,7 +54,7 @@ def score_pictures(
     """One number per person and score: k pictures of each of n people for each of p prompts, against v references.
 
     `others` is the face_rec against everybody else's references: what a picture of just anybody would get. `rank_1/...`
-    and `prompted/...` are shares of pictures.
+    and `prompted/...` are shares of pictures; the latter leave out styles that no judge was shown.
 
     Args:
         prompts: p of them, without the identifier.
@@ -79,9 +80,10 @@ def score_pictures(
     texts = judges.clip.embed_texts(list(prompts)).repeat_interleave(num_pictures, 0).repeat(num_people, 1)
     fit = cosines(judges.clip.embed_images(flat), texts)
     scores["clip_t"] = fit.unflatten(0, (num_people, -1)).mean(1).numpy()
-    if judges.classifier is not None and asked is not None:
-        wanted = [labels for labels in asked for _ in range(num_pictures)] * num_people
-        for question, right in shown(judges.classifier, flat, wanted).items():
+    rows = [row for row, labels in enumerate(asked or []) if labels["style"] not in HELD_OUT_STYLES]
+    if judges.classifier is not None and rows:
+        wanted = [asked[row] for row in rows for _ in range(num_pictures)] * num_people
+        for question, right in shown(judges.classifier, pictures[:, rows].flatten(0, 2), wanted).items():
             scores[f"prompted/{question}"] = right.unflatten(0, (num_people, -1)).double().mean(1).numpy()
     return scores
 

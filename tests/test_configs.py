@@ -25,7 +25,6 @@ SCHEMAS = {
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
-    "sheet": schemas.Evaluate,
     "pretrain": schemas.Pretrain,
 }
 REQUIRED = {

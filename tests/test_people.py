@@ -161,15 +161,15 @@ def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_th
     few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
     faces = Faces(source="flat", root=str(flat), **few)
     for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
-        people = unseen(Evaluate(faces=faces, num_identities=2, gallery=gallery), hypernet=flat)
+        people = unseen(Evaluate(faces=faces, num_identities=2, num_gallery=gallery), hypernet=flat)
         assert [level(photo) for photo in people.gallery] == expected
     faces = Faces(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
     people = unseen(Evaluate(faces=faces, num_identities=2, num_references=6), hypernet=flat)
     assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
     for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
         assert level(given) != level(known)
-    with pytest.raises(ValueError, match="gallery is 1, expected at least num_identities, which is 2"):
-        unseen(Evaluate(faces=faces, num_identities=2, gallery=1), hypernet=flat)
+    with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
+        unseen(Evaluate(faces=faces, num_identities=2, num_gallery=1), hypernet=flat)
 
 
 def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from experiments import scores
 from experiments.networks import embedders
 from hdb.config import Evaluate, Faces, Judges
+from hdb.faceworld.view import HELD_OUT_STYLES
 
 PROMPTS = ["a photo of a face in the snow", "a black and white photo of a face", "a face wearing a hat, oil painting"]
 
@@ -31,16 +32,19 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
 
 def test_what_prompts_ask_for_is_known_of_captions_only():
     captions, other = ["a photo of a [V] face in the snow", "a [V] face, oil painting"], ["a [V] face as a firefighter"]
-    assert [labels["style"] for labels in scores.asked(evaluation("faceworld", None), captions)] == ["photo", "oil"]
-    assert scores.asked(evaluation("flat", "folder"), captions)[0]["context"] == "snow"
-    assert scores.asked(evaluation("flat", None), captions) is None
-    assert scores.asked(evaluation("faceworld", None), other) is None
+    assert [labels["style"] for labels in scores.what_is_asked(evaluation("faceworld", None), captions)] == [
+        "photo",
+        "oil",
+    ]
+    assert scores.what_is_asked(evaluation("flat", "folder"), captions)[0]["context"] == "snow"
+    assert scores.what_is_asked(evaluation("flat", None), captions) is None
+    assert scores.what_is_asked(evaluation("faceworld", None), other) is None
     with pytest.raises(ValueError, match="unknown word 'as' .*expected such prompts, or judges.classifier=null"):
-        scores.asked(evaluation("faceworld", "folder"), other)
+        scores.what_is_asked(evaluation("faceworld", "folder"), other)
 
 
 def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows():
-    asked = scores.asked(evaluation("faceworld", None), PROMPTS)
+    asked = scores.what_is_asked(evaluation("faceworld", None), PROMPTS)
     assert scores.kinds_of_prompts(asked, num=3) == {"photo": [0], "styled": [1, 2]}
     assert scores.kinds_of_prompts(asked[:1], num=1) == {"photo": [0]}
     assert scores.kinds_of_prompts(None, num=3) == {"all": [0, 1, 2]}
@@ -67,6 +71,10 @@ def test_shares_are_counted_person_by_person(judges):
     photos = sum(labels["style"] == "photo" for labels in asked)
     weights = {"photo": photos / 3, "styled": 1 - photos / 3}
     assert sum(weights[name] * per_person[f"rank_1/{name}"] for name in styles) == pytest.approx(right.numpy())
+    asked[2]["style"] = HELD_OUT_STYLES[0]
+    without = scores.score_pictures(judges, pictures, references, PROMPTS, gallery=gallery, asked=asked)
+    wanted = np.array([labels["style"] for labels in asked[:2]])[None, :, None]
+    assert without["prompted/style"] == pytest.approx((of_prompt["style"][:, :2] == wanted).mean((1, 2)))
     free = scores.score_pictures(judges, pictures, references, PROMPTS, gallery=gallery, asked=None)
     assert free["rank_1/all"] == pytest.approx(right.numpy())
     assert not any(name.startswith("prompted") for name in free)

@@ -103,8 +103,8 @@ class Evaluate(Stage):
 
     `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
     worse than it is. `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has
-    an answer for. `gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and
-    others of the test split, at most as many as there are.
+    an answer for. `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated
+    and others of the test split, at most as many as there are.
     """
 
     output: str = "outputs/eval"
@@ -120,7 +120,7 @@ class Evaluate(Stage):
     subjects_per_batch: int = 1
     num_identities: int = 100
     num_references: int = 1
-    gallery: int = 200
+    num_gallery: int = 200
     prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
     num_pictures: int = 10

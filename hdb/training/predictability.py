@@ -19,8 +19,8 @@ class Predictability(NamedTuple):
     r2_residuals: float
     ridge: float  # in units of the embedding's mean variance
     ridge_residuals: float
-    people_fit: int
-    people_scored: int
+    num_fit: int
+    num_scored: int
 
 
 def predictability(embeddings: Float[Tensor, "m e"], thetas: Float[Tensor, "n p"], layout: Layout) -> Predictability:
@@ -58,7 +58,7 @@ def predictability(embeddings: Float[Tensor, "m e"], thetas: Float[Tensor, "n p"
         ridge = max(RIDGES.tolist(), key=lambda x: r_squared(embeddings, products, fitted, choosing, ridge=x))
         scores.append(r_squared(embeddings, products, known, scored, ridge=ridge))
         ridges.append(ridge)
-    return Predictability(*scores, *ridges, people_fit=len(known), people_scored=len(scored))
+    return Predictability(*scores, *ridges, num_fit=len(known), num_scored=len(scored))
 
 
 def r_squared(

@@ -28,7 +28,7 @@ def planted() -> torch.Tensor:
 def test_a_linear_relation_is_found_in_theta_and_in_residuals():
     found = predictability(embeddings(), LAYOUT.initial() + planted(), LAYOUT)
     assert min(found.r2, found.r2_residuals) > 0.99
-    assert (found.people_fit, found.people_scored) == (200, 50)
+    assert (found.num_fit, found.num_scored) == (200, 50)
 
 
 def test_noise_is_not_predictable():

@@ -117,5 +117,5 @@ def elsewhere(images: Tensor, *, generator: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     middle = torch.sigmoid((1 - ((x / 0.62) ** 2 + ((y + 0.08) / 0.85) ** 2)) / 0.12).to(images)
-    others = images[torch.randperm(n, generator=generator).to(images.device)]
+    others = images.roll(int(torch.randint(1, max(2, n), (), generator=generator)), 0)
     return middle * images + (1 - middle) * others

@@ -24,7 +24,7 @@ class SelfSupervisedTraining(Part):
     """A student sees small crops and learns what its own slow average says of large ones.
 
     Source: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294, section 3.1.
-    Paper: 2 large and 8 small crops. Here: 2 and 4, because two cores train it too. Each large crop has other
+    Paper: 2 large and 8 small crops. Here: 2 and 4, because two cores train it too. Each crop has other
     surroundings (`elsewhere`): what two crops of a drawn picture have most plainly in common is the backdrop, and a
     network that was trained on plain crops told nobody apart.
     """
