@@ -23,9 +23,9 @@ def test_a_known_prompt_gives_its_context_and_style():
     classifier = AttributeClassifier.from_folder(WEIGHTS / "classifier")
     prompts = ["a photo of a face in a forest", "a face, golden statue"] * 6
     drawn = quality.generate(base, prompts)
-    seen = quality.attributes(classifier, drawn, quality.asked(prompts))
-    assert seen["style"] >= 0.9, seen
-    assert seen["context"] >= 0.9, seen
+    seen = classifier.answers(drawn)
+    assert seen["context"][::2] == ["forest"] * 6, seen  # what the words name, in every picture
+    assert seen["style"][1::2] == ["gold"] * 6, seen
     clip = ClipEmbedder.from_pretrained(WEIGHTS / "clip")
     fit = (clip.embed_images(drawn) @ clip.embed_texts(prompts[:2]).T).unflatten(
         0, (6, 2)
