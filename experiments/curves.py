@@ -23,7 +23,7 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def curves_sheet(curves: Mapping[str, Curve]) -> Image.Image:
-    """One panel per training: its loss over its steps, each axis as long as its numbers.
+    """One panel per training: its loss over its steps, each axis as long as its numbers, and their running mean.
 
     Args:
         curves: name -> [[step, loss], ...].
@@ -44,11 +44,19 @@ def curves_sheet(curves: Mapping[str, Curve]) -> Image.Image:
         first, last, low, high = min(steps), max(steps), min(losses), max(losses)
         draw.rectangle((left, top, right, bottom), outline="lightgray")
         x = [left + (step - first) / max(last - first, 1) * (right - left) for step in steps]
-        y = [bottom - (loss - low) / ((high - low) or 1) * (bottom - top) for loss in losses]
-        draw.line(list(zip(x, y, strict=True)), fill="steelblue", width=2)
+        for heights, color, width in ((losses, "lightsteelblue", 1), (running_mean(losses), "steelblue", 3)):
+            y = [bottom - (loss - low) / ((high - low) or 1) * (bottom - top) for loss in heights]
+            draw.line(list(zip(x, y, strict=True)), fill=color, width=width)
         draw.text((left, top - 4), name, fill="black", font=font, anchor="ls")
         draw.text((left - 4, top), f"{high:.3g}", fill="gray", font=font, anchor="rt")
         draw.text((left - 4, bottom), f"{low:.3g}", fill="gray", font=font, anchor="rs")
         draw.text((left, bottom + 4), f"{first:,}", fill="gray", font=font, anchor="lt")
         draw.text((right, bottom + 4), f"{last:,} steps", fill="gray", font=font, anchor="rt")
     return sheet
+
+
+def running_mean(numbers: Sequence[float]) -> list[float]:
+    """Of a tenth of the numbers around each, fewer at the ends."""
+    reach = len(numbers) // 20
+    around = (numbers[max(0, k - reach) : k + reach + 1] for k in range(len(numbers)))
+    return [sum(part) / len(part) for part in around]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import base
-from experiments.curves import curves_sheet, read_curve
+from experiments.curves import curves_sheet, read_curve, running_mean
 from experiments.people import Unseen
 from experiments.pictures import Pictures, comparison
 from experiments.report import markdown, records
@@ -106,6 +106,13 @@ def test_a_falling_loss_is_drawn_from_the_upper_left_to_the_lower_right_of_its_o
         assert (rows[columns.argmin()] < rows[columns.argmax()]) == falls
     assert not blue[height:, width:].any()
     assert (sheet[height:, :width] == sheet[:height, :width]).mean() > 0.98  # but for the name
+
+
+def test_a_running_mean_keeps_straight_lines_and_levels_what_alternates():
+    line = [float(k) for k in range(100)]
+    assert running_mean(line)[10:-10] == pytest.approx(line[10:-10])
+    assert max(map(abs, running_mean([(-1.0) ** k for k in range(100)])[10:-10])) < 0.1
+    assert running_mean([3.0, 5.0]) == [3.0, 5.0]
 
 
 @pytest.mark.parametrize("curves", [{}, {"dino": []}])
