@@ -18,8 +18,8 @@ PICTURES = (
         "Subjects beside the oracle",
         "subjects.png",
         'For each prompt ours, then the true answer. Drawn by `make eval SET="num_identities=10 num_prompts=12 '
-        'num_pictures=1 methods=[hyperdreambooth,oracle] output=outputs/sheet"`, and copied from '
-        "outputs/sheet/grid.png.",
+        'num_pictures=1 methods=[hyperdreambooth,oracle] output=outputs/sheet"`: '
+        "outputs/sheet/grid.png at half its size.",
     ),
 )
 # The same of pages, after the pictures.
