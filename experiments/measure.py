@@ -51,6 +51,8 @@ Numbers = dict[str, float]
 def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
     weights = Path(config.weights)
+    trainings = {name: (Path(config.output, name), network) for name, network in NETWORKS.items()}
+    trainings["hypernetwork"] = Path(load(Pretrain, [config.pretrain]).output), "hypernet"
     test, train = people(config, "test"), people(config, "train")
     base = StableDiffusion.from_pretrained(weights / "base")
     drawn, prompts = own_pictures(config, base, test)
@@ -59,8 +61,6 @@ def main(argv: list[str]) -> None:
         measured |= hypernetwork(config, base)
     rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
     save_image(picture_grid(rows, tile=config.resolution), weights / "samples.png")
-    trainings = {name: (Path(config.output, name), network) for name, network in NETWORKS.items()}
-    trainings["hypernetwork"] = Path(load(Pretrain, [config.pretrain]).output), "hypernet"
     trained, curves = records(weights, trainings)
     if curves:
         write_text(weights / CURVES_FILE, json.dumps(curves) + "\n")

@@ -12,6 +12,8 @@ from hdb.config import TrainBase
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 
+CONFIGS = Path("configs/faceworld").resolve()
+
 
 def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_validates(
     call, tiny_weights, tiny_diffusion, monkeypatch
@@ -54,3 +56,28 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
     assert row["own_minus_other"] != 0
     assert measured(timesteps="uniform") != row
     assert measured() == row
+
+
+def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(call, tiny_weights, monkeypatch):
+    weights = Path("weights")
+    weights.mkdir()
+    for name, place in {"base": "base", "encoder": "encoder", "hypernet": "hypernet"}.items():
+        (weights / name).symlink_to(tiny_weights / place)
+    for name in ("recognizer", "dino", "clip", "classifier"):
+        (weights / name).symlink_to(tiny_weights / "judges" / name)
+    seen = {"identities": [0, 3], "pictures": 12, "styles": ["photo"], "pairs": 1}
+    known = {"dino": {"steps": 4, "seconds": 5, "seen": seen}}
+    (weights / "report.json").write_text(json.dumps({"trained": known}))
+    (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
+    monkeypatch.setattr(measure, "OWN_FACES", 2)
+    words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
+    words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
+    words.append(f"pretrain={CONFIGS}/pretrain.yaml")
+    assert call(measure, *words) == 0
+    report = json.loads((weights / "report.json").read_text())
+    assert report["trained"] == known
+    parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
+    assert parts <= set(report["measured"])
+    page = (weights / "REPORT.md").read_text()
+    assert "| dino | 4 | 5 | 0 to 3 | 12 | 1 | 1 |" in page
+    assert "(samples.png)" in page and "(curves.png)" in page
