@@ -15,6 +15,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from hdb.diffusion import StableDiffusion
 from hdb.faceworld.captions import parse
+from hdb.losses import diffusion_loss
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.similarity import ImageEmbedder
 
@@ -27,6 +28,30 @@ def reconstruction(
     decoded = torch.cat([base.decode_latents(base.encode_images(part)) for part in images.split(batch_size)]).to(images)
     psnr = peak_signal_noise_ratio(decoded, images, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
     return {"psnr": float(psnr), "ssim": float(structural_similarity_index_measure(decoded, images, data_range=1.0))}
+
+
+@torch.no_grad()
+def denoising(
+    base: StableDiffusion, images: Float[Tensor, "n 3 h w"], captions: Sequence[str], *, seed: int = 0
+) -> dict[str, float]:
+    """The denoising loss of pictures under their captions, at timesteps spread evenly; of all and by quarter of noise.
+
+    The same draws at every call, so two bases of the same latents can be compared. Other latents have other losses.
+    """
+    generator, losses = torch.Generator().manual_seed(seed), []
+    timesteps = (torch.randperm(len(images), generator=generator) + 0.5) / len(images)
+    for start in range(0, len(images), 64):
+        part = slice(start, start + 64)
+        latents = base.encode_images(images[part])
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        steps = (timesteps[part] * base.num_train_timesteps).long().to(latents.device)
+        noisy = base.add_noise(latents, noise, steps)
+        noise_pred = base.predict_noise(noisy, steps, base.encode_prompts(list(captions[part])))
+        losses.append(diffusion_loss(noise_pred, base.denoising_target(latents, noise, steps), reduction="none").cpu())
+    loss, quarter = torch.cat(losses), (timesteps * 4).long()
+    return {"loss": float(loss.mean())} | {
+        f"{k / 4:.2f} to {(k + 1) / 4:.2f}": float(loss[quarter == k].mean()) for k in range(4)
+    }
 
 
 def verification(vectors: Float[Tensor, "people views d"]) -> dict[str, float]:
