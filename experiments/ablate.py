@@ -12,9 +12,9 @@ from pathlib import Path
 
 from experiments import evaluate, preoptimize, pretrain
 from experiments.cli import run
+from experiments.config import Ablate, Evaluate, Preoptimize, Pretrain, Variant, dotted, load
 from experiments.methods import methods_named
-from experiments.runs import write_json, write_text
-from hdb.config import Ablate, Evaluate, Preoptimize, Pretrain, Variant, dotted, load
+from hdb.files import write_json, write_text
 from hdb.metrics.similarity import paired_ci
 
 SHOWN = ("only_hyper", "no_hyper", "hyperdreambooth")

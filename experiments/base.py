@@ -13,28 +13,28 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from experiments.cli import run
+from experiments.config import BasePart, TrainBase, load
 from experiments.cost import now
 from experiments.curves import write_curve
 from experiments.networks import device_of
 from experiments.report import weights_digest
-from experiments.runs import write_json
 from experiments.tracking import wandb_logger
-from hdb.callbacks import LossCurve
-from hdb.config import BasePart, TrainBase, load
-from hdb.faceworld.base import models
-from hdb.faceworld.base.autoencoder import AutoencoderTraining
-from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
-from hdb.faceworld.base.denoiser import DenoiserTraining
-from hdb.faceworld.base.identity import IdentityTraining
-from hdb.faceworld.base.part import Part
-from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
-from hdb.faceworld.base.text import TextTraining, text_encoder_of
-from hdb.faceworld.base.views import Views
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
+from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
+from hdb.training.callbacks import LossCurve
+from hdb.worldbase import models
+from hdb.worldbase.autoencoder import AutoencoderTraining
+from hdb.worldbase.classifier import HEADS, ClassifierTraining
+from hdb.worldbase.denoiser import DenoiserTraining
+from hdb.worldbase.identity import IdentityTraining
+from hdb.worldbase.part import Part
+from hdb.worldbase.selfsupervised import SelfSupervisedTraining
+from hdb.worldbase.text import TextTraining, text_encoder_of
+from hdb.worldbase.views import Views
 
 # In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
 PARTS = {

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from experiments.cli import run
+from experiments.config import Benchmark, load
 from experiments.cost import Cost, cost, device_name, matmul_ceiling, paired_ratios
 from experiments.networks import DTYPES, device_of
-from experiments.runs import write_json
 from experiments.workloads import Workloads
-from hdb.config import Benchmark, load
+from hdb.files import write_json
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.runs import write_text
+from hdb.files import write_text
 
 CURVE_FILE = "curve.json"  # beside done.json or metrics.json
 COLUMNS, WIDTH, HEIGHT, MARGIN = 2, 480, 260, 30  # of a panel, in px

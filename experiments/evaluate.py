@@ -11,19 +11,21 @@ from pathlib import Path
 import torch
 
 from experiments.cli import run
+from experiments.config import Evaluate, load
 from experiments.methods import PERSONAL, is_free, methods_named, personal_weights
 from experiments.networks import device_of, embedders, hypernet_path, stable_diffusion, trained_hypernet
 from experiments.people import Unseen, unseen
-from experiments.pictures import Pictures, comparison, read_prompts
-from experiments.runs import claim, write_json
+from experiments.pictures import Pictures, comparison
+from experiments.runs import claim
 from experiments.scores import SCORES, paired, score_pictures, shares_table, summarize, table, what_is_asked
 from experiments.tracking import wandb_run
-from hdb.config import Evaluate, load
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.sampling import save_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.files import write_json
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject, dtype_named
-from hdb.sampling import save_image
+from hdb.prompts import read_prompts
 
 
 def main(argv: list[str]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.cli import run
+from experiments.config import Export, load
 from experiments.networks import stable_diffusion
-from hdb.config import Export, load
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.export import FORMATS, export_lora
 from hdb.lidb.file import Subject

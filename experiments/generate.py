@@ -8,13 +8,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from experiments.cli import run
+from experiments.config import Generate, load
 from experiments.networks import device_of, stable_diffusion
 from experiments.pictures import prompt_remarks
-from hdb.config import Generate, load
+from hdb.diffusion.sampling import generate, picture_grid, save_image, to_image
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.sampling import generate, picture_grid, save_image, to_image
 
 
 def main(argv: list[str]) -> None:

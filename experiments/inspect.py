@@ -11,11 +11,11 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from experiments.cli import run
+from experiments.config import Inspect, LiDB, load
 from experiments.random_base import CONFIGS
-from hdb.config import Inspect, LiDB, load
+from hdb.diffusion.pipeline import check_family, find_pipeline
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.pipeline import check_family, find_pipeline
 
 
 def main(argv: list[str]) -> None:

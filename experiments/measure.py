@@ -20,28 +20,29 @@ from torch import Tensor
 
 from experiments.base import NETWORKS
 from experiments.cli import run
+from experiments.config import Pretrain, TrainBase, load
 from experiments.curves import curves_sheet
 from experiments.networks import trained_hypernet
 from experiments.people import faceworld_pictures
 from experiments.report import CURVES_FILE, markdown, records
-from experiments.runs import write_json, write_text
-from hdb.config import Pretrain, TrainBase, load
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.sampling import picture_grid, save_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceworldFaces
-from hdb.faceworld.base import quality
-from hdb.faceworld.base.views import Views, without_identifier
-from hdb.faceworld.captions import CLASS_PROMPT, caption
+from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
 from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
 from hdb.faceworld.world import SPLITS
+from hdb.files import write_json, write_text
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.lidb.adapter import LiDB
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.sampling import picture_grid, save_image
+from hdb.prompts import CLASS_PROMPT, without_identifier
 from hdb.training.denoising import Timesteps
 from hdb.training.pretrain import HyperNetPretraining
+from hdb.worldbase import quality
+from hdb.worldbase.views import Views
 
 ROWS, COLUMNS = 10, 20  # of the sheet of the base's own pictures
 OWN_FACES = 100  # pictures of nobody, compared with as many people

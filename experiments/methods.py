@@ -4,9 +4,9 @@ from jaxtyping import Float
 from lightning import Trainer
 from torch import Tensor
 
+from experiments.config import Evaluate, Personalize
 from experiments.networks import predict
-from hdb.config import Evaluate, Personalize
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from lightning import Trainer
 from torch import Tensor
 
-from hdb.config import Base, Judges
-from hdb.diffusion import StableDiffusion
+from experiments.config import Base, Judges
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder

@@ -12,8 +12,8 @@ import wandb
 from jaxtyping import Float
 from torch import Tensor
 
+from experiments.config import Evaluate, Faces
 from experiments.tracking import has_login
-from hdb.config import Evaluate, Faces
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, list_shards, shard_photos

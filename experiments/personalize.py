@@ -11,15 +11,15 @@ import wandb
 from lightning import Trainer
 
 from experiments.cli import run
+from experiments.config import Personalize, load
 from experiments.methods import subject_finetuning
 from experiments.networks import device_of, hypernet_path, predict, stable_diffusion, trained_hypernet
 from experiments.pictures import prompt_remarks
 from experiments.tracking import wandb_run
-from hdb.config import Personalize, load
+from hdb.diffusion.sampling import generate, picture_grid, save_image
 from hdb.faces.crop import FaceCropper
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject, dtype_named
-from hdb.sampling import generate, picture_grid, save_image
 
 
 def main(argv: list[str]) -> None:

@@ -10,30 +10,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from experiments.config import Evaluate
 from experiments.people import Unseen
-from experiments.runs import write_text
-from hdb.config import Evaluate
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.sampling import generate, picture_grid, save_image, to_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.picture import open_picture, to_tensor
+from hdb.files import write_text
 from hdb.lidb.adapter import LiDB
-from hdb.sampling import generate, picture_grid, save_image, to_image
+from hdb.prompts import IDENTIFIER, without_identifier
 
-IDENTIFIER = "[V]"
 PROMPTS_ABREAST = 6  # on the sheet of an evaluation
-
-
-def read_prompts(path: str, *, num: int) -> list[str]:
-    """The first prompts of a text file, one per line.
-
-    Raises:
-        ValueError: no such file, or fewer prompts than asked for.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
-    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    if not 1 <= num <= len(prompts):
-        raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
-    return prompts[:num]
 
 
 def prompt_remarks(diffusion: StableDiffusion, prompts: list[str]) -> list[str]:
@@ -57,7 +43,7 @@ class Pictures:
 
     def __init__(self, config: Evaluate, people: Unseen, prompts: list[str], folder: Path) -> None:
         self.config, self.people, self.prompts, self.folder = config, people, prompts, folder
-        self.plain_prompts = [" ".join(prompt.replace(IDENTIFIER, " ").split()) for prompt in prompts]
+        self.plain_prompts = [without_identifier(prompt) for prompt in prompts]
         self.shape = len(people.names), len(prompts), config.num_pictures
         self.lines: list[str] = []
         for name, reference in zip(people.names, people.references[:, 0], strict=True):

@@ -15,13 +15,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm.auto import tqdm
 
 from experiments.cli import run
+from experiments.config import Preoptimize, load
 from experiments.networks import device_of, face_encoder, stable_diffusion
 from experiments.people import SPLITS_FILE, People
-from experiments.runs import claim, write_json
+from experiments.runs import claim
 from experiments.tracking import wandb_run
-from hdb.config import Preoptimize, load
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.sources import FaceSource
+from hdb.files import write_json
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.training.denoising import Timesteps

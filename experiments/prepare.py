@@ -15,13 +15,13 @@ import yaml
 from tqdm.auto import tqdm
 
 from experiments.cli import run
+from experiments.config import Faces, Prepare, dotted, load
 from experiments.people import READERS, SPLITS_FILE, People
-from experiments.runs import write_json, write_text
-from hdb.config import Faces, Prepare, dotted, load
 from hdb.faces.photos import Photos, select
 from hdb.faces.picture import name_of
 from hdb.faces.prepared import prepare_shards, read_about
 from hdb.faces.splits import Splits
+from hdb.files import write_json, write_text
 
 
 def main(argv: list[str]) -> None:

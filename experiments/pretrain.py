@@ -15,18 +15,19 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from experiments.cli import run
+from experiments.config import Pretrain, load
 from experiments.curves import write_curve
 from experiments.networks import device_of, face_encoder, recognizer, stable_diffusion
 from experiments.people import SPLITS_FILE, People
-from experiments.runs import claim, write_json
+from experiments.runs import claim
 from experiments.tracking import wandb_run
-from hdb.callbacks import LossCurve, PreviewPeople
-from hdb.config import Pretrain, load
 from hdb.faces.datamodule import FaceData
+from hdb.files import write_json
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
+from hdb.training.callbacks import LossCurve, PreviewPeople
 from hdb.training.denoising import Timesteps
 from hdb.training.preoptimize import load_thetas
 from hdb.training.pretrain import HyperNetPretraining

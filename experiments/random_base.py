@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # published configurations by name, found from any folder

@@ -1,13 +1,12 @@
 """The folder of a run: gone on with after an interruption, set aside for another run, never overwritten."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from hdb.config import dotted
+from experiments.config import dotted
+from hdb.files import write_text
 
 # Fields that change how a run goes and not what comes out of it.
 _NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
@@ -36,20 +35,3 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
         print(f"the earlier run in {folder} is now in {aside}")
     write_text(record, yaml.safe_dump(settings, sort_keys=False))
     return False
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a whole file or none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Writes a whole JSON file or none."""
-    write_text(path, json.dumps(content, indent=2) + "\n")

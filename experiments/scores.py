@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from experiments.config import Evaluate
 from experiments.networks import Embedders
-from hdb.config import Evaluate
-from hdb.faceworld.base import quality
 from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.embedders import BATCH
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.similarity import Interval, bootstrap_ci, cosines, normalized, paired_ci
+from hdb.worldbase import quality
 
 SCORES = ("face_rec", "dino", "clip_i", "clip_t")
 PROMPTED = ("style", "context", "accessory")

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
-from hdb.config import Stage, dotted
+from experiments.config import Stage, dotted
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from experiments.config import Base, Benchmark
 from experiments.cost import StepClock, timed
 from experiments.networks import DTYPES, fitted, predict, stable_diffusion
 from experiments.random_base import CONFIGS, is_random_base, random_stable_diffusion
-from hdb.config import Base, Benchmark
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.sampling import generate, save_image, to_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.crop import FaceCropper
 from hdb.faces.picture import open_picture, square
 from hdb.faces.sources import FaceBatch
@@ -22,7 +23,6 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.sampling import generate, save_image, to_image
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining

@@ -23,7 +23,7 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_diffusion(tiny_base):
     """That base, loaded; a fresh copy for each test, which may put LiDB layers into it."""
-    from hdb.diffusion import StableDiffusion
+    from hdb.diffusion.stable_diffusion import StableDiffusion
 
     return StableDiffusion.from_pretrained(tiny_base)
 

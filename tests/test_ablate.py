@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from experiments import ablate
-from hdb.config import Ablate, Variant
+from experiments.config import Ablate, Variant
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 

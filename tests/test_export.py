@@ -10,10 +10,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from experiments import export
+from hdb.files import read_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from PIL import Image
 
 from experiments import generate
 from experiments.generate import batches
+from hdb.diffusion.sampling import generate as draw
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.sampling import generate as draw
 
 PROMPT = "a photo of a [V] face"
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from hdb.diffusion import StableDiffusion
-from hdb.faceworld.base import quality
+from hdb.diffusion.sampling import generate
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.sampling import generate
+from hdb.worldbase import quality
 
 WEIGHTS = Path("hdb/faceworld/weights")
 

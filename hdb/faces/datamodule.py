@@ -7,15 +7,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
-from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
+from hdb.faces.sources import FaceBatch, FaceSource
 from hdb.faces.splits import refuse_overlap
-from hdb.faceworld.captions import INSTANCE_PROMPT
 
 
 class FaceLoader:
@@ -173,30 +170,3 @@ class FaceData(L.LightningDataModule):
 
     def val_dataloader(self) -> FaceLoader | list[FaceLoader]:
         return [] if self.val is None else self.loader(self.val, shuffle=False)
-
-
-class SubjectData(L.LightningDataModule):
-    """The one reference of a subject, `batch_size` times in each of `num_steps` batches; it is its own target.
-
-    Args:
-        reference: (3, h, w) in [0, 1], as `FaceCropper` gives it.
-
-    Source: HyperDreamBooth, section 4.3 (40 steps on the reference alone), https://arxiv.org/abs/2307.06949
-    """
-
-    def __init__(
-        self,
-        reference: Float[Tensor, "3 h w"],
-        *,
-        prompt: str = INSTANCE_PROMPT,
-        batch_size: int = 1,
-        num_steps: int = 40,
-    ):
-        super().__init__()
-        self.sample = FaceSample(reference, reference, prompt, 0)
-        self.batch_size, self.num_steps = batch_size, num_steps
-
-    def train_dataloader(self) -> DataLoader:
-        samples = [self.sample] * (self.batch_size * self.num_steps)
-        generator = torch.Generator().manual_seed(0)  # a DataLoader without one draws from the global generator
-        return DataLoader(samples, batch_size=self.batch_size, collate_fn=FaceBatch.of, generator=generator)

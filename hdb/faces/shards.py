@@ -17,7 +17,7 @@ from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import READABLE, SUFFIXES, Photos
 from hdb.faces.picture import REASONS, FaceError, StoredPicture
 from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, read_pictures
-from hdb.faceworld.captions import INSTANCE_PROMPT
+from hdb.prompts import INSTANCE_PROMPT
 
 
 class ShardPerson(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.files import write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import write_safetensors
 
 FORMATS = ("diffusers", "kohya")
 

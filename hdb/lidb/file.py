@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdb import __version__
+from hdb.files import read_header, write_safetensors
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header, write_safetensors
 
 FORMAT_VERSION = "2"
 

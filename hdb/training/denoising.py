@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.losses import diffusion_loss

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.training.denoising import Stage, Timesteps

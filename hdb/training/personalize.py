@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.training.denoising import Timesteps
 from hdb.training.fitting import ThetaFitting

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.files import write_safetensors
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import write_safetensors
 from hdb.training.denoising import Timesteps
 from hdb.training.fitting import ThetaFitting
 

@@ -8,13 +8,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.losses import check_distance, weight_space_loss
+from hdb.metrics.people_mean import PeopleMean
 from hdb.training.denoising import Stage, Timesteps, private_generator
-from hdb.training.people_mean import PeopleMean
 
 
 class HyperNetPretraining(Stage):

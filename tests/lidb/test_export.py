@@ -8,11 +8,11 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from hdb.files import read_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.export import export_lora, to_lora_state_dict
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder

@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 
+from experiments.config import Evaluate, load
 from experiments.methods import subject_finetuning
-from hdb.config import Evaluate, load
 from hdb.training.denoising import Timesteps
 from hdb.training.personalize import SubjectFinetuning
 

@@ -1,0 +1,53 @@
+"""One dataclass per experiment: its fields, their types, and the paper's values as defaults. `load` fills one in.
+
+A YAML under `configs/` lists only what differs from the defaults here; `key=value` words override both. The paper
+leaves many values open (learning rates, batch size, widths): those below without a note are this project's choice.
+
+Source: arXiv 2307.06949, sections 4 and 5.
+"""
+
+from experiments.config.loading import dotted, load
+from experiments.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Variant, Wandb
+from experiments.config.stages import (
+    Ablate,
+    Benchmark,
+    Evaluate,
+    Export,
+    Generate,
+    Inspect,
+    Personalize,
+    Preoptimize,
+    Prepare,
+    Pretrain,
+    RenderFaceworld,
+    Stage,
+    TrainBase,
+)
+
+__all__ = [
+    "Ablate",
+    "Base",
+    "BasePart",
+    "Benchmark",
+    "Evaluate",
+    "Export",
+    "Faces",
+    "Finetuning",
+    "Generate",
+    "HyperNet",
+    "Inspect",
+    "Judges",
+    "LiDB",
+    "Personalize",
+    "Preoptimize",
+    "Prepare",
+    "Pretrain",
+    "RenderFaceworld",
+    "Sampling",
+    "Stage",
+    "TrainBase",
+    "Variant",
+    "Wandb",
+    "dotted",
+    "load",
+]
