@@ -2,7 +2,7 @@
 
 from experiments.cli import run
 from experiments.config import RenderFaceworld, load
-from hdb.diffusion.sampling import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_image
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
 

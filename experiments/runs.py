@@ -1,12 +1,14 @@
 """The folder of a run: gone on with after an interruption, set aside for another run, never overwritten."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from experiments.config import dotted
-from hdb.files import write_text
+from experiments.config import Variant, dotted
+from hdb.files import write_json, write_text
 
 # Fields that change how a run goes and not what comes out of it.
 _NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
@@ -35,3 +37,16 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
         print(f"the earlier run in {folder} is now in {aside}")
     write_text(record, yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def claim_variant(place: Path, words: Variant) -> Path:
+    """The folder of an ablation's variant.
+
+    Raises:
+        ValueError: it was begun with other changes.
+    """
+    record, now = place / "words.json", asdict(words)
+    if record.is_file() and (begun := json.loads(record.read_text())) != now:
+        raise ValueError(f"{place} was begun with {begun}, now it is {now}: expected another output or name")
+    write_json(record, now)
+    return place

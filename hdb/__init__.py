@@ -21,8 +21,10 @@ __version__ = "0.1.0"
 # Resolved on first use: `import hdb.faceworld` in a rendering process must not pay for Lightning and diffusers.
 _NOUNS = {
     "StableDiffusion": "hdb.diffusion.stable_diffusion",
+    "PersonalizedDiffusion": "hdb.diffusion.personalized",
     "Layout": "hdb.lidb.layout",
     "Slot": "hdb.lidb.slot",
+    "Residuals": "hdb.lidb.residuals",
     "LiDB": "hdb.lidb.adapter",
     "LiDBLinear": "hdb.lidb.linear",
     "Subject": "hdb.lidb.file",

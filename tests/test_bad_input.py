@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
-from hdb.diffusion.sampling import to_image
+from hdb.diffusion.sheet import to_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld import dataset
 from hdb.faceworld.world import FaceWorld

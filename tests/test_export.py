@@ -44,7 +44,7 @@ def picture(pipeline: StableDiffusionPipeline) -> np.ndarray:
 
 def bound(pipeline: StableDiffusionPipeline, subject: Subject, scale: float) -> np.ndarray:
     lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=subject.layout)
-    lidb.bind(subject.theta, scale=scale)
+    lidb.bind(subject, scale=scale)
     drawn = picture(pipeline)
     lidb.detach()
     assert np.abs(drawn - picture(pipeline)).max() > 0.03

@@ -7,7 +7,7 @@ Source: arXiv 2307.06949, sections 4 and 5.
 """
 
 from experiments.config.loading import dotted, load
-from experiments.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Variant, Wandb
+from experiments.config.parts import EvaluationJudges, LoadedPeople, Logged, OnBase, ReadPeople, Variant, Wandb
 from experiments.config.stages import (
     Ablate,
     Benchmark,
@@ -20,31 +20,26 @@ from experiments.config.stages import (
     Prepare,
     Pretrain,
     RenderFaceworld,
-    Stage,
     TrainBase,
 )
 
 __all__ = [
     "Ablate",
-    "Base",
-    "BasePart",
     "Benchmark",
     "Evaluate",
+    "EvaluationJudges",
     "Export",
-    "Faces",
-    "Finetuning",
     "Generate",
-    "HyperNet",
     "Inspect",
-    "Judges",
-    "LiDB",
+    "LoadedPeople",
+    "Logged",
+    "OnBase",
     "Personalize",
     "Preoptimize",
     "Prepare",
     "Pretrain",
+    "ReadPeople",
     "RenderFaceworld",
-    "Sampling",
-    "Stage",
     "TrainBase",
     "Variant",
     "Wandb",

@@ -1,47 +1,55 @@
-"""One dataclass per experiment."""
+"""One dataclass per experiment. What a class of hdb owns is embedded, or inherited where its fields stand alone."""
 
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from experiments.config.parts import Base, BasePart, Faces, Finetuning, HyperNet, Judges, LiDB, Sampling, Variant, Wandb
+from experiments.config.parts import (
+    Drawing,
+    EvaluationJudges,
+    LoadedPeople,
+    Logged,
+    OnBase,
+    ReadPeople,
+    Variant,
+    Wandb,
+)
+from hdb.diffusion.base import BaseOptions
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.evaluation.people import ProtocolOptions
+from hdb.evaluation.workloads import WorkloadOptions
+from hdb.faces.people import PeopleOptions
+from hdb.hypernet.options import HyperNetOptions
+from hdb.lidb.layout import LiDBOptions
+from hdb.metrics.judges import JudgeOptions
+from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.hypernet_run import ScheduleOptions
+from hdb.training.personalize import FinetuningOptions
+from hdb.training.preoptimize import PreoptimizationOptions
+from hdb.training.pretrain import PretrainingOptions
+from hdb.worldbase.measure import MeasureOptions
+from hdb.worldbase.trainings import PARTS
+
+PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 
 @dataclass
-class Stage:
-    """What every stage has. `memory` low recomputes activations in backward instead of keeping them: slower, same."""
-
-    base: Base = field(default_factory=Base)
-    sampling: Sampling = field(default_factory=Sampling)
-    wandb: Wandb = field(default_factory=Wandb)
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    memory: str = "normal"
-    seed: int = 0
-
-
-@dataclass
-class Preoptimize(Stage):
+class Preoptimize(PreoptimizationOptions, Logged):
     """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
 
     `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
     """
 
     output: str = "outputs/preoptimize"
-    lidb: LiDB = field(default_factory=LiDB)
-    faces: Faces = field(default_factory=Faces)
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    faces: ReadPeople = field(default_factory=ReadPeople)
     identities_per_shard: int = 16
-    num_steps: int = 500
-    lr: float = 5e-3
-    views_per_step: int = 1
-    mean_pull: float = 0.0
-    timesteps: str = "uniform"
     encoder: str | None = None
     checkpoint_every: int = 50
 
 
 @dataclass
-class Pretrain(Stage):
+class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
@@ -50,31 +58,17 @@ class Pretrain(Stage):
     """
 
     output: str = "outputs/pretrain"
-    lidb: LiDB = field(default_factory=LiDB)
-    faces: Faces = field(default_factory=Faces)
-    hypernet: HyperNet = field(default_factory=HyperNet)
-    judges: Judges = field(default_factory=Judges)
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    faces: LoadedPeople = field(default_factory=LoadedPeople)
+    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
+    judges: JudgeOptions = field(default_factory=JudgeOptions)
     thetas: str | None = "outputs/preoptimize"
-    alpha: float = 1.0
-    beta: float = 1.0
-    distance: str = "residuals"
-    lr: float = 1e-4
-    linear_lr: float = 1e-3
-    bases_lr: float | None = None
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    timesteps: str = "uniform"
-    max_steps: int = 100_000
-    max_minutes: float | None = None
-    val_every: int = 1000
-    num_val_draws: int = 4
-    checkpoint_every: int = 200
     num_preview_identities: int = 4
-    preview_prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+    preview_prompts: list[str] = field(default_factory=lambda: [PHOTO])
 
 
 @dataclass
-class Personalize(Stage):
+class Personalize(Drawing):
     """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
@@ -87,18 +81,18 @@ class Personalize(Stage):
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = "a [V] face"
-    finetuning: Finetuning = field(default_factory=Finetuning)
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     crop: bool = True
     min_face: int = 64
     face: int | None = None
     consent: str = ""
     source: str | None = None
-    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"] * 4)
+    prompts: list[str] = field(default_factory=lambda: [PHOTO] * 4)
 
 
 @dataclass
-class Evaluate(Stage):
+class Evaluate(ProtocolOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
@@ -110,21 +104,13 @@ class Evaluate(Stage):
     output: str = "outputs/eval"
     methods: list[str] | None = None
     dtype: str = "float32"
-    faces: Faces = field(default_factory=Faces)
-    judges: Judges = field(default_factory=Judges)
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    judges: EvaluationJudges = field(default_factory=EvaluationJudges)
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = "a [V] face"
-    finetuning: Finetuning = field(default_factory=Finetuning)
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     no_hyper_lr: float | None = None
-    subjects_per_batch: int = 1
-    num_identities: int = 100
-    num_references: int = 1
-    num_gallery: int = 200
-    prompts: str = "configs/prompts/people.txt"
-    num_prompts: int = 30
-    num_pictures: int = 10
-    num_resamples: int = 10_000
 
 
 @dataclass
@@ -144,7 +130,7 @@ class Ablate:
 
 
 @dataclass
-class Generate(Stage):
+class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
     On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file.
@@ -152,7 +138,8 @@ class Generate(Stage):
 
     subject: list[str] = MISSING
     output: str = "outputs/generate"
-    prompts: list[str] = field(default_factory=lambda: ["a photo of a [V] face"])
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    prompts: list[str] = field(default_factory=lambda: [PHOTO])
     num_pictures: int = 4
     scale: float | None = None
 
@@ -169,7 +156,7 @@ class Export:
     output: str = MISSING
     format: str = "diffusers"
     scale: float | None = None
-    base: Base = field(default_factory=Base)
+    base: BaseOptions = field(default_factory=BaseOptions)
 
 
 @dataclass
@@ -181,87 +168,44 @@ class Inspect:
 
     subject: str | None = None
     base: str | None = None
-    lidb: LiDB = field(default_factory=LiDB)
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
 
 
 @dataclass
-class Benchmark:
+class Benchmark(WorkloadOptions):
     """What the stages cost on this machine, and two ratios; a base and a hypernetwork of random weights will do.
 
     `base` is a base, a folder of configs alone (unet.json, ...), or sd15-config, which is configs/sd15. `dtype` is its
     own, `batch_size` that of pretraining. A ratio compares runs of `num_steps` steps in `num_pairs` pairs.
     """
 
-    base: str = "sd15-config"
-    dtype: str = "float32"
     output: str = "outputs/benchmark"
-    lidb: LiDB = field(default_factory=LiDB)
-    hypernet: HyperNet = field(default_factory=HyperNet)
-    finetuning: Finetuning = field(default_factory=Finetuning)
-    sampling: Sampling = field(default_factory=lambda: Sampling(num_inference_steps=25))
-    instance_prompt: str = "a [V] face"
-    batch_size: int = 8
-    num_pictures: int = 4
     num_residuals: int = 8
     num_people: int = 16
-    num_steps: int = 10
     num_repeats: int = 3
     num_pairs: int = 7
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    memory: str = "normal"
     seed: int = 0
 
 
 @dataclass
-class TrainBase:
+class TrainBase(MeasureOptions):
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
     `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
     """
 
-    root: str = "data/faceworld"
-    resolution: int = 128
-    num_identities: int | None = None
-    views_per_identity: int = 12
-    num_workers: int = 2
-    output: str = "outputs/base"
-    weights: str = "outputs/base/weights"
     pretrain: str = "configs/faceworld/pretrain.yaml"
-    parts: list[str] = field(
-        default_factory=lambda: [
-            "autoencoder",
-            "text",
-            "denoiser",
-            "encoder",
-            "recognizer",
-            "dino",
-            "classifier",
-        ]
-    )
-    minutes: float | None = None
-    num_measured: int = 200
-    num_generated: int = 600
-    autoencoder: BasePart = field(default_factory=lambda: BasePart(4000, 32, 2e-3, 0.18))
-    text: BasePart = field(default_factory=lambda: BasePart(2000, 128, 1e-3, 0.06))
-    denoiser: BasePart = field(default_factory=lambda: BasePart(40000, 64, 6e-4, 0.44))
-    encoder: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
-    recognizer: BasePart = field(default_factory=lambda: BasePart(4000, 64, 1e-3, 0.10))
-    dino: BasePart = field(default_factory=lambda: BasePart(2000, 64, 5e-4, 0.08))
-    classifier: BasePart = field(default_factory=lambda: BasePart(2000, 64, 1e-3, 0.04))
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    seed: int = 0
 
 
 @dataclass
 class Prepare:
     """Photos, cropped once, as tar shards in `output`, for faces.source=shards faces.root=<output>.
 
-    `source`, `root`, `splits` and the numbers of people are those of `Faces`. `min_face` is the smallest face in px,
-    `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers` null
-    takes one process per core, 0 none but this one.
+    `source`, `root`, `splits` and the numbers of people are those of `PeopleOptions`. `min_face` is the smallest face
+    in px, `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers`
+    null takes one process per core, 0 none but this one.
     """
 
     source: str = MISSING

@@ -1,106 +1,78 @@
-"""Many people and many prompts to pictures in one batch, and the sheet that shows them."""
+"""Many people and many prompts to pictures in one batch."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.files import write_files
-from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import Layout
+from hdb.prompts import IDENTIFIER
 
-LABEL_HEIGHT = 14  # px, one line of Pillow's built-in font
+
+@dataclass
+class SamplingOptions:
+    """How pictures are drawn from a bound base; `batch_size` counts pictures."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    batch_size: int = 8
 
 
 @torch.no_grad()
-def generate(
+def draw(
     diffusion: StableDiffusion,
-    lidb: LiDB,
-    theta: Float[Tensor, "n p"] | None,
     prompts: Sequence[str],
     *,
+    num_people: int = 1,
     seeds: Sequence[int],
-    layout: Layout | None = None,
-    scale: float = 1.0,
-    num_inference_steps: int = 20,
-    guidance_scale: float = 3.0,
+    sampling: SamplingOptions,
 ) -> Float[Tensor, "m 3 h w"]:
-    """One picture per prompt; prompt i shows person i mod n. What was bound before is bound again afterwards.
+    """One picture per prompt under what is bound, on the CPU; prompt i shows person i mod n.
 
     The text encoder is personalized too, so the empty prompt of classifier-free guidance is encoded per person.
 
     Args:
-        theta: of n people; None draws from the base as it is.
+        num_people: n, as many as are bound.
         seeds: of the starting noise, one per prompt.
-        layout: of theta, if it is not that of `lidb`.
-        scale: strength of the residuals.
 
     Raises:
         ValueError: the number of prompts is no multiple of the number of people.
     """
-    num_people = 1 if theta is None else len(theta)
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
-    with lidb.bound(None if theta is None else theta.to(diffusion.device), scale=scale, layout=layout):
-        prompt_embeds = diffusion.encode_prompts(list(prompts))
-        empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
-        return diffusion.sample(
-            prompt_embeds,
-            seeds=list(seeds),
-            negative_prompt_embeds=empty,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-        ).cpu()
+    prompt_embeds = diffusion.encode_prompts(list(prompts))
+    empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
+    return diffusion.sample(
+        prompt_embeds,
+        seeds=list(seeds),
+        negative_prompt_embeds=empty,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+    ).cpu()
 
 
-def picture_grid(
-    rows: Sequence[Sequence[Float[Tensor, "3 _ _"]]], *, columns: Sequence[str] = (), tile: int = 128
-) -> Image.Image:
-    """A sheet of pictures, one row per person, with the name of each column above it.
-
-    Args:
-        rows: pictures in [0, 1] of any size; rows may differ in length.
-        tile: side of a picture on the sheet, in pixels.
-    """
-    names = [_wrapped(name, tile) for name in columns]
-    top = LABEL_HEIGHT * max((len(lines) for lines in names), default=0)
-    sheet = Image.new("RGB", (tile * max(map(len, rows)), top + tile * len(rows)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, lines in enumerate(names):
-        draw.multiline_text((column * tile + 3, 1), "\n".join(lines), fill="black", spacing=3)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(to_image(picture, size=tile), (x * tile, top + y * tile))
-    return sheet
+def tiled_batches(
+    num_prompts: int, num_pictures: int, num_people: int, *, at_once: int
+) -> list[list[tuple[int, int, int]]]:
+    """Every (prompt, number, person), in batches of at most `at_once` that hold as many people as fit, tiled."""
+    divided = []
+    for first in range(0, num_people, at_once):
+        people = range(first, min(first + at_once, num_people))
+        spots = [(p, k, person) for p in range(num_prompts) for k in range(num_pictures) for person in people]
+        size = at_once // len(people) * len(people)
+        divided += [spots[start : start + size] for start in range(0, len(spots), size)]
+    return divided
 
 
-def to_image(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Image.Image:
-    """A picture in [0, 1] as 8 bit RGB, resized to a square of `size` px if given."""
-    if size is not None and picture.shape[-2:] != (size, size):
-        picture = F.interpolate(picture[None].float(), (size, size), mode="bicubic", antialias=True)[0]
-    pixels = picture.detach().float().clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def save_image(image: Image.Image, path: str | Path) -> None:
-    """Writes a whole PNG or none; missing folders are made."""
-    content = io.BytesIO()
-    image.save(content, format="PNG")
-    write_files({Path(path): content.getvalue()})
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    font, lines = ImageFont.load_default(), [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width - 6:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+def prompt_remarks(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[str]:
+    """What a user should know before prompts are drawn: a sentence for each that is too long or names nobody."""
+    remarks = []
+    for prompt in prompts:
+        length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
+        if length > read:
+            remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
+        if IDENTIFIER not in prompt:
+            remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
+    return remarks

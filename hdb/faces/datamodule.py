@@ -1,17 +1,20 @@
 """Batches of people for the Trainer: an order that depends on seed and epoch only, resumable at any step."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
-from hdb.faces.sources import FaceBatch, FaceSource
+from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.faces.splits import refuse_overlap
 
 
@@ -95,12 +98,10 @@ class FaceLoader:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
         skip = self.resume_at[1] if self.resume_at[0] == self.epoch else 0
         self.resume_at = (-1, 0)
-        try:
+        with say_face_error():
             for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
                 self.num_given = number
                 yield batch
-        except FaceError as error:  # from a worker it comes with the worker's traceback as its text
-            raise FaceError(str(error).rpartition("FaceError: ")[2].strip(), reason=error.reason) from None
 
     def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
         """The batches of an epoch from number `skip` on."""
@@ -170,3 +171,31 @@ class FaceData(L.LightningDataModule):
 
     def val_dataloader(self) -> FaceLoader | list[FaceLoader]:
         return [] if self.val is None else self.loader(self.val, shuffle=False)
+
+
+def read_samples(source: FaceSource, keys: list[tuple[int, int]], *, num_workers: int = 0) -> list[FaceSample]:
+    """Samples by their keys (draw, index), in that order, read by so many processes; 0 reads in this one."""
+    options = {
+        "num_workers": num_workers,
+        "generator": torch.Generator().manual_seed(0),
+    }  # else the global one is drawn
+    with say_face_error():
+        return list(DataLoader(source, sampler=keys, batch_size=None, collate_fn=as_it_is, **options))
+
+
+def as_it_is(sample: FaceSample) -> FaceSample:
+    return sample
+
+
+@contextmanager
+def say_face_error() -> Iterator[None]:
+    """From a worker an error comes with the worker's traceback as its text."""
+    try:
+        yield
+    except FaceError as error:
+        raise FaceError(str(error).rpartition("FaceError: ")[2].strip(), reason=error.reason) from None
+
+
+def first_references(source: FaceSource, num: int) -> Float[Tensor, "n 3 h w"]:
+    """The photos of the first people, as many as there are."""
+    return torch.stack([source[index].reference for index in range(min(num, len(source)))])

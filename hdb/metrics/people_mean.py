@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
@@ -35,9 +34,7 @@ class PeopleMean(Metric):
 
     def per_person(self) -> Float[Tensor, " k"]:
         """The mean of each of the k people seen so far, in the order of their numbers."""
-        values = dim_zero_cat(self.values)
-        names, of_name = dim_zero_cat(self.identities).unique(return_inverse=True)
-        return torch.zeros(len(names), device=values.device).index_add(0, of_name, values) / of_name.bincount()
+        return means_of_people(dim_zero_cat(self.values), dim_zero_cat(self.identities))
 
     def compute(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean, half-width, and the share of people whose value is below zero; all nan without two people."""
@@ -45,3 +42,9 @@ class PeopleMean(Metric):
         if len(means) < 2:
             return (means.new_tensor(math.nan),) * 3
         return means.mean(), 1.96 * means.std() / math.sqrt(len(means)), (means < 0).float().mean()
+
+
+def means_of_people(values: Float[Tensor, " n"], identities: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
+    """The mean of each of k people, in the order of their numbers."""
+    names, of_name = identities.unique(return_inverse=True)
+    return values.new_zeros(len(names)).index_add(0, of_name, values) / of_name.bincount()

@@ -1,4 +1,4 @@
-"""What happens beside training: the loss as a curve, pictures of unseen people, their score, a row in the log."""
+"""What happens beside training: the loss as a curve, pictures of unseen people and their scores."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,12 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from hdb.diffusion.sampling import generate, picture_grid, save_image
-from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.lidb.adapter import LiDB
-from hdb.metrics.similarity import FaceRec, ImageEmbedder
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.sheet import picture_grid, save_image
+from hdb.lidb.residuals import Residuals
+from hdb.metrics.judges import Judges, Scores, Seen
+from hdb.prompts import without_identifier
 
 
 class LossCurve(L.Callback):
@@ -56,9 +58,10 @@ class LossCurve(L.Callback):
 class PreviewPeople(L.Callback):
     """After each validation: predicts theta of a few unseen people, draws them, scores them, shows them.
 
-        references (n, 3, h, w) -> hypernet -> theta (n, p) -> a picture per prompt -> val/face_rec, a grid
+        references (n, 3, h, w) -> hypernet -> theta (n, p) -> a picture per prompt -> val/face_rec and so on, a grid
 
-    Seeds never change, so pictures of two validations differ by what was learned. The score is against the reference.
+    Seeds never change, so pictures of two validations differ by what was learned. Scores are against the reference and
+    the prompt.
 
     Args:
         path: of the grid, a PNG; replaced each time.
@@ -66,33 +69,32 @@ class PreviewPeople(L.Callback):
 
     def __init__(
         self,
-        diffusion: StableDiffusion,
-        lidb: LiDB,
-        recognizer: ImageEmbedder,
-        *,
+        personalized: PersonalizedDiffusion,
+        judges: Judges,
         references: Float[Tensor, "n 3 h w"],
+        *,
         prompts: Sequence[str],
         path: str | Path,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 3.0,
+        sampling: SamplingOptions,
         seed: int = 0,
     ) -> None:
-        self.diffusion, self.lidb, self.face_rec = diffusion, lidb, FaceRec(recognizer)
+        self.personalized, self.scores, self.sampling, self.seed = personalized, Scores(judges), sampling, seed
         self.references, self.prompts, self.path = references, list(prompts), Path(path)
-        self.options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        self.seed = seed
+        self.known: Seen | None = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with torch.no_grad():
             theta = pl_module.hypernet(self.references.to(pl_module.device))
-        num = len(self.references)
-        columns = []
-        self.face_rec.reset()
+        people, num, columns = Residuals(theta, pl_module.hypernet.layout), len(self.references), []
+        self.known = self.known or self.scores.judges.embed_images(self.references)
+        self.scores.reset()
         for number, prompt in enumerate(self.prompts):
             seeds = [self.seed + number * num + person for person in range(num)]
-            columns.append(generate(self.diffusion, self.lidb, theta, [prompt] * num, seeds=seeds, **self.options))
-            self.face_rec.update(columns[-1], self.references)
-        pl_module.log("val/face_rec", self.face_rec.compute(), prog_bar=True)
+            drawn = self.personalized.pictures(people, [prompt] * num, seeds=seeds, sampling=self.sampling)
+            self.scores.update(drawn, self.known, [without_identifier(prompt)] * num)
+            columns.append(drawn)
+        for name, score in self.scores.compute().items():
+            pl_module.log(f"val/{name}", score, prog_bar=name == "face_rec")
         rows = zip(self.references, *columns, strict=True)
         grid = picture_grid([list(row) for row in rows], columns=["reference", *self.prompts])
         save_image(grid, self.path)

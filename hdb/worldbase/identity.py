@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hdb.worldbase.part import Part, crops, jitter, soften
 from hdb.worldbase.views import Views
 
+TEMPERATURE = 0.1  # of the cosines
+
 
 class IdentityTraining(Part):
     """Margin softmax over the people of a batch, and regression of what is true of them.
@@ -41,14 +43,11 @@ class IdentityTraining(Part):
         embedding_size: int,
         views_per_person: int = 3,
         margin: float = 0.1,
-        temperature: float = 0.1,
-        trait_weight: float = 1.0,
         **part,
     ):
         super().__init__(views, **part)
         self.network, self._embed, self._write = network, embed, write
         self.views_per_person, self.margin = views_per_person, margin
-        self.temperature, self.trait_weight = temperature, trait_weight
         self.trait_head = nn.Sequential(
             nn.BatchNorm1d(embedding_size), nn.Linear(embedding_size, views.traits.shape[1])
         )
@@ -65,11 +64,11 @@ class IdentityTraining(Part):
         identities = self.views.identities_of(flat).to(self.device)
         embeddings = self._embed(images)
         margin_loss = batch_margin_softmax(
-            F.normalize(embeddings, dim=1), identities, margin=self.margin, temperature=self.temperature
+            F.normalize(embeddings, dim=1), identities, margin=self.margin, temperature=TEMPERATURE
         )
         trait_loss = F.mse_loss(self.trait_head(embeddings), self.traits[identities])
         return {
-            "loss": margin_loss + self.trait_weight * trait_loss,
+            "loss": margin_loss + trait_loss,
             "margin_softmax": margin_loss,
             "traits": trait_loss,
         }

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from experiments import benchmark, workloads
+from experiments import benchmark
 from experiments.cli import code
 from experiments.config import Benchmark, load
-from experiments.cost import cost, matmul_ceiling, paired_ratios
-from experiments.networks import fitted
-from experiments.random_base import random_stable_diffusion
+from hdb.diffusion.base import fitted
+from hdb.diffusion.random_base import random_stable_diffusion
+from hdb.evaluation.cost import cost, matmul_ceiling, paired_ratios
+from hdb.evaluation.workloads import Workloads, base_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -57,11 +58,11 @@ def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_o
 
 def test_learned_bases_are_measured_where_they_are_asked_for(tiny_weights, tiny_diffusion, tmp_path):
     words = [f"base={tiny_weights}/base", "lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2"]
-    words += [f"hypernet.encoder={tiny_weights}/encoder", f"output={tmp_path}", "accelerator=cpu", "num_steps=2"]
+    words += [f"hypernet.encoder={tiny_weights}/encoder", "accelerator=cpu", "num_steps=2"]
     operations = {}
     for learn_bases in (False, True):
         config = load(Benchmark, [*words, f"hypernet.learn_bases={learn_bases}"])
-        work = workloads.Workloads(config, device=CPU)
+        work = Workloads(config, folder=tmp_path, device=CPU)
         assert len(work.pretraining()) == 2
         operations[learn_bases] = cost(work.prediction, num_repeats=1, device=CPU).operations
     assert operations[True] > operations[False]  # a prediction then holds the fold
@@ -72,7 +73,7 @@ def test_a_base_of_configs_alone_is_drawn_at_random(measure, tiny_base, tmp_path
     names = {"unet": "config", "vae": "config", "text_encoder": "config", "scheduler": "scheduler_config"}
     for part, name in names.items():
         (tmp_path / "shapes" / f"{part}.json").write_text((tiny_base / part / f"{name}.json").read_text())
-    monkeypatch.setattr("experiments.random_base.TOKENIZER", tiny_base / "tokenizer")
+    monkeypatch.setattr("hdb.diffusion.random_base.TOKENIZER", tiny_base / "tokenizer")
     result, results = measure("base=shapes", "dtype=bfloat16")
     assert result == 0 and results["base"] == "shapes, random weights" and "bfloat16" in results["ceiling"]
     (tmp_path / "shapes" / "vae.json").unlink()
@@ -129,5 +130,5 @@ def test_unknown_settings_are_refused(measure, tiny_diffusion, capsys):
 
 def test_a_base_with_weights_is_benchmarked_as_well_as_one_of_shapes(tiny_base, tiny_diffusion):
     config = Benchmark(base=str(tiny_base), dtype="bfloat16")
-    loaded = workloads.base(config, torch.device("cpu"))
+    loaded = base_of(config, torch.device("cpu"))
     assert loaded.digest == tiny_diffusion.digest and loaded.dtype == torch.bfloat16

@@ -4,22 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import scores
-from experiments.config import Evaluate, Faces, Judges
-from experiments.networks import embedders
+from hdb.evaluation import scores, tables
 from hdb.faceworld.view import HELD_OUT_STYLES
+from hdb.metrics.judges import JudgeOptions, Judges, classifier
 
 PROMPTS = ["a photo of a face in the snow", "a black and white photo of a face", "a face wearing a hat, oil painting"]
 
 
 @pytest.fixture(scope="module")
 def judges(tiny_weights):
-    folders = {name: f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip", "classifier")}
-    return embedders(Judges(**folders), device=torch.device("cpu"))
+    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
 
 
-def evaluation(source: str, classifier: str | None) -> Evaluate:
-    return Evaluate(faces=Faces(source=source), judges=Judges(classifier=classifier))
+@pytest.fixture(scope="module")
+def attributes(tiny_weights):
+    return classifier(f"{tiny_weights}/judges/classifier")
+
+
+def asked_of(source: str, judge: str | None, prompts: list[str]) -> scores.Asked | None:
+    return scores.what_is_asked(prompts, source=source, classifier=judge)
 
 
 def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_a_face():
@@ -32,34 +35,39 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
 
 def test_what_prompts_ask_for_is_known_of_captions_only():
     captions, other = ["a photo of a [V] face in the snow", "a [V] face, oil painting"], ["a [V] face as a firefighter"]
-    assert [labels["style"] for labels in scores.what_is_asked(evaluation("faceworld", None), captions)] == [
+    assert [labels["style"] for labels in asked_of("faceworld", None, captions)] == [
         "photo",
         "oil",
     ]
-    assert scores.what_is_asked(evaluation("flat", "folder"), captions)[0]["context"] == "snow"
-    assert scores.what_is_asked(evaluation("flat", None), captions) is None
-    assert scores.what_is_asked(evaluation("faceworld", None), other) is None
+    assert asked_of("flat", "folder", captions)[0]["context"] == "snow"
+    assert asked_of("flat", None, captions) is None
+    assert asked_of("faceworld", None, other) is None
     with pytest.raises(ValueError, match="unknown word 'as' .*expected such prompts, or judges.classifier=null"):
-        scores.what_is_asked(evaluation("faceworld", "folder"), other)
+        asked_of("faceworld", "folder", other)
 
 
 def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows():
-    asked = scores.what_is_asked(evaluation("faceworld", None), PROMPTS)
+    asked = asked_of("faceworld", None, PROMPTS)
     assert scores.kinds_of_prompts(asked, num=3) == {"photo": [0], "styled": [1, 2]}
     assert scores.kinds_of_prompts(asked[:1], num=1) == {"photo": [0]}
     assert scores.kinds_of_prompts(None, num=3) == {"all": [0, 1, 2]}
 
 
-def test_shares_are_counted_person_by_person(judges):
+def test_shares_are_counted_person_by_person(judges, attributes):
     pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     references = pictures[:, :1, 0]
-    answers = judges.classifier.answers(pictures.flatten(0, 2))
+    answers = attributes.answers(pictures.flatten(0, 2))
     of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
     # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
     asked = [{name: str(given[0, prompt, 0]) for name, given in of_prompt.items()} for prompt in range(3)]
     asked[1]["accessory"] = "nothing of the kind"
     gallery = judges.recognizer.embed_images(pictures[:, 0, 0])
-    per_person = scores.score_pictures(judges, pictures, references, PROMPTS, gallery=gallery, asked=asked)
+
+    def score(asked: scores.Asked | None) -> scores.PerIdentity:
+        panel = scores.Panel(judges, PROMPTS, asked, attributes)
+        return scores.score_pictures(panel, pictures, references, gallery=gallery)
+
+    per_person = score(asked)
     for question in scores.PROMPTED:
         wanted = np.array([labels[question] for labels in asked])[None, :, None]
         expected = (of_prompt[question] == wanted).mean((1, 2))
@@ -72,23 +80,23 @@ def test_shares_are_counted_person_by_person(judges):
     weights = {"photo": photos / 3, "styled": 1 - photos / 3}
     assert sum(weights[name] * per_person[f"rank_1/{name}"] for name in styles) == pytest.approx(right.numpy())
     asked[2]["style"] = HELD_OUT_STYLES[0]
-    without = scores.score_pictures(judges, pictures, references, PROMPTS, gallery=gallery, asked=asked)
+    without = score(asked)
     wanted = np.array([labels["style"] for labels in asked[:2]])[None, :, None]
     assert without["prompted/style"] == pytest.approx((of_prompt["style"][:, :2] == wanted).mean((1, 2)))
-    free = scores.score_pictures(judges, pictures, references, PROMPTS, gallery=gallery, asked=None)
+    free = score(None)
     assert free["rank_1/all"] == pytest.approx(right.numpy())
     assert not any(name.startswith("prompted") for name in free)
 
 
-def test_the_second_table_shows_shares_with_their_intervals_and_the_chance(judges):
+def test_the_second_table_shows_shares_with_their_intervals_and_the_chance():
     shares = {"prompted/style": np.array([1.0, 0.5]), "rank_1/photo": np.array([0.0, 0.5])}
-    per_person = {name: np.array([0.25, 0.75]) for name in scores.SCORES} | shares
-    methods = scores.summarize({"hyperdreambooth": per_person}, num_resamples=500, seed=0)
+    per_person = {name: np.array([0.25, 0.75]) for name in tables.SCORES} | shares
+    methods = tables.summarize({"hyperdreambooth": per_person}, num_resamples=500, seed=0)
     entry = methods["hyperdreambooth"]
     assert entry["prompted"]["style"]["mean"] == 0.75 and entry["prompted"]["style"]["ci95"] == [0.5, 1.0]
     assert entry["rank_1"] == {"photo": {"mean": 0.25, "ci95": [0.0, 0.5]}}
     assert entry["dino"]["per_identity"] == [0.25, 0.75]
-    head, row, foot = scores.shares_table(methods, gallery=200).splitlines()
+    head, row, foot = tables.shares_table(methods, gallery=200).splitlines()
     assert head.split() == ["style", "rank_1", "photo"]
     assert row.split() == ["hyperdreambooth", "0.750", "±0.250", "0.250", "±0.250"]
     assert "nearest of 200 people" in foot and foot.endswith("chance 0.005")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from experiments import personalize
-from hdb.diffusion.sampling import to_image
+from hdb.diffusion.sheet import to_image
 from hdb.faces.crop import Face, FaceCropper, align
 from hdb.faces.picture import FaceError, to_tensor
 

@@ -5,17 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 import wandb
 from gray import level, png, save_gray, write_shard
 
 from experiments import evaluate, preoptimize, pretrain
-from experiments.config import Evaluate, Faces
-from experiments.people import People, refuse_trained, unseen
+from hdb.faces.people import People, PeopleOptions, refuse_trained
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import identity_number
 from hdb.faces.splits import Splits
-from hdb.faceworld.world import FaceWorld
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
 
@@ -45,24 +42,24 @@ def levels(source) -> list[int]:
 
 def test_the_last_people_of_a_listing_are_for_test_however_many_are_trained_on(flat):
     for num, train in ((None, [0, 1, 2, 3]), (2, [0, 1]), (100, [0, 1, 2, 3])):
-        people = People(Faces(source="flat", root=str(flat), num_identities=num, **FEW))
+        people = People(PeopleOptions(source="flat", root=str(flat), num_identities=num, **FEW))
         assert levels(people.training()) == levels(people.faces("train")) == train
         assert levels(people.faces("val")) == [4, 5] and levels(people.faces("test")) == [6]
 
 
 def test_a_stored_split_is_taken_from_beside_the_pictures_or_from_where_the_config_says(flat, tmp_path):
     (flat / "splits.json").write_text(json.dumps(asdict(Splits(["3.png", "1.png"], ["0.png"], ["2.png"]))))
-    people = People(Faces(source="flat", root=str(flat), **FEW))
+    people = People(PeopleOptions(source="flat", root=str(flat), **FEW))
     assert [levels(people.faces(split)) for split in ("train", "val", "test")] == [[3, 1], [0], [2]]
     (tmp_path / "mine.json").write_text(json.dumps({"train": ["5.png"], "val": ["6.png"], "test": ["elsewhere.png"]}))
-    people = People(Faces(source="flat", root=str(flat), splits=str(tmp_path / "mine.json"), **FEW))
+    people = People(PeopleOptions(source="flat", root=str(flat), splits=str(tmp_path / "mine.json"), **FEW))
     assert levels(people.training()) == [5]
     with pytest.raises(ValueError, match="1 of 1 identities are not in the data, first 'elsewhere.png'"):
         people.faces("test")
 
 
 def test_the_first_people_of_shards_that_nobody_listed_are_held_out_of_the_stream(shards):
-    people = People(Faces(source="shards", root=str(shards), num_identities=4, target="other", **FEW))
+    people = People(PeopleOptions(source="shards", root=str(shards), num_identities=4, target="other", **FEW))
     assert people.splits == Splits(None, ["person1", "person2"], ["person0"], data=f"shards {shards}")
     stream = people.training()
     assert isinstance(stream, ShardFaces) and stream.num_samples == 4
@@ -72,7 +69,7 @@ def test_the_first_people_of_shards_that_nobody_listed_are_held_out_of_the_strea
     (first, second), train = people.faces("val"), people.faces("train")
     assert {level(first.reference), level(first.target)} == {10, 11} and second.identity == identity_number("person2")
     assert train.names == ["person3", "person4", "person5", "person6"]
-    listed = Faces(source="shards", root=str(shards), splits=str(shards / "mine.json"), **FEW)
+    listed = PeopleOptions(source="shards", root=str(shards), splits=str(shards / "mine.json"), **FEW)
     (shards / "mine.json").write_text(json.dumps(asdict(Splits(["person8", "person4"], ["person5"], ["person0"]))))
     assert [sample.identity for sample in People(listed).faces("train")] == [
         identity_number(name) for name in ("person8", "person4")
@@ -87,7 +84,7 @@ def test_photos_are_cropped_and_shards_are_not_unless_asked(flat, shards):
         ("shards", shards, None, False),
         ("shards", shards, True, True),
     ):
-        config = Faces(source=source, root=str(root), **{**FEW, "crop": crop})
+        config = PeopleOptions(source=source, root=str(root), **{**FEW, "crop": crop})
         assert (People(config).cropper is not None) == expected
 
 
@@ -112,19 +109,19 @@ def test_an_artifact_is_read_as_what_it_holds(flat, shards, monkeypatch):
     monkeypatch.setattr(wandb, "Api", Artifacts)
     for folder, expected in ((flat, [6]), (shards, [0])):
         Artifacts.folder = folder
-        people = People(Faces(source="artifact", root="team/faces/photos:v3", target="same", **FEW))
+        people = People(PeopleOptions(source="artifact", root="team/faces/photos:v3", target="same", **FEW))
         assert [value // 10 * 10 if folder == shards else value for value in levels(people.faces("test"))] == expected
         assert people.splits.data == "artifact team/faces/photos:v3"
     assert set(Artifacts.asked) == {"team/faces/photos:v3"}
     with pytest.raises(ValueError, match="artifact nobody/x cannot be downloaded .*project not found.*; expected"):
-        People(Faces(source="artifact", root="nobody/x"))
+        People(PeopleOptions(source="artifact", root="nobody/x"))
 
 
 def test_an_artifact_without_a_login_is_asked_for_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match="artifact team/faces/photos:v3 needs WANDB_API_KEY or a `wandb login`"):
-        People(Faces(source="artifact", root="team/faces/photos:v3"))
+        People(PeopleOptions(source="artifact", root="team/faces/photos:v3"))
 
 
 def test_nobody_is_tested_whom_the_hypernetwork_was_trained_on(tmp_path):
@@ -145,41 +142,6 @@ def test_nobody_is_tested_whom_the_hypernetwork_was_trained_on(tmp_path):
         for hypernet in (run, run / "last.ckpt"):
             with pytest.raises(ValueError, match="1 identities are in both train and test, first 'a'.*splits.json"):
                 refuse_trained(tested, hypernet)
-
-
-def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
-    (flat / "5.png").write_bytes(b"broken")
-    faces = Faces(source="flat", root=str(flat), **{**FEW, "num_test_identities": 3})
-    with pytest.warns(UserWarning, match="5.png is not a picture"):
-        people = unseen(Evaluate(faces=faces, num_identities=2), hypernet=flat)
-    assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="num_identities is 3, but 2 of the 3 test people"):
-        unseen(Evaluate(faces=faces, num_identities=3), hypernet=flat)
-
-
-def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_there_is_one(flat, shards, tmp_path):
-    few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
-    faces = Faces(source="flat", root=str(flat), **few)
-    for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
-        people = unseen(Evaluate(faces=faces, num_identities=2, num_gallery=gallery), hypernet=flat)
-        assert [level(photo) for photo in people.gallery] == expected
-    faces = Faces(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
-    people = unseen(Evaluate(faces=faces, num_identities=2, num_references=6), hypernet=flat)
-    assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
-    for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
-        assert level(given) != level(known)
-    with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
-        unseen(Evaluate(faces=faces, num_identities=2, num_gallery=1), hypernet=flat)
-
-
-def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.people.SPLITS", {"train": range(2), "val": range(2), "test": range(4, 8)})
-    faces = Faces(source="faceworld", root=str(tmp_path), resolution=32, render_workers=0)
-    world = FaceWorld(resolution=32)
-    for num_references, own_view in ((1, 0), (2, 3)):
-        people = unseen(Evaluate(faces=faces, num_identities=2, num_references=num_references), hypernet=tmp_path)
-        pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
-        torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
 
 
 def test_training_refuses_to_start_when_a_training_identity_is_in_the_test_list(call, flat, tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config import Preoptimize, Pretrain, TrainBase, load
-from experiments.people import People
+from hdb.faces.people import People
 from hdb.faceworld.view import CONTEXTS, HELD_OUT_PAIRS, HELD_OUT_STYLES, TRAINING_STYLES, View, sample_view
 from hdb.faceworld.world import SPLITS
 

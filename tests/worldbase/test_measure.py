@@ -7,10 +7,12 @@ import pytest
 import torch
 import yaml
 
-from experiments import measure, pretrain
+from experiments import measure as command
+from experiments import pretrain
 from experiments.config import TrainBase
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.worldbase import measure
 
 CONFIGS = Path("configs/faceworld").resolve()
 
@@ -46,7 +48,7 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
 
     def measured(**changes: str) -> dict[str, float]:
         Path("mine.yaml").write_text(yaml.safe_dump(settings | changes))
-        (row,) = measure.hypernetwork(config, tiny_diffusion).values()
+        (row,) = measure.hypernetwork(config, tiny_diffusion, command.training_of(config.pretrain)).values()
         return row
 
     row = measured()
@@ -73,7 +75,7 @@ def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(
     words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
     words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
     words.append(f"pretrain={CONFIGS}/pretrain.yaml")
-    assert call(measure, *words) == 0
+    assert call(command, *words) == 0
     report = json.loads((weights / "report.json").read_text())
     assert report["trained"] == known
     parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}

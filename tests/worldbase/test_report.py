@@ -5,16 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from experiments import base
-from experiments.config import Evaluate
-from experiments.curves import curves_sheet, read_curve, running_mean
-from experiments.people import Unseen
-from experiments.pictures import Pictures, comparison
-from experiments.report import markdown, records
-from hdb.diffusion.sampling import save_image, to_image
 from hdb.faceworld.view import sample_view
+from hdb.training.curves import curves_sheet, read_curve, running_mean
+from hdb.worldbase.report import markdown, records
 
 WORDS = ["resolution=64", "num_identities=2", "views_per_identity=6", "num_workers=0", "accelerator=cpu"]
 PARTS = ["parts=[encoder,classifier]", "encoder.steps=2", "classifier.steps=3", "classifier.batch_size=4"]
@@ -119,24 +114,3 @@ def test_a_running_mean_keeps_straight_lines_and_levels_what_alternates():
 def test_a_curve_without_points_is_refused(curves):
     with pytest.raises(ValueError, match="(dino|no training at all) has no points of loss, expected at least one each"):
         curves_sheet(curves)
-
-
-def test_prompts_of_an_evaluation_stand_six_abreast_and_the_others_below(tmp_path):
-    levels = 10 * torch.arange(1, 17).reshape(2, 8)  # of person and prompt
-    people = Unseen(["7", "8"], torch.ones(2, 1, 3, 8, 8), None, torch.ones(0, 3, 8, 8))
-    prompts = [f"a [V] face number {number}" for number in range(8)]
-    pictures = Pictures(Evaluate(num_pictures=1), people, prompts, tmp_path)
-    for method, sign in (("hyperdreambooth", 1), ("oracle", 0)):
-        for person in range(2):
-            for prompt in range(8):
-                shade = levels[person, prompt] / 255 * sign
-                save_image(to_image(shade.expand(3, 8, 8)), tmp_path / pictures.path(method, person, prompt, 0))
-    sheet = comparison(pictures, methods=["hyperdreambooth", "oracle"])
-    assert sheet.width == 128 * (1 + 2 * 6)
-    gray, block = np.array(sheet)[..., 0], sheet.height // 2
-    for prompt in range(8):
-        down, across = divmod(prompt, 6)
-        for person in range(2):
-            bottom = block * (down + 1) - 128 * (1 - person)
-            ours, oracle = (gray[bottom - 64, 128 * (1 + 2 * across + which) + 64] for which in range(2))
-            assert ours == levels[person, prompt] and oracle == 0

@@ -11,7 +11,7 @@ from hdb.files import write_text
 CURVE_FILE = "curve.json"  # beside done.json or metrics.json
 COLUMNS, WIDTH, HEIGHT, MARGIN = 2, 480, 260, 30  # of a panel, in px
 
-Curve = Sequence[Sequence[float]]  # [[step, loss], ...]
+Curve = Sequence[Sequence[int | float]]  # [[step, loss], ...]
 
 
 def write_curve(folder: str | Path, points: Curve) -> None:

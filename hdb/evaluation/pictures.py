@@ -10,28 +10,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from experiments.config import Evaluate
-from experiments.people import Unseen
-from hdb.diffusion.sampling import generate, picture_grid, save_image, to_image
-from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.sheet import picture_grid, save_image, to_image
+from hdb.evaluation.people import Unseen
 from hdb.faces.picture import open_picture, to_tensor
 from hdb.files import write_text
-from hdb.lidb.adapter import LiDB
-from hdb.prompts import IDENTIFIER, without_identifier
+from hdb.methods.protocol import Personalization
 
 PROMPTS_ABREAST = 6  # on the sheet of an evaluation
-
-
-def prompt_remarks(diffusion: StableDiffusion, prompts: list[str]) -> list[str]:
-    """What a user should know before prompts are drawn: a sentence for each that is too long or names nobody."""
-    remarks = []
-    for prompt in prompts:
-        length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
-        if length > read:
-            remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
-        if IDENTIFIER not in prompt:
-            remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
-    return remarks
 
 
 class Pictures:
@@ -41,17 +27,16 @@ class Pictures:
     Paths in manifest.jsonl are relative to the folder it is in.
     """
 
-    def __init__(self, config: Evaluate, people: Unseen, prompts: list[str], folder: Path) -> None:
-        self.config, self.people, self.prompts, self.folder = config, people, prompts, folder
-        self.plain_prompts = [without_identifier(prompt) for prompt in prompts]
-        self.shape = len(people.names), len(prompts), config.num_pictures
+    def __init__(self, people: Unseen, prompts: list[str], folder: Path, *, num_pictures: int, seed: int = 0) -> None:
+        self.people, self.prompts, self.folder, self.first_seed = people, prompts, folder, seed
+        self.shape = len(people.names), len(prompts), num_pictures
         self.lines: list[str] = []
         for name, reference in zip(people.names, people.references[:, 0], strict=True):
             save_image(to_image(reference), folder / "images" / "reference" / f"{name}.png")
 
     def seed(self, person: int, prompt: int, number: int) -> int:
         """Of the starting noise."""
-        return self.config.seed + (person * self.shape[1] + prompt) * self.shape[2] + number
+        return self.first_seed + (person * self.shape[1] + prompt) * self.shape[2] + number
 
     def path(self, method: str, person: int, prompt: int, number: int) -> Path:
         """Below the folder of the evaluation."""
@@ -81,30 +66,16 @@ class Pictures:
                 self.lines.append(json.dumps(line))
             write_text(self.folder / "manifest.jsonl", "\n".join(self.lines) + "\n")
 
-    def draw(self, method: str, diffusion: StableDiffusion, lidb: LiDB, theta: Float[Tensor, "n q"] | None) -> None:
-        """Samples what is missing; each batch holds several people, one row of theta each."""
-        num_pictures, options = self.shape[2], self.config.sampling
-        for prompt, members in self.missing(method, people_per_batch=max(1, options.batch_size // num_pictures)):
+    def draw(self, method: str, personalization: Personalization, *, sampling: SamplingOptions) -> None:
+        """Draws what is missing; each batch holds several people."""
+        num_pictures = self.shape[2]
+        for prompt, members in self.missing(method, people_per_batch=max(1, sampling.batch_size // num_pictures)):
             spots = [(person, prompt, number) for number in range(num_pictures) for person in members]  # tiled
-            drawn = generate(
-                diffusion,
-                lidb,
-                None if theta is None else theta[members],
-                [self.prompts[prompt]] * len(spots),
-                seeds=[self.seed(*spot) for spot in spots],
-                num_inference_steps=options.num_inference_steps,
-                guidance_scale=options.guidance_scale,
+            drawn = personalization[members].pictures(
+                [self.prompts[prompt]] * len(spots), seeds=[self.seed(*spot) for spot in spots], sampling=sampling
             )
             for spot, picture in zip(spots, drawn, strict=True):
                 save_image(to_image(picture), self.folder / self.path(method, *spot))
-
-    def ask_oracle(self) -> None:
-        """Renders the true answers."""
-        for prompt, (person,) in self.missing("oracle", people_per_batch=1):
-            for number in range(self.shape[2]):
-                spot = person, prompt, number
-                picture = self.people.oracle(person, self.prompts[prompt], self.seed(*spot))
-                save_image(to_image(picture), self.folder / self.path("oracle", *spot))
 
     def read(self, method: str) -> Float[Tensor, "n p k 3 h w"]:
         """From disk."""

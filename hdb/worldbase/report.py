@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.curves import Curve, read_curve
-from experiments.people import SPLITS_FILE
+from hdb.faces.people import SPLITS_FILE
 from hdb.faces.splits import Splits
 from hdb.faceworld.world import SPLITS
+from hdb.training.curves import Curve, read_curve
 
 # Title, file beside the weights, words above it; a file that is not there is not shown.
 PICTURES = (

@@ -2,7 +2,6 @@
 
 import resource
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import lightning as L
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from hdb.training.device import now, timed
 
 # Torch counts fused attention on GPUs only; without these the CPU's would be free.
 CPU_ATTENTION = {
@@ -46,20 +47,6 @@ class StepClock(L.Callback):
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.seconds.append(now(self.device) - self.started)
-
-
-def now(device: torch.device) -> float:
-    """The time at which everything started on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
-    started = now(device)
-    work()
-    return now(device) - started
 
 
 def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3) -> Cost:
