@@ -21,6 +21,7 @@ from PIL import Image
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import FaceError, Picture, name_of
+from hdb.files import written_whole
 
 ABOUT = "__about__"  # readers of webdataset pass over files of such a name
 
@@ -59,16 +60,11 @@ def prepare_shard(
             key = f"{path.stem}-{number:05d}"
             files[f"{key}.json"] = json.dumps({"identity": name}).encode()  # first, so that no cut separates it
             files |= {f"{key}.{place}.jpg": crop for place, crop in enumerate(crops)}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with tarfile.open(part, "w") as tar:
-            for name, data in ({ABOUT: json.dumps(about).encode()} | files).items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, BytesIO(data))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part, tarfile.open(part, "w") as tar:
+        for name, data in ({ABOUT: json.dumps(about).encode()} | files).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, BytesIO(data))
     return about
 
 
