@@ -27,7 +27,10 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)}
     settings |= inputs
     if record.is_file():
-        if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
+        earlier = yaml.safe_load(record.read_text())
+        for gone in set(earlier) - set(settings):  # a field of an earlier version, which did nothing
+            del earlier[gone]
+        if not (folder / result).exists() and earlier == settings:
             print(f"going on with the unfinished run in {folder}")
             return True
         number = next(
