@@ -1,7 +1,6 @@
 """The people an experiment runs on, as its config names them."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,13 @@ from torch import Tensor
 
 from experiments.tracking import has_login
 from hdb.config import Evaluate, Faces
+from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
+from hdb.faces.names import file_names
 from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, list_shards, shard_photos
 from hdb.faces.sources import FaceSource, FaceworldFaces, PhotoFaces, identity_number, one_of
-from hdb.faces.splits import Splits, refuse_duplicates, refuse_overlap
+from hdb.faces.splits import Splits, refuse_overlap
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
 
@@ -62,6 +63,8 @@ class People:
                 sorted(self.photos), num_val=config.num_val_identities, num_test=config.num_test_identities
             )
             self.splits = replace(splits, train=splits.train[: config.num_identities], data=data)
+        if self.photos is not None:
+            self.photos, self.splits = apart(self.photos, self.splits)
 
     def faces(self, split: str) -> FaceSource:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""
@@ -194,7 +197,7 @@ def unseen(config: Evaluate, *, hypernet: Path) -> Unseen:
         if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
             continue
         if evaluated:
-            names.append(re.sub(r"[^\w.-]", "_", name).lstrip("."))  # as files are called
+            names.append(name)
             references.append(torch.stack([sample.reference for sample in samples]))
         else:
             others.append(samples[0].reference)
@@ -203,9 +206,8 @@ def unseen(config: Evaluate, *, hypernet: Path) -> Unseen:
     if len(names) < num:
         usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
         raise ValueError(f"num_identities is {num}, but {usable}")
-    refuse_duplicates(names)
     known = torch.stack(references)
-    return Unseen(names, known, None, torch.stack(others) if others else known[:0, 0])
+    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
 
 
 def unseen_faceworld(config: Evaluate) -> Unseen:

@@ -1,8 +1,9 @@
 """Crops photos once, into tar shards: python -m experiments.prepare source=folders root=photos output=shards
 
 Under `output`: {train,val,test}-00000.tar and so on, splits.json (who is in which split), manifest.json (what is in
-each shard, every picture that was skipped and why, every one with several faces). An interrupted run goes on: shards
-that exist are kept. Training reads them with faces.source=shards faces.root=<output>.
+each shard, every picture that was skipped and why, every remark on one that was not, every other file). No picture is
+in two splits, also under two names. An interrupted run goes on: shards that exist are kept. Training reads them with
+faces.source=shards faces.root=<output>.
 """
 
 import sys
@@ -18,9 +19,12 @@ from experiments.cli import run
 from experiments.people import READERS, SPLITS_FILE, People
 from experiments.runs import write_json, write_text
 from hdb.config import Faces, Prepare, dotted, load
+from hdb.faces.copies import part_shards
+from hdb.faces.folders import Other
+from hdb.faces.names import in_sentence
 from hdb.faces.photos import Photos, select
 from hdb.faces.picture import name_of
-from hdb.faces.prepared import prepare_shards, read_about
+from hdb.faces.prepared import naming, prepare_shards, read_about
 from hdb.faces.splits import Splits
 
 
@@ -55,7 +59,8 @@ def main(argv: list[str]) -> None:
     for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
         for picture in about["skipped"]:
             tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
-    summarize(folder, list(jobs), people.splits)
+    part_shards(jobs)
+    summarize(folder, list(jobs), people.splits, people.photos.others)
 
 
 def claim(folder: Path, config: Prepare, jobs: dict[Path, Photos]) -> None:
@@ -84,11 +89,12 @@ def claim(folder: Path, config: Prepare, jobs: dict[Path, Photos]) -> None:
         return
     if any(folder.glob("*.tar")):
         raise ValueError(f"{folder} holds shards from elsewhere; expected a new or empty output")
-    write_text(record, yaml.safe_dump(settings, sort_keys=False))
+    with naming(record):
+        write_text(record, yaml.safe_dump(settings, sort_keys=False))
 
 
-def summarize(folder: Path, shards: list[Path], splits: Splits) -> None:
-    """Writes the manifest and the splits, of whom there is a picture; says what was skipped.
+def summarize(folder: Path, shards: list[Path], splits: Splits, others: list[Other]) -> None:
+    """Writes the manifest and the splits, of whom there is a picture; says what was skipped or no picture at all.
 
     Raises:
         ValueError: nobody is left.
@@ -97,21 +103,28 @@ def summarize(folder: Path, shards: list[Path], splits: Splits) -> None:
     there = {name: num for about in abouts.values() for name, num in about["people"].items()}
     skipped = [picture for about in abouts.values() for picture in about["skipped"]]
     counts = dict(Counter(picture["reason"] for picture in skipped))
+    notes = [note for about in abouts.values() for note in about["notes"]]
     manifest = {
         "people": len(there),
         "pictures": sum(there.values()),
         "skipped": counts,
         "shards": {name: about["people"] for name, about in abouts.items()},
         "skipped_pictures": skipped,
-        "notes": [note for about in abouts.values() for note in about["notes"]],
+        "notes": notes,
+        "other_files": [other._asdict() for other in others],
     }
-    write_json(folder / "manifest.json", manifest)
+    with naming(folder / "manifest.json"):
+        write_json(folder / "manifest.json", manifest)
     kept = {split: [name for name in getattr(splits, split) if name in there] for split in ("train", "val", "test")}
-    write_json(folder / SPLITS_FILE, asdict(replace(splits, **kept)))
+    with naming(folder / SPLITS_FILE):
+        write_json(folder / SPLITS_FILE, asdict(replace(splits, **kept)))
     said = ", ".join(f"{reason} {num}" for reason, num in counts.items()) or "nothing"
     if not there:
         raise ValueError(f"none of the {len(skipped)} pictures can be used ({said}); {folder}/manifest.json says why")
-    print(f"{folder}: {len(there)} people, {sum(there.values())} pictures in {len(shards)} shards; skipped: {said}")
+    people, pictures = f"{len(there)} people", f"{sum(there.values())} pictures"
+    print(f"{in_sentence(str(folder))}: {people}, {pictures} in {len(shards)} shards; skipped: {said}")
+    if notes or others:
+        print(f"{len(notes)} remarks and {len(others)} other files: see manifest.json there")
 
 
 if __name__ == "__main__":
