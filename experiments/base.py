@@ -91,6 +91,7 @@ def part_of(name: str, views: Views, config: TrainBase, *, num_steps: int) -> Pa
         "num_steps": num_steps,
         "batch_size": settings.batch_size,
         "lr": settings.lr,
+        "optimizer": settings.optimizer,
         "seed": config.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
     }
     torch.manual_seed(common["seed"])  # networks of diffusers and timm draw their first weights from there

@@ -165,9 +165,8 @@ class StableDiffusion(nn.Module):
         latents = self.vae.encode(pixels).latent_dist.mean
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
-    @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "n c h8 w8"]) -> Float[Tensor, "n 3 h w"]:
-        """Scaled latents -> pictures in [0, 1], float32."""
+        """Scaled latents -> pictures in [0, 1], float32. Differentiable, though the autoencoder is frozen."""
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
@@ -223,6 +222,24 @@ class StableDiffusion(nn.Module):
     ) -> Float[Tensor, "n c h w"]:
         """The UNet's answer, in the scheduler's prediction type."""
         return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
+
+    def predict_clean(
+        self,
+        noisy_latents: Float[Tensor, "n c h w"],
+        noise_pred: Float[Tensor, "n c h w"],
+        timesteps: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n c h w"]:
+        """The latents without noise that follow from an answer of `predict_noise`.
+
+            noise:    (noisy - √(1-ᾱ) · pred) / √ᾱ          velocity:    √ᾱ · noisy - √(1-ᾱ) · pred
+
+        Source: Ho et al., arXiv 2006.11239, equation 15; Salimans and Ho, arXiv 2202.00512, appendix D.
+        """
+        signal = self.noise_scheduler.alphas_cumprod.to(noisy_latents)[timesteps.to(noisy_latents.device)]
+        signal = signal[:, None, None, None]
+        if self.noise_scheduler.config.prediction_type == "epsilon":
+            return (noisy_latents - (1 - signal).sqrt() * noise_pred) / signal.sqrt()
+        return signal.sqrt() * noisy_latents - (1 - signal).sqrt() * noise_pred
 
     def sampling_scheduler(self) -> DDIMScheduler:
         """DDIM over the noise levels that the base was trained on."""

@@ -1,9 +1,10 @@
-"""The two losses of the hypernetwork, as pure functions of tensors: diffusion_loss and weight_space_loss."""
+"""The losses of the hypernetwork, as pure functions of tensors: diffusion, weight-space and identity loss."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -91,6 +92,20 @@ def weight_space_loss(
         squares = _inner(down1, up1, down1, up1) + _inner(down2, up2, down2, up2)
         parts.append(squares - 2 * _inner(down1, up1, down2, up2))
     return _reduce(torch.stack(parts).sum(0), reduction)
+
+
+def identity_loss(
+    embedding: Float[Tensor, "n e"], wanted: Float[Tensor, "n e"], *, reduction: Literal["mean", "none"] = "mean"
+) -> Float[Tensor, ""] | Float[Tensor, " n"]:
+    """1 - cosine of the embeddings of a face that was drawn and of the face it should be; in [0, 2].
+
+    Paper: none. Here: what the denoiser believes the clean picture to be must show the person. The embeddings must be
+    those of the hypernetwork's own encoder: who trains on a judge cannot be judged by it.
+
+    >>> identity_loss(torch.tensor([[2.0, 0]]), torch.tensor([[0, 1.0]]))
+    tensor(1.)
+    """
+    return _reduce(1 - F.cosine_similarity(embedding.float(), wanted.float(), dim=1), reduction)
 
 
 def check_distance(distance: str) -> None:

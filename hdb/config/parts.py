@@ -130,9 +130,13 @@ class Wandb:
 
 @dataclass
 class BasePart:
-    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given."""
+    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given.
+
+    `optimizer` is adamw or muon, whose rates are ten times those of the other.
+    """
 
     steps: int = 1000
     batch_size: int = 32
     lr: float = 1e-3
     share: float = 0.1
+    optimizer: str = "adamw"

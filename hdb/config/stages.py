@@ -44,6 +44,9 @@ class Preoptimize(Stage):
 class Pretrain(Stage):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
+    gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
+    timesteps below the share `identity_until`.
+
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
     loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
     `max_minutes` ends a run early, unfinished schedule and all. `val_every` and `checkpoint_every` count steps.
@@ -57,6 +60,9 @@ class Pretrain(Stage):
     thetas: str | None = "outputs/preoptimize"
     alpha: float = 1.0
     beta: float = 1.0
+    gamma: float = 0.0
+    identity_until: float = 0.85
+    identity_styled: bool = False
     distance: str = "residuals"
     lr: float = 1e-4
     linear_lr: float = 1e-3

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor
+from hdb.faceworld.framing import Framing
 
 # Shape of a head: the tip of the nose stands 1.11 half eye distances in front of the eyes. Fitted to the known yaw of
 # 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
@@ -201,19 +202,13 @@ class FaceCropper:
 def frame(face: Face, *, margin: float = 0.0) -> Float[np.ndarray, "4 2"]:
     """The corners of the square around a face with level eyes: upper left, lower left, lower right, upper right.
 
-    With x from eye to eye and y from the eyes down to the mouth:
-        center = eyes + 0.1 y,   side = max(4 |x|, 3.6 |y|) (1 + 2 margin),   axis = x + y turned by -90 degrees.
-
-    Source: Karras et al., "Progressive Growing of GANs", appendix C (the crop of CelebA-HQ), arXiv 1710.10196.
+    Framed as CelebA-HQ is, and as faceworld's people are; the side grows by 1 + 2 margin.
     """
     left, right, _, mouth_left, mouth_right = face.landmarks
-    eyes = (left + right) / 2
-    across, down = right - left, (mouth_left + mouth_right) / 2 - eyes
-    side = max(4.0 * np.linalg.norm(across), 3.6 * np.linalg.norm(down)) * (1 + 2 * margin)
-    axis = across + np.array([down[1], -down[0]])
-    axis = axis / max(np.linalg.norm(axis), 1e-6) * side / 2
+    center, side, axis = Framing.around(left, right, (mouth_left + mouth_right) / 2)
+    side = side * (1 + 2 * margin)
+    axis = axis * side / 2
     normal = np.array([-axis[1], axis[0]])
-    center = eyes + 0.1 * down
     return np.stack([center - axis - normal, center - axis + normal, center + axis + normal, center + axis - normal])
 
 

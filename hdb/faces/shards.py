@@ -247,5 +247,5 @@ def expand(shards: str) -> list[str]:
 
 
 def open_shard(name: str) -> Any:
-    """A stream of bytes; a file by its name, also one in a folder `a:b`, which webdataset takes for the scheme of a URL."""
+    """A stream of bytes; of a file also in a folder `a:b`, which webdataset takes for the scheme of a URL."""
     return webdataset.gopen(name) if name.startswith(URLS) and not Path(name).is_file() else Path(name).open("rb")

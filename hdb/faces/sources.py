@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -25,27 +25,31 @@ from hdb.faceworld.view import KINDS
 
 
 class FaceSample(NamedTuple):
-    """One person: the photo given, the picture to be reproduced, and the prompt that describes it."""
+    """One person: the photo given, and the picture to be reproduced: its prompt, and whether it is a photograph."""
 
     reference: Float[Tensor, "3 h w"]
     target: Float[Tensor, "3 h w"]
     prompt: str
     identity: int
+    photo: bool = True
 
 
 class FaceBatch(NamedTuple):
-    """Samples, stacked; images in [0, 1]."""
+    """Samples, stacked; images in [0, 1]. Where `photos` is None all targets are photographs, no painting or statue."""
 
     reference: Float[Tensor, "n 3 h w"]
     target: Float[Tensor, "n 3 h w"]
     prompts: list[str]
     identities: Int[Tensor, " n"]
+    photos: Bool[Tensor, " n"] | None = None
 
     @classmethod
     def of(cls, samples: Sequence[FaceSample]) -> "FaceBatch":
         """Stacks samples; the collate function of every loader."""
-        references, targets, prompts, identities = zip(*samples, strict=True)
-        return cls(torch.stack(references), torch.stack(targets), list(prompts), torch.tensor(identities))
+        references, targets, prompts, identities, photos = zip(*samples, strict=True)
+        return cls(
+            torch.stack(references), torch.stack(targets), list(prompts), torch.tensor(identities), torch.tensor(photos)
+        )
 
 
 class Skipped:
@@ -172,8 +176,14 @@ class FaceworldFaces(FaceSource):
         others = [view for view in candidates if view != reference]
         target = reference if self.target_views == "same" or not others else int(rng.choice(others))
         plain = target in self.plain_views
-        prompt = INSTANCE_PROMPT if plain else caption(self.dataset.view(index, target), identifier=IDENTIFIER)
-        return FaceSample(self.image(index, reference), self.image(index, target), prompt, int(self.names[index]))
+        view = self.dataset.view(index, target)
+        return FaceSample(
+            self.image(index, reference),
+            self.image(index, target),
+            INSTANCE_PROMPT if plain else caption(view, identifier=IDENTIFIER),
+            int(self.names[index]),
+            view.style == "photo",
+        )
 
     def image(self, index: int, view: int) -> Float[Tensor, "3 h w"]:
         """A cached picture as float32 in [0, 1]."""

@@ -110,16 +110,18 @@ def _cloth_hat(name: str, skull: SkullGrid, base: Tensor) -> list[Mesh]:
         )
         start = torch.stack([rim[:, 0], torch.full_like(width, _RIM_HEIGHT[name] + 0.03), rim[:, 2]], 1)
         end = start + outward * width[:, None]
-        end[:, 1] += -0.10 * width / 0.6 + (0.14 * torch.sin(skull.azimuth).abs() if name == "hat" else 0.0)
+        fall = -0.08 + 0.14 * torch.sin(skull.azimuth).abs() if name == "hat" else -0.24 * width / 0.62
+        end[:, 1] += fall
         parts.append(band(start, end, _point(0.0, 1.0, 0.25, like=base), Material.TRIM))
     if name == "beanie":
         parts.append(ball(cloth[:, 0].mean(0) + _point(0.0, 0.15, 0.0, like=base), 0.2, Material.TRIM))
+        parts.append(tube(rim[:-1], 0.1, Material.TRIM, closed=True, sides=8))
     return parts
 
 
 def _crown(skull: SkullGrid, base: Tensor) -> Mesh:
     ring = base[:, 8] + skull.directions[:, 8] * 0.12
-    lower = torch.stack([ring[:, 0], torch.full_like(ring[:, 0], 8.16), ring[:, 2]], 1)
+    lower = torch.stack([ring[:, 0], torch.full_like(ring[:, 0], 8.04), ring[:, 2]], 1)
     upper = lower.clone()
     upper[:, 1] += 0.22 + 0.2 * torch.cos(skull.azimuth * 7).clamp(min=0)
     center = (lower + upper).mean(0) / 2
@@ -130,10 +132,10 @@ def _crown(skull: SkullGrid, base: Tensor) -> Mesh:
 def _headphones(skull: SkullGrid, base: Tensor) -> list[Mesh]:
     left, right = (base[column] + skull.directions[column] * 0.16 for column in (14, 42))
     path = torch.cat([left[1:].flip(0), right])[2:-2]
-    parts = [tube(path, 0.055, Material.FRAME, sides=8)]
+    parts = [tube(path, 0.08, Material.FRAME, sides=8)]
     for arc in (left, right):
-        cup = _point(float(arc[12, 0]) * 1.1, 7.12, 0.55, like=base)
-        parts.append(ball(cup, 0.26, Material.TRIM))
+        cup = _point(float(arc[12, 0]) * 1.16, 7.12, 0.6, like=base)
+        parts.append(ball(cup, 0.32, Material.TRIM))
     return parts
 
 
@@ -146,11 +148,11 @@ def _scarf(head: Head, positions: Tensor) -> list[Mesh]:
     for loop in range(3):
         path = torch.stack(
             [
-                center[0] + (0.66 + 0.05 * loop) * torch.sin(angle),
-                5.95 - 0.13 * loop + 0.05 * torch.sin(angle * 3 + loop) - 0.07 * torch.cos(angle),
-                center[2] + 0.05 + (0.62 + 0.05 * loop) * torch.cos(angle),
+                center[0] + (0.72 + 0.05 * loop) * torch.sin(angle),
+                6.16 - 0.17 * loop + 0.05 * torch.sin(angle * 3 + loop) - 0.07 * torch.cos(angle),
+                center[2] + 0.05 + (0.74 + 0.05 * loop) * torch.cos(angle),
             ],
             1,
         )
-        parts.append(tube(path, 0.14, Material.TRIM, closed=True, sides=8))
+        parts.append(tube(path, 0.19, Material.TRIM, closed=True, sides=8))
     return parts

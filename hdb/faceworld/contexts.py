@@ -221,9 +221,9 @@ _PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {
 
 
 def paint_context(name: str, *, seed: int, size: int, device: torch.device | str = "cpu") -> Float[Tensor, "3 s s"]:
-    """The surroundings `name` without anybody in them, a little out of focus."""
+    """The surroundings `name` without anybody in them, out of focus as behind a portrait: a place, not a texture."""
     picture = _PAINTERS[name](Canvas(size, seed, torch.device(device))).clamp(0, 1)
-    return blur(picture[None], sigma=1.1 * size / 128)[0]
+    return blur(picture[None], sigma=3.6 * size / 128)[0]
 
 
 def blur(pictures: Float[Tensor, "n c h w"], *, sigma: float) -> Float[Tensor, "n c h w"]:

@@ -178,8 +178,11 @@ def hair_exists(canonical: Tensor, cover: Tensor, height: Tensor, curl: Tensor, 
     return (cover + fray * (noise - 0.55) > 0) & ((noise > holes) | (height < 0.25))
 
 
-def hair_albedo(canonical: Tensor, curl: Tensor, seed: Tensor, color: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Color of hair with lighter and darker strands."""
+def hair_albedo(
+    canonical: Tensor, curl: Tensor, seed: Tensor, color: Float[Tensor, "n 3"], *, detail: float
+) -> Float[Tensor, "n 3"]:
+    """Color of hair with lighter and darker strands, which are fainter where `detail` is below 1."""
+    contrast = 0.22 + 0.38 * detail
     fine = strand_noise(canonical, curl, seed, across=30.0, along=2.5)
     broad = noise_2d(canonical[:, 0] * 9, canonical[:, 1] * 2, seed + 7)
-    return color * (0.55 + 0.6 * fine + 0.3 * (broad - 0.5))[:, None]
+    return color * (0.85 + contrast * (fine - 0.5) + 0.3 * (broad - 0.5))[:, None]

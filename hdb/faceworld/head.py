@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hdb.faceworld.framing import Framing
 from hdb.faceworld.identity import LOCAL_REGIONS, NUM_ASYMMETRY, Identity
 from hdb.faceworld.mesh import Channel, Material, Mesh, vertex_normals
 from hdb.faceworld.noise import bump, smoothstep
@@ -109,6 +110,7 @@ class Head:
             (Channel.LIPS, masks["lips"]), (Channel.MOUTH, masks["inside_mouth"]), (Channel.LIDS, self._lash_line()),
         ):  # fmt: skip
             self.traits[:, channel] = mask
+        self.framing = self._framing()
         self._index_sliders()
         self._expressions = {name: self._morphed(self._expression(units)) for name, units in EXPRESSIONS.items()}
         face = torch.nonzero(masks["face"] > 0.5).squeeze(1)
@@ -138,6 +140,16 @@ class Head:
         sliders = [("loc", name) for name in local] + [("asym", name) for name in asymmetry]
         self._positive = np.array([self._column[f"{kind}+/{name}"] for kind, name in sliders])
         self._negative = np.array([self._column.get(f"{kind}-/{name}", -1) for kind, name in sliders])
+
+    def _framing(self) -> Framing:
+        """The square around the average face from the front, x to the right and y down from between the eyes."""
+        sides = (Material.RIGHT_EYE, Material.LEFT_EYE)  # the person's right is on the left
+        left, right = (self.average[self.eye_vertices[side]].mean(0) for side in sides)
+        lips = self.average[self.traits[:, Channel.LIPS] > 0.5]
+        mouth = lips[lips[:, 0].abs().argmax()]  # a corner, in the middle of the face
+        eyes = (left + right) / 2
+        flat = [((point - eyes)[:2] * point.new_tensor([1.0, -1.0])).cpu().numpy() for point in (left, right, mouth)]
+        return Framing.around(flat[0], flat[1], np.array([0.0, flat[2][1]], np.float32))
 
     def _lash_line(self) -> Tensor:
         """1 on skin within 0.01 of an eyelash root, 0 beyond 0.06."""

@@ -11,8 +11,9 @@ from hdb.faceworld.accessories import HEADWEAR, accessory_mesh
 from hdb.faceworld.beard import beard_albedo, beard_exists, beard_mesh
 from hdb.faceworld.contexts import paint_context
 from hdb.faceworld.eyes import eye_albedo, lash_exists
+from hdb.faceworld.framing import Framing
 from hdb.faceworld.hair import Haircut, hair_albedo, hair_exists, hair_mesh, strand_noise
-from hdb.faceworld.head import Head
+from hdb.faceworld.head import EYE_DEPTH, EYE_HEIGHT, Head
 from hdb.faceworld.identity import Identity
 from hdb.faceworld.light import Paint, ShadowMap, Surface, hair_highlight, shade
 from hdb.faceworld.mesh import Channel, Material, Mesh
@@ -26,9 +27,8 @@ from hdb.faceworld.view import View
 Pair = tuple[Identity, View]
 
 _PIVOT = (0.0, 6.45, 0.45)  # where the neck turns
-_CAMERA = (0.0, 0.85, 0.15)  # aim, relative to the pivot
-_DISTANCE = 9.0
-_FRAME = 2.75  # height of the picture at the pivot, in units of the head
+_EYES = (0.0, EYE_HEIGHT, EYE_DEPTH)  # the point between the eyes
+_DISTANCE = 8.4  # of the camera from there
 _FAR = 12.0
 _PLAIN = {  # materials of one color: color, specular strength, gloss
     Material.UPPER_TEETH: ((0.80, 0.77, 0.70), 0.05, 40.0),
@@ -38,6 +38,11 @@ _PLAIN = {  # materials of one color: color, specular strength, gloss
     Material.LENS: ((0.008, 0.008, 0.008), 0.25, 90.0),
     Material.METAL: ((0.85, 0.60, 0.12), 0.8, 25.0),
 }
+
+
+def detail(resolution: int) -> float:
+    """How much of strands, strokes and grain a picture can carry: nothing at 64 px and below, all from 128 px."""
+    return min(max(resolution / 64 - 1, 0.0), 1.0)
 
 
 def _rotation(view: View) -> Float[Tensor, "3 3"]:
@@ -51,9 +56,10 @@ def _rotation(view: View) -> Float[Tensor, "3 3"]:
 class _Scene:
     """The meshes of a batch of pictures, posed and projected, as one soup of triangles."""
 
-    def __init__(self, meshes: list[Mesh], pairs: list[Pair], *, size: int) -> None:
+    def __init__(self, meshes: list[Mesh], pairs: list[Pair], *, size: int, framing: Framing) -> None:
         device = meshes[0].positions.device
-        pivot, aim = torch.tensor(_PIVOT, device=device), torch.tensor(_CAMERA, device=device)
+        pivot, eyes = torch.tensor(_PIVOT, device=device), torch.tensor(_EYES, device=device)
+        drop = float(framing.center[1])  # of the middle of the picture below the eyes
         posed = []
         screens, self.vertex_image, self.triangle_image = [], [], []
         for number, (mesh, (_, view)) in enumerate(zip(meshes, pairs, strict=True)):
@@ -63,9 +69,11 @@ class _Scene:
             local = mesh.positions - pivot
             position = torch.lerp(local, local @ rotation, follows)
             normal = normalize(torch.lerp(mesh.normals, mesh.normals @ rotation, follows), dim=1)
-            seen = position - aim - torch.tensor([*view.shift, 0.0], device=device)
+            # The point between the eyes stays where it is, whatever the pose: an aligned crop.
+            shift = torch.tensor([view.shift[0], view.shift[1] - drop, 0.0], device=device)
+            seen = position - (eyes - pivot) @ rotation - shift
             near = _DISTANCE - seen[:, 2]
-            scale = _DISTANCE / near * (size / _FRAME * view.zoom)
+            scale = _DISTANCE / near * (size / framing.side * view.zoom)
             screens.append(torch.stack([size / 2 + seen[:, 0] * scale, size / 2 - seen[:, 1] * scale, near], 1))
             posed.append(
                 Mesh(
@@ -111,18 +119,20 @@ class Renderer:
         # Five shells cannot be told from three in a small picture, and cost a fifth of its time.
         self.shells = 3 if resolution <= 64 else 5
         self.shadow_size = min(round(resolution * 1.5), 192)
+        self.detail = detail(resolution)
+        self._framing = head.framing
         eyes = {side: head.average[vertices] for side, vertices in head.eye_vertices.items()}
         self._eye_center = {side: (v.amin(0) + v.amax(0)) / 2 for side, v in eyes.items()}
 
     def draw(self, pairs: list[Pair]) -> Float[Tensor, "n 3 h w"]:
         """Pictures of people, in order, in [0, 1]. A batch of 8 to 32 is fastest; people in a row share geometry."""
-        scene = _Scene(self._meshes(pairs), pairs, size=self.size)
+        scene = _Scene(self._meshes(pairs), pairs, size=self.size, framing=self._framing)
         traits = Traits.of(pairs, device=self.head.device)
         pixel, surface = self._visible(scene, traits, len(pairs))
         paint = self._paint(surface, traits)
         for number, (_, view) in enumerate(pairs):
             if view.style in STATUES:
-                carve(paint, surface, view.style, torch.nonzero(surface.image == number).squeeze(1))
+                carve(paint, surface, view.style, torch.nonzero(surface.image == number).squeeze(1), detail=self.detail)
         shadows = self._shadows(scene, traits)
         color = shade(surface, paint, traits, shadows.lit(surface))
         return self._finish(pairs, pixel, surface, color)
@@ -197,7 +207,7 @@ class Renderer:
         weights = barycentric(scene.screen, corners, pixel, size=self.size)
         position = scene.gather(mesh.positions, corners, weights)
         normal = normalize(scene.gather(mesh.normals, corners, weights), dim=1)
-        camera = torch.tensor(_PIVOT, device=position.device) + torch.tensor(_CAMERA, device=position.device)
+        camera = torch.tensor(_EYES, device=position.device)
         camera[2] += _DISTANCE
         toward_camera = normalize(camera - position, dim=1)
         kind = material.index_select(0, triangle)
@@ -235,7 +245,7 @@ class Renderer:
             paint.specular[which], paint.gloss[which] = 0.85, 120.0
         which, image, points, channels = select(Material.HAIR)
         curl, seed = channels[:, Channel.CURL], traits.hair_seed[image]
-        paint.albedo[which] = hair_albedo(points, curl, seed, traits.hair_color[image])
+        paint.albedo[which] = hair_albedo(points, curl, seed, traits.hair_color[image], detail=self.detail)
         strands = strand_noise(points, curl, seed, across=34.0, along=2.0)
         paint.specular[which], paint.gloss[which] = hair_highlight(surface, traits, strands, which), 0.0
         which, image, points, channels = select(Material.BEARD)
@@ -292,6 +302,6 @@ class Renderer:
                 view = pairs[number][1]
                 one = slice(number, number + 1)
                 pictures[one] = draw(
-                    view.style, Drawing(pictures[one], edge[None], cover[one], view.context_seed % 9973)
+                    view.style, Drawing(pictures[one], edge[None], cover[one], view.context_seed % 9973, self.detail)
                 )
         return pictures

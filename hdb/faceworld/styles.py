@@ -13,6 +13,8 @@ from hdb.faceworld.contexts import blur
 from hdb.faceworld.light import Paint, Surface
 from hdb.faceworld.noise import bump, fractal_noise, noise_2d, noise_3d, smoothstep
 
+PIXEL = 4  # width of a block of pixel art, whatever the size of the picture
+
 
 class StatueMaterial(NamedTuple):
     """Color, specular strength and gloss."""
@@ -26,21 +28,24 @@ STATUES = {
     "marble": StatueMaterial((0.82, 0.82, 0.80), 0.25, 30),
     "gold": StatueMaterial((0.80, 0.52, 0.10), 1.0, 20),
     "bronze": StatueMaterial((0.30, 0.17, 0.07), 0.8, 18),
-    "clay": StatueMaterial((0.60, 0.26, 0.16), 0.02, 10),
+    "clay": StatueMaterial((0.52, 0.17, 0.09), 0.02, 10),
     "wood": StatueMaterial((0.44, 0.27, 0.12), 0.06, 12),
     "ice": StatueMaterial((0.55, 0.78, 0.95), 0.8, 40),
 }
 
 
-def carve(paint: Paint, surface: Surface, style: str, which: Tensor) -> None:
-    """Turns the pixels `which` of one picture into a statue, in place; dark paint stays a little darker, as relief."""
+def carve(paint: Paint, surface: Surface, style: str, which: Tensor, *, detail: float) -> None:
+    """Turns the pixels `which` of one picture into a statue, in place; dark paint stays a little darker, as relief.
+
+    Veins and grain are fainter where `detail` is below 1: in a small face they would be taken for features.
+    """
     material = STATUES[style]
     points = surface.position[which]
     if style == "marble":
         veins = noise_3d(points * 3 + 3 * noise_3d(points * 2)[:, None])
-        grain = 1 - 0.35 * bump(veins - 0.5, 0.05)
+        grain = 1 - (0.14 + 0.21 * detail) * bump(veins - 0.5, 0.05)
     elif style == "wood":
-        grain = 0.70 + 0.6 * noise_3d(points * points.new_tensor([11.0, 1.3, 11.0]))
+        grain = 1 + (0.4 + 0.2 * detail) * (noise_3d(points * points.new_tensor([11.0, 1.3, 11.0])) - 0.5)
     else:
         grain = torch.ones(len(points), device=points.device)
     old = paint.albedo[which].mean(1)
@@ -52,12 +57,16 @@ def carve(paint: Paint, surface: Surface, style: str, which: Tensor) -> None:
 
 @dataclass
 class Drawing:
-    """One finished rendering and what a draftsman needs besides: outlines, coverage and paper grain."""
+    """One finished rendering and what a draftsman needs besides: outlines, coverage and paper grain.
+
+    `detail` in [0, 1] is how much texture the picture can carry; without any, a style is tones, edges and colors.
+    """
 
     picture: Float[Tensor, "1 3 s s"]
     outline: Float[Tensor, "1 1 s s"]
     cover: Float[Tensor, "1 1 s s"]
     seed: int
+    detail: float
 
     def __post_init__(self) -> None:
         self.size = self.picture.shape[-1]
@@ -69,7 +78,13 @@ class Drawing:
 
     @property
     def grain(self) -> Tensor:
-        return noise_2d(self.x * 90, self.y * 90, self.seed)
+        """Of mean 0, within half of `detail`."""
+        return self.detail * (noise_2d(self.x * 90, self.y * 90, self.seed) - 0.5)
+
+    @property
+    def line(self) -> Tensor:
+        """The outlines as wide as the picture can carry."""
+        return self.soft(self.outline, 1.2 - 0.7 * self.detail)
 
     def soft(self, picture: Tensor, sigma: float) -> Tensor:
         """Blur by `sigma` pixels of a 128-pixel picture."""
@@ -123,49 +138,53 @@ def _saturate(picture: Tensor, amount: float) -> Tensor:
 
 
 def _gray(d: Drawing) -> Tensor:
-    return ((d.gray - 0.5) * 1.2 + 0.5 + 0.05 * (d.grain - 0.5)).expand(-1, 3, -1, -1)
+    return ((d.gray - 0.5) * 1.2 + 0.5 + 0.05 * d.grain).expand(-1, 3, -1, -1)
 
 
 def _pencil(d: Drawing) -> Tensor:
-    tone = d.soft(d.gray, 1.6)
-    creases = (1 - (d.soft(d.gray, 0.8) - d.soft(d.gray, 2.2)).clamp(max=0).abs() * 9).clamp(0, 1)
+    tone = d.soft(d.gray, 1.4)
+    creases = (1 - (d.soft(d.gray, 1.2) - d.soft(d.gray, 3.0)).clamp(max=0).abs() * 6).clamp(0, 1)
     turn = 134.0
-    light_strokes = 0.35 * smoothstep(0.62, 0.15, tone) * (0.5 + 0.5 * torch.sin((d.x + d.y) * turn))
-    dark_strokes = 0.30 * smoothstep(0.38, 0.08, tone) * (0.5 + 0.5 * torch.sin((d.x - d.y) * turn * 1.15))
-    paper = (0.93 - light_strokes - dark_strokes) * creases * (1 - 0.72 * d.outline) * (0.93 + 0.1 * d.grain)
+    hatching = (torch.sin((d.x + d.y) * turn), torch.sin((d.x - d.y) * turn * 1.15))
+    light_shade = 0.30 * smoothstep(0.62, 0.15, tone) * (1 + d.detail * hatching[0])
+    dark_shade = 0.30 * smoothstep(0.38, 0.08, tone) * (1 + d.detail * hatching[1])
+    shade = (light_shade + dark_shade) * (0.35 + 0.65 * d.cover)
+    paper = (0.94 - shade) * creases * (1 - 0.7 * d.line) * (1 + 0.1 * d.grain)
     return paper.clamp(0, 1) * d.picture.new_tensor([1.0, 0.985, 0.95])[:, None, None]
 
 
 def _charcoal(d: Drawing) -> Tensor:
-    tone = smoothstep(0.05, 0.75, d.soft(d.gray, 0.8) + 0.2 * (d.grain - 0.5)) * (1 - 0.6 * d.outline)
+    tone = smoothstep(0.12, 0.66, d.soft(d.gray, 0.8) + 0.2 * d.grain) * (1 - 0.7 * d.line)
+    tone = torch.lerp(torch.ones_like(tone), tone, 0.5 + 0.5 * d.cover)  # paper shines through the surroundings
     return (tone * 0.92 + 0.04) * d.picture.new_tensor([0.97, 0.96, 0.94])[:, None, None]
 
 
 def _oil(d: Drawing) -> Tensor:
-    paint = _saturate(0.65 * _kuwahara(d.picture, d.radius(2)) + 0.35 * d.picture, 1.4)
+    warm = d.picture.new_tensor([1.05, 1.0, 0.92])[:, None, None]
+    paint = _saturate(_kuwahara(d.picture, d.radius(2)), 1.6) * warm
     strokes = noise_2d((d.x * 0.8 + d.y * 0.6) * 60, (d.x * 0.6 - d.y * 0.8) * 12, d.seed)
     ridge = luminance(paint)
     relief = (ridge - pad(ridge, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]) * 0.3
-    return paint + relief + (strokes - 0.5) * 0.12 * (1 - 0.55 * d.cover)
+    return paint + d.detail * (relief + (strokes - 0.5) * 0.12 * (1 - 0.55 * d.cover))
 
 
 def _watercolor(d: Drawing) -> Tensor:
     wash = d.soft(_kuwahara(d.picture, d.radius(3)), 0.6)
     paper = fractal_noise(d.x * 6, d.y * 6, seed=d.seed)
     rim = d.soft(luminance(wash), 0.8) - d.soft(luminance(wash), 2.5)
-    wash = wash.clamp(min=0) ** 0.75 * 0.82 + 0.18
-    wash = (wash + rim * 1.2) * (1 - 0.25 * d.outline) * (1 + 0.22 * (paper - 0.5))
+    wash = wash.clamp(min=0) ** 0.75 * 0.72 + 0.28
+    wash = (wash + rim * 1.2) * (1 - 0.25 * d.outline) * (1 + 0.22 * d.detail * (paper - 0.5))
     border = torch.minimum(torch.minimum(d.x, 1 - d.x), torch.minimum(d.y, 1 - d.y))
-    inside = smoothstep(0.0, 0.10, border + 0.10 * (paper - 0.5))
+    inside = smoothstep(0.0, 0.14 - 0.04 * d.detail, border + 0.10 * d.detail * (paper - 0.5))
     return wash * inside + 0.97 * (1 - inside)
 
 
 def _pixel(d: Drawing) -> Tensor:
-    blocks = _saturate(avg_pool2d(d.picture, 2), 1.3)
-    step = torch.arange(d.size // 2, device=blocks.device)
-    dither = ((step[:, None] + step) % 2) * 0.5 - 0.25
-    blocks = (torch.round(blocks * 7 + dither * 0.5 * d.scale) / 7).clamp(0, 1)
-    return interpolate(blocks, scale_factor=2, mode="nearest")
+    blocks = _saturate(avg_pool2d(d.picture, PIXEL), 1.3)
+    step = torch.arange(blocks.shape[-1], device=blocks.device)
+    dither = d.detail * (((step[:, None] + step) % 2) * 0.5 - 0.25)
+    blocks = (torch.round(blocks * 7 + dither * 0.5) / 7).clamp(0, 1)
+    return interpolate(blocks, scale_factor=PIXEL, mode="nearest")
 
 
 def _cartoon(d: Drawing) -> Tensor:
@@ -174,7 +193,7 @@ def _cartoon(d: Drawing) -> Tensor:
     level = gray * 5
     tone = (level.floor() + smoothstep(0.35, 0.65, level - level.floor())) / 5 * 0.85 + 0.09
     color = (flat / gray.clamp(min=0.03) * tone - tone) * 1.4 + tone
-    return color.clamp(0, 1) * (1 - 0.75 * d.outline)
+    return color.clamp(0, 1) * (1 - 0.75 * d.line)
 
 
 _DRAFTSMEN: dict[str, Callable[[Drawing], Tensor]] = {

@@ -128,11 +128,11 @@ class View:
 def sample_nuisances(rng: np.random.Generator) -> View:
     """A plain neutral view whose pose, light, gaze, shirt and backdrop come from `rng`."""
     return View(
-        yaw=_normal(rng, 20.0, 50.0),
-        pitch=_normal(rng, 7.0, 18.0),
-        roll=_normal(rng, 4.0, 10.0),
-        zoom=rng.uniform(0.9, 1.08),
-        shift=(_normal(rng, 0.05, 0.12), _normal(rng, 0.04, 0.1)),
+        yaw=_normal(rng, 14.0, 32.0),
+        pitch=_normal(rng, 5.0, 12.0),
+        roll=_normal(rng, 1.0, 3.0),
+        zoom=rng.uniform(0.97, 1.03),
+        shift=(_normal(rng, 0.015, 0.04), _normal(rng, 0.015, 0.04)),
         gaze=(_normal(rng, 0.12, 0.3), _normal(rng, 0.12, 0.3)),
         light_azimuth=rng.uniform(-1.1, 1.1),
         light_elevation=rng.uniform(0.1, 1.0),

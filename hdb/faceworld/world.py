@@ -15,7 +15,7 @@ from hdb.faceworld.identity import Identity, sample_identity
 from hdb.faceworld.renderer import Pair, Renderer
 from hdb.faceworld.view import View, sample_nuisances, sample_view
 
-VERSION = 1  # grows whenever a pixel changes
+VERSION = 2  # grows whenever a pixel changes
 SPLITS: Mapping[str, range] = MappingProxyType(
     {"train": range(2000), "val": range(2000, 2200), "test": range(2200, 2400)}
 )

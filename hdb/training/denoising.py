@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -66,6 +67,14 @@ def private_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
+class Denoised(NamedTuple):
+    """What the base made of noisy latents, and its loss per sample."""
+
+    losses: Float[Tensor, " m"]
+    noisy_latents: Float[Tensor, "m c h w"]
+    noise_pred: Float[Tensor, "m c h w"]
+
+
 class Stage(L.LightningModule):
     """A LightningModule that trains personal weights against a base which is not its own.
 
@@ -115,7 +124,20 @@ class Stage(L.LightningModule):
         timesteps: Int[Tensor, " m"],
         layout: Layout | None = None,
     ) -> Float[Tensor, " m"]:
-        """The diffusion loss of each sample under its own theta, which stays bound.
+        """The diffusion loss of each sample under its own theta; see `denoise`."""
+        return self.denoise(theta, latents, prompts, noise=noise, timesteps=timesteps, layout=layout).losses
+
+    def denoise(
+        self,
+        theta: Float[Tensor, "n p"],
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+        layout: Layout | None = None,
+    ) -> Denoised:
+        """Denoises each sample under its own theta, which stays bound.
 
         Args:
             theta: of n identities; sample i belongs to identity i mod n (tiled).
@@ -128,4 +150,4 @@ class Stage(L.LightningModule):
         noisy_latents = self.diffusion.add_noise(latents, noise, timesteps)
         noise_pred = self.diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
         target = self.diffusion.denoising_target(latents, noise, timesteps)
-        return diffusion_loss(noise_pred, target, reduction="none")
+        return Denoised(diffusion_loss(noise_pred, target, reduction="none"), noisy_latents, noise_pred)

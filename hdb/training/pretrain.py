@@ -12,16 +12,20 @@ from hdb.diffusion import StableDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
-from hdb.losses import check_distance, weight_space_loss
-from hdb.training.denoising import Stage, Timesteps, private_generator
+from hdb.losses import check_distance, identity_loss, weight_space_loss
+from hdb.training.denoising import Denoised, Stage, Timesteps, private_generator
 from hdb.training.people_mean import PeopleMean
 
 
 class HyperNetPretraining(Stage):
-    """Trains a HyperNet: loss = alpha · diffusion_loss + beta · weight_space_loss, on the last iteration's theta.
+    """Trains a HyperNet on the last iteration's theta.
+
+        loss = alpha · diffusion_loss + beta · weight_space_loss + gamma · identity_loss
 
     The diffusion loss asks that the base, bound by the predicted theta, denoises a picture of the same person; the
-    weight-space loss that the residuals, or the factors, are those of the pre-optimized theta.
+    weight-space loss that the residuals, or the factors, are those of the pre-optimized theta; the identity loss that
+    the clean picture which follows from the denoiser's answer embeds as the target does, to the hypernetwork's own
+    frozen encoder.
 
     Validation takes unseen identities with noise and timesteps that never change. `val/own_minus_other` is the paired
     difference of the denoising loss under one's own and under somebody else's prediction, with its 95 % half-width:
@@ -32,7 +36,9 @@ class HyperNetPretraining(Stage):
     beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
 
     Args:
-        alpha, beta: weights of the two losses; one with weight 0 is not computed. beta needs `targets`.
+        alpha, beta, gamma: weights of the losses; one with weight 0 is not computed. beta needs `targets`.
+        identity_until: the share of the timesteps below which the identity loss looks; above, the picture is a guess.
+        identity_styled: whether it looks at paintings and statues, too.
         targets: pre-optimized thetas and the identities they belong to.
         distance: of the weight-space loss, `residuals` or the paper's `factors`.
         lr: of the decoder's layers (and of the encoder where it is trained).
@@ -44,7 +50,7 @@ class HyperNetPretraining(Stage):
 
     Raises:
         ValueError: beta without targets or with learned bases, targets of another layout, an unknown distance, layouts
-            of network and adapter that differ.
+            of network and adapter that differ; gamma where the encoder is trained or without alpha.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -57,6 +63,9 @@ class HyperNetPretraining(Stage):
         *,
         alpha: float = 1.0,
         beta: float = 0.0,
+        gamma: float = 0.0,
+        identity_until: float = 0.85,
+        identity_styled: bool = False,
         targets: tuple[Float[Tensor, "m p"], Int[Tensor, " m"]] | None = None,
         distance: str = "residuals",
         lr: float = 1e-4,
@@ -80,7 +89,13 @@ class HyperNetPretraining(Stage):
             )
         if beta and targets is None:
             raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
+        if gamma and not (hypernet.freeze_encoder and alpha):
+            raise ValueError(
+                f"gamma = {gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
+                f"expected a frozen encoder and alpha above 0, not {alpha}"
+            )
         self.hypernet, self.alpha, self.beta, self.distance = hypernet, alpha, beta, distance
+        self.gamma, self.identity_until, self.identity_styled = gamma, identity_until, identity_styled
         self.lr, self.linear_lr, self.warmup_steps, self.weight_decay = lr, linear_lr, warmup_steps, weight_decay
         self.bases_lr = linear_lr if bases_lr is None else bases_lr
         self.num_val_draws = num_val_draws
@@ -95,9 +110,12 @@ class HyperNetPretraining(Stage):
         if self.alpha:
             noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
             latents = self.latents(batch.target)
-            losses = self.denoising_losses(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
-            loss = loss + self.alpha * losses.mean()
-            self.log("train/diffusion_loss", losses.detach().mean())
+            denoised = self.denoise(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
+            loss = loss + self.alpha * denoised.losses.mean()
+            self.log("train/diffusion_loss", denoised.losses.detach().mean())
+            if self.gamma and len(identity := self.identity_losses(denoised, batch, timesteps)):
+                loss = loss + self.gamma * identity.mean()
+                self.log("train/identity_loss", identity.detach().mean())
         if self.beta:
             if missing := [identity for identity in batch.identities.tolist() if identity not in self.target_rows]:
                 raise ValueError(f"no pre-optimized theta for identity {missing[0]}; there are {len(self.target_rows)}")
@@ -109,6 +127,22 @@ class HyperNetPretraining(Stage):
 
     def latents(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
         return self.diffusion.encode_images(images).float()
+
+    def identity_losses(
+        self, denoised: Denoised, batch: FaceBatch, timesteps: Int[Tensor, " n"]
+    ) -> Float[Tensor, " k"]:
+        """The identity loss of those k samples that it looks at."""
+        looked_at = timesteps < self.identity_until * self.diffusion.num_train_timesteps
+        if batch.photos is not None and not self.identity_styled:
+            looked_at = looked_at & batch.photos.to(looked_at.device)
+        rows = torch.nonzero(looked_at).squeeze(1)
+        if not len(rows):
+            return denoised.losses[:0]
+        noisy, noise_pred = denoised.noisy_latents[rows], denoised.noise_pred[rows].float()
+        images = self.diffusion.decode_latents(self.diffusion.predict_clean(noisy, noise_pred, timesteps[rows]))
+        with torch.no_grad():
+            wanted = self.hypernet.encoder(batch.target[rows]).embedding
+        return identity_loss(self.hypernet.encoder(images).embedding, wanted, reduction="none")
 
     def weight_space_losses(self, theta: Float[Tensor, "n p"], identities: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
         """The weight-space loss of those k of the n identities that have a target."""

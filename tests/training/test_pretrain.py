@@ -5,14 +5,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hdb.faces.datamodule import FaceLoader
-from hdb.faces.sources import FaceSample, FaceSource
+from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
-from hdb.training.denoising import private_generator
+from hdb.training.denoising import Denoised, private_generator
 from hdb.training.pretrain import HyperNetPretraining, someone_else
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
@@ -276,3 +276,46 @@ def test_learned_bases_in_mixed_precision_fold_theta_in_full_precision(hypernet)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = bases(theta)
     assert torch.equal(mixed, bases(theta))
+
+
+def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(tiny_diffusion, lidb, hypernet):
+    """The clean picture that follows from the true noise is the target as the autoencoder keeps it."""
+    stage = HyperNetPretraining(tiny_diffusion, lidb, hypernet(), gamma=1.0)
+    samples = [Colors(3)[index] for index in range(3)]
+    batch = FaceBatch.of(samples)
+    latents, timesteps = stage.latents(batch.target), torch.tensor([100, 500, 900])
+    batch = batch._replace(target=tiny_diffusion.decode_latents(latents))
+    noise = torch.randn(latents.shape, generator=private_generator(1))
+    noisy = tiny_diffusion.add_noise(latents, noise, timesteps)
+
+    def losses(noise_pred):
+        return stage.identity_losses(Denoised(torch.zeros(3), noisy, noise_pred), batch, timesteps)
+
+    perfect = losses(noise)
+    assert len(perfect) == 2  # the third timestep is above 0.85
+    assert perfect.abs().max() < 1e-4
+    assert (losses(noise + 0.5 * torch.randn(noise.shape, generator=private_generator(2))) > perfect + 1e-4).all()
+
+
+def test_identity_loss_looks_at_photographs_unless_told_otherwise(tiny_diffusion, lidb, hypernet):
+    batch = FaceBatch.of([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
+    timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *tiny_diffusion.latent_shape)
+    denoised = Denoised(torch.zeros(3), zeros, zeros)
+    for styled, num in ((False, 2), (True, 3)):
+        stage = HyperNetPretraining(tiny_diffusion, lidb, hypernet(), gamma=1.0, identity_styled=styled)
+        assert len(stage.identity_losses(denoised, batch, timesteps)) == num
+
+
+def test_identity_loss_reaches_the_hypernetwork_and_leaves_its_encoder_alone(pretrain, hypernet):
+    net = hypernet()
+    before = {name: value.clone() for name, value in net.encoder.state_dict().items()}
+    plain, _ = pretrain(net=hypernet(), stop=3)
+    told, log = pretrain(net=net, stop=3, gamma=5.0, identity_until=1.0)
+    assert log.final["train/identity_loss"] > 0
+    assert not torch.allclose(told.hypernet.linear_path.weight, plain.hypernet.linear_path.weight)
+    assert all(torch.equal(value, before[name]) for name, value in net.encoder.state_dict().items())
+
+
+def test_gamma_without_a_frozen_encoder_is_refused(tiny_diffusion, lidb, hypernet):
+    with pytest.raises(ValueError, match="gamma = 0.1 .* expected a frozen encoder"):
+        HyperNetPretraining(tiny_diffusion, lidb, hypernet(freeze_encoder=False), gamma=0.1)

@@ -14,7 +14,7 @@ from hdb.faceworld.base.views import Views
 
 NUM_FOR_START = 480  # pictures that the components are taken from
 NUM_STANDARDIZED = 512  # and those that scale and shift of the latents are
-NOISE = 0.4  # largest deviation of the noise on a picture's latents, which have about 1
+NOISE = 0.25  # largest deviation of the noise on a picture's latents, which have about 1
 
 
 class AutoencoderTraining(Part):

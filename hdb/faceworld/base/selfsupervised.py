@@ -33,6 +33,8 @@ class SelfSupervisedTraining(Part):
         super().__init__(views, **part)
         self.embedder = network
         width = network.network.num_features
+        for block in network.network.blocks:
+            block.attn.fused_attn = False  # slow in backward on a CPU
         head = nn.Sequential(
             nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64), Unit(), Prototypes(64, NUM_PROTOTYPES, bias=False)
         )

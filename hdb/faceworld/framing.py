@@ -1,0 +1,38 @@
+"""Framing: where a face sits in its square; the same for people that are rendered and for photos that are cropped."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+EYE_DISTANCES, MOUTH_DISTANCES = 4.0, 3.6  # a side is as many distances from eye to eye, or from eyes to mouth
+DROP = 0.1  # from the eyes to the center of the square, as a share of the way to the mouth
+
+
+class Framing(NamedTuple):
+    """The square around a face, in the units and axes of its landmarks.
+
+    With x from eye to eye and y from the eyes to the mouth:
+        center = eyes + 0.1 y,   side = max(4 |x|, 3.6 |y|),   axis = x + y turned by -90 degrees, of length 1.
+
+    >>> framing = Framing.around(np.array([24.0, 30]), np.array([40.0, 30]), np.array([32.0, 46]))
+    >>> framing.center.tolist(), float(framing.side), framing.axis.tolist()
+    ([32.0, 31.6], 64.0, [1.0, 0.0])
+
+    Source: Karras et al., "Progressive Growing of GANs", appendix C (the crop of CelebA-HQ), arXiv 1710.10196.
+    """
+
+    center: Float[np.ndarray, "2"]
+    side: float
+    axis: Float[np.ndarray, "2"]  # from the left to the right of the square
+
+    @classmethod
+    def around(
+        cls, left: Float[np.ndarray, "2"], right: Float[np.ndarray, "2"], mouth: Float[np.ndarray, "2"]
+    ) -> "Framing":
+        """Of the eyes on the left and on the right of the picture and the middle of the mouth, y downward."""
+        eyes, across = (left + right) / 2, right - left
+        down = mouth - eyes
+        side = max(EYE_DISTANCES * np.linalg.norm(across), MOUTH_DISTANCES * np.linalg.norm(down))
+        axis = across + np.array([down[1], -down[0]])
+        return cls(eyes + DROP * down, side, axis / max(np.linalg.norm(axis), 1e-6))
