@@ -15,8 +15,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # that decoding needs
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"  # version 1.1, no density, no preview
 FRAMES = {0xC0 + number for number in range(16)} - {0xC4, 0xC8, 0xCC}  # JPEG's SOFn
-# JPEG's segments that decoding needs: SOFn, DHT, DAC, DQT, DNL, DRI, DHP, EXP
-TABLES = FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF}
 # TIFF's tags that decoding needs: kind, size, compression, color, place of strips and tiles, palette, tables
 TIFF_TAGS = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325}
 TIFF_TAGS |= {332, 338, 339, 347, *range(512, 522), *range(529, 533)}
@@ -76,10 +74,11 @@ def plain_jpeg(data: bytes) -> Plain:
         segment, end = data[start:stop], stop
         if marker == 0xE0 and segment[4:8] == b"JFIF":
             parts.append(JFIF)
-        elif marker in TABLES or (marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16):
+        elif is_table(marker, segment[4:]) or (marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16):
             parts.append(segment)
         else:
             dropped.append(segment)
+            parts.append(swallowed_tables(segment))
     return Plain(b"".join([*parts, data[header.pixels :]]), orientation_in(b"".join(dropped)))
 
 
@@ -95,11 +94,42 @@ def jpeg_header(data: bytes, at: int) -> Header | None:
             return Header(segments, start, area) if area else None
         if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or stop < at + 3 or stop > len(data):
             return None
-        if marker in FRAMES:
+        if marker in FRAMES and is_table(marker, data[at + 3 : stop]):
             area = max(1, int.from_bytes(data[at + 4 : at + 6], "big") * int.from_bytes(data[at + 6 : at + 8], "big"))
         segments.append((marker, at - 1, stop))
         at = stop
     return None
+
+
+def is_table(marker: int, content: bytes) -> bool:
+    """Whether a JPEG's segment is one that decoding needs, and no note that a damaged marker makes look like one."""
+    if marker in FRAMES:
+        return len(content) > 5 and 1 <= content[5] <= 4 and len(content) == 6 + 3 * content[5]
+    if marker in (0xDB, 0xC4):  # DQT, DHT: any number of tables, which end with the segment
+        at = 0
+        while at < len(content):
+            kind, number = content[at] >> 4, content[at] & 15
+            if kind > 1 or number > 3:
+                return False
+            at += 1 + 64 * (kind + 1) if marker == 0xDB else 17 + sum(content[at + 1 : at + 17])
+        return at == len(content) > 0
+    if marker == 0xCC:  # DAC
+        return 0 < len(content) <= 16 and len(content) % 2 == 0
+    return (marker, len(content)) in ((0xDD, 2), (0xDC, 2))  # DRI, DNL
+
+
+def swallowed_tables(segment: bytes) -> bytes:
+    """Tables up to the very end of a segment: its damaged length reaches over them."""
+    for match in re.finditer(rb"\xff[\xc0-\xc2\xc4\xdb\xdd]", segment[4:]):
+        start = at = match.start() + 4
+        while segment[at : at + 1] == b"\xff" and at + 4 <= len(segment):
+            stop = at + 2 + int.from_bytes(segment[at + 2 : at + 4], "big")
+            if not is_table(segment[at + 1], segment[at + 4 : stop]):
+                break
+            at = stop
+        if at == len(segment):
+            return segment[start:]
+    return b""
 
 
 def plain_png(data: bytes) -> Plain:
