@@ -18,7 +18,7 @@ from hdb.faceworld.framing import Framing
 # 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
 NOSE_DEPTH = 1.11
 # A face is looked for in the other three turns of a picture unless it is found at least as probable as this. Two thirds
-# of faceworld's faces are, half of 100 of Labeled Faces in the Wild at 25 px, and a sharp photo's as a rule; of those
+# of faceworld's faces are, half of 100 of Labeled Faces in the Wild at 25 px; of those
 # lying on their side or head 0.5 %: bald people with a beard, upside down.
 CERTAIN = 0.999
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}  # clockwise
