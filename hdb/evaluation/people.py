@@ -1,6 +1,5 @@
 """The people of an evaluation: unseen, with references, and a gallery to look for somebody among."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.faces.names import file_names
 from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
 from hdb.faces.sources import identity_number
-from hdb.faces.splits import refuse_duplicates
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.methods.protocol import Photos
 
@@ -83,7 +82,7 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
         if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
             continue
         if evaluated:
-            names.append(re.sub(r"[^\w.-]", "_", name).lstrip("."))  # as files are called
+            names.append(name)
             references.append(torch.stack([sample.reference for sample in samples]))
         else:
             others.append(samples[0].reference)
@@ -92,9 +91,8 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
     if len(names) < num:
         usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
         raise ValueError(f"num_identities is {num}, but {usable}")
-    refuse_duplicates(names)
     known = torch.stack(references)
-    return Unseen(names, known, None, torch.stack(others) if others else known[:0, 0])
+    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
 
 
 def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:

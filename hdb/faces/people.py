@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hdb.faces.artifacts import download
+from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
@@ -85,6 +86,8 @@ class People:
                 sorted(self.photos), num_val=options.num_val_identities, num_test=options.num_test_identities
             )
             self.splits = replace(splits, train=splits.train[: options.num_identities], data=data)
+        if self.photos is not None:
+            self.photos, self.splits = apart(self.photos, self.splits)
 
     def faces(self, split: str) -> FaceSource:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""
