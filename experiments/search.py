@@ -12,12 +12,12 @@ from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.people import unseen
 from hdb.evaluation.scores import Panel, what_is_asked
-from hdb.evaluation.search import Trial, choose, line, settings
+from hdb.evaluation.search import Trial, choose, line, plans
 from hdb.files import write_json
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
 from hdb.methods.studio import Studio
-from hdb.methods.table import OURS, SCALE, Means, make_methods, methods_named
+from hdb.methods.table import SCALE, Means, make_methods
 from hdb.metrics.judges import Judges
 from hdb.prompts import read_prompts, without_identifier
 from hdb.training.device import device_of
@@ -25,10 +25,9 @@ from hdb.training.device import device_of
 
 def main(argv: list[str]) -> None:
     config = load(Search, argv)
-    methods_named([OURS, *config.grids])
-    plans = {name: settings(grid) for name, grid in config.grids.items()}
+    planned = plans(config.grids, config.methods)
     # Every setting is read before the first of them runs.
-    of_words = {words: load(Search, [*argv, *words]) for plan in plans.values() for words in plan}
+    of_words = {words: load(Search, [*argv, *words]) for plan in planned.values() for words in plan}
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     path, folder, device = hypernet_path(config.hypernet), Path(config.output), device_of(config.accelerator)
     people = unseen(config.faces, config, hypernet=path, split="val")
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> None:
     trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
     (nobody,) = make_methods(SCALE[:1], Means(hypernet, studio))
     unpersonalized = trial.of(nobody, folder / nobody.name)
-    for name, plan in plans.items():
+    for name, plan in planned.items():
         found = []
         for words in plan:
             (method,) = make_methods([name], Means(hypernet, studio, of_words[words], people.world))

@@ -119,11 +119,12 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
     """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
 
     `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
-    `clip_t_within` is how far clip_t may fall below the unpersonalized base's for a setting to keep the prompt. All
-    other fields are those of `Evaluate`.
+    `methods` null searches for all that have a grid. `clip_t_within` is how far clip_t may fall below the
+    unpersonalized base's for a setting to keep the prompt. All other fields are those of `Evaluate`.
     """
 
     output: str = "outputs/search"
+    methods: list[str] | None = None
     precision: str = "32-true"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     dtype: str = "float32"

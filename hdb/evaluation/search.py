@@ -13,12 +13,29 @@ from hdb.evaluation.scores import Panel, score_pictures
 from hdb.evaluation.subjects import personalize_everybody
 from hdb.evaluation.tables import written
 from hdb.methods.protocol import Method
+from hdb.methods.table import OURS, methods_named
 from hdb.metrics.intervals import bootstrap_ci
 
 CHOSEN_BY = ("face_rec", "clip_t")
 
 
-def settings(grid: Mapping[str, Sequence[float]]) -> list[tuple[str, ...]]:
+Grid = Mapping[str, Sequence[float]]
+
+
+def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str, list[tuple[str, ...]]]:
+    """The settings of some methods, or of all that have a grid.
+
+    Raises:
+        ValueError: an unknown method, or one without a grid.
+    """
+    chosen = list(grids) if methods is None else methods
+    methods_named([OURS, *chosen])
+    if without := [name for name in chosen if not grids.get(name)]:
+        raise ValueError(f"grids has no field for {without[0]}, expected one at least with its values")
+    return {name: settings(grids[name]) for name in chosen}
+
+
+def settings(grid: Grid) -> list[tuple[str, ...]]:
     """Every combination of the values, as words of a command.
 
     >>> settings({"dreambooth.lr": [1e-5, 1e-4], "dreambooth.num_steps": [40]})

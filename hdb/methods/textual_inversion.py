@@ -14,11 +14,14 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
 from hdb.methods.studio import Studio
-from hdb.training.textual_inversion import TextualInversionOptions, WordFitting
+from hdb.training.textual_inversion import TextualInversionOptions, WordFitting, check_prompt
 
 
 class TextualInversion:
     """Learns only the embedding of the identifier, of many people in one batch.
+
+    Raises:
+        ValueError: the instance prompt has no identifier.
 
     Source: Gal et al., An Image is Worth One Word, https://arxiv.org/abs/2208.01618
     """
@@ -27,6 +30,7 @@ class TextualInversion:
     at_once = None
 
     def __init__(self, studio: Studio, options: TextualInversionOptions) -> None:
+        check_prompt(studio.prompt)
         self.studio, self.options = studio, options
 
     def personalize(self, photos: Photos) -> "PersonalWords":

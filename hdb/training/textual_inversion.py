@@ -59,8 +59,7 @@ class WordFitting(RowFitting):
         seed: int = 0,
     ) -> None:
         options, base = options or TextualInversionOptions(), personalized.diffusion
-        if IDENTIFIER not in prompt:
-            raise ValueError(f"the instance prompt {prompt!r} has no {IDENTIFIER}, the word whose embedding is learned")
+        check_prompt(prompt)
         word = word_embedding(options.initial_word, tokenizer=base.tokenizer, text_encoder=base.text_encoder)
         super().__init__(
             personalized,
@@ -91,3 +90,9 @@ class WordFitting(RowFitting):
         with self.diffusion.word.bound(self.rows):
             prompt_embeds = self.diffusion.encode_prompts(list(prompts))
         return denoise(self.diffusion, latents, prompt_embeds, **draws).losses
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises ValueError if an instance prompt has no word to be learned."""
+    if IDENTIFIER not in prompt:
+        raise ValueError(f"the instance prompt {prompt!r} has no {IDENTIFIER}, the word whose embedding is learned")

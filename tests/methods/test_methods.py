@@ -33,7 +33,7 @@ STORING = {
     **dict.fromkeys(["dreambooth", "dreambooth_agg1", "dreambooth_agg2"], "model"),
     "textual_inversion": "word",
 }
-HEADER = {"theta": 4000, "word": 500, "model": 20_000}  # bytes that a file may have beside its numbers
+HEADER = {"theta": 4000, "word": 500, "model": 60_000}  # bytes that a file may have beside its numbers
 
 
 @pytest.fixture
