@@ -154,9 +154,12 @@ class RowFitting(Stage):
         num_people, num_draws = len(self.latents), self.options.batch_size
         latents = self.prior.draw(num_draws, generator).to(self.device)
         noise, timesteps = self.draw(num_draws, generator, stratified=self.options.stratified)
-        given = (of.repeat_interleave(num_people, 0) for of in (latents, noise, timesteps))
-        latents, noise, timesteps = given
-        losses = self.losses(latents, [self.prior.prompt] * num_people, noise=noise, timesteps=timesteps)
+        losses = self.losses(
+            latents.repeat_interleave(num_people, 0),
+            [self.prior.prompt] * num_people,
+            noise=noise.repeat_interleave(num_people, 0),
+            timesteps=timesteps.repeat_interleave(num_people, 0),
+        )
         self.log("train/prior_loss", losses.detach().mean())
         return losses
 
