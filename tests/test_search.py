@@ -35,8 +35,10 @@ def test_a_search_tries_every_setting_on_validation_people_and_goes_on_where_it_
     assert found["chosen"] == choose(found["settings"], unpersonalized=found["unpersonalized"], within=0.02)
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     assert len(made) == 3 * 2
-    assert call(search, *words, "small.yaml") == 0
-    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert call(search, *words, "small.yaml", "methods=[textual_inversion]") == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == made
+    assert call(search, *words, "small.yaml", "methods=[textual_inversion]", "seed=1") == 0
+    assert len(list(folder.rglob("*.safetensors"))) == len(made) + 2  # what differs in anything is made anew
 
 
 def test_a_field_that_no_method_has_is_refused_before_anything_runs(call, capsys):

@@ -1,5 +1,7 @@
 """Which rate a method deserves: settings of it compared on validation people, before anybody is tested."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -43,6 +45,12 @@ def settings(grid: Grid) -> list[tuple[str, ...]]:
     """
     of_field = [[f"{name}={value:g}" for value in values] for name, values in grid.items()]
     return list(product(*of_field))
+
+
+def named(words: Sequence[str], settings: Mapping[str, object]) -> str:
+    """A folder's name for a setting: its words, and a digest of all settings, so that no other one finds its files."""
+    content = json.dumps(settings, sort_keys=True, default=str)
+    return "-".join([*words, hashlib.sha256(content.encode()).hexdigest()[:8]])
 
 
 @dataclass(frozen=True)
