@@ -5,17 +5,14 @@ python -m experiments.generate configs/faceworld/generate.yaml "subject=[me.safe
 
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import Generate, load
 from hdb.diffusion.base import read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks, tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_image
-from hdb.lidb.file import Subject
-from hdb.lidb.residuals import Residuals
+from hdb.methods.kinds import read_people
 from hdb.training.device import device_of
 
 
@@ -30,16 +27,13 @@ def main(argv: list[str]) -> None:
             "were given, expected at least 1 each"
         )
     base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
-    subjects = [Subject.load(path, expected_base=base.digest) for path in config.subject]
+    people, drawn = read_people(base, config.subject, scale=config.scale), {}
     for remark in prompt_remarks(base, prompts):
         print(remark)
-    scales = [subject.scale if config.scale is None else config.scale for subject in subjects]
-    people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
-    personalized, drawn = PersonalizedDiffusion(base, people.layout), {}
     for spots in tqdm(tiled_batches(len(prompts), config.num_pictures, len(names), at_once=at_once), desc="batches"):
         shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
         wanted = [prompts[prompt] for prompt, _, _ in spots]
-        pictures = personalized.pictures(people[shown], wanted, seeds=seeds, sampling=config.sampling)
+        pictures = people[shown].pictures(wanted, seeds=seeds, sampling=config.sampling)
         for (prompt, number, person), picture in zip(spots, pictures, strict=True):
             drawn[prompt, person, number] = picture
             name = f"{prompt:02d}-{names[person]}-{config.seed + number}.png"

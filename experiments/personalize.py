@@ -18,6 +18,7 @@ from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.protocol import Photos
+from hdb.methods.studio import Studio
 from hdb.training.device import device_of
 
 
@@ -38,18 +39,18 @@ def main(argv: list[str]) -> None:
     with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
         machine = {"accelerator": config.accelerator, "precision": config.precision}
         machine |= {"logger": logger, "log_every_n_steps": 1}
-        options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
-        method = HyperDreamBooth(hypernet, Finetuner(personalized, config.finetuning, **options))
+        options = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed, "dtype": dtype}
+        studio = Studio(personalized, trainer=machine, **options)
+        method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
         person = method.personalize(Photos([source], photo))
         seconds = time.perf_counter() - started
         person.save([output], about=[{"source": source, "consent": config.consent}])
-        size, numbers = output.stat().st_size, person.residuals.layout.size
-        print(f"{output}: {size} bytes, {numbers} numbers, personalized in {seconds:.1f} s")
+        numbers = person.residuals.layout.size
+        print(f"{output}: {output.stat().st_size} bytes, {numbers} numbers, personalized in {seconds:.1f} s")
         for remark in prompt_remarks(base, prompts):
             print(remark)
-        seeds = [config.seed + number for number in range(len(prompts))]
-        saved = method.load([output])  # what the file holds, rounding and all
-        pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
+        seeds = range(config.seed, config.seed + len(prompts))  # drawn from the file, rounding and all
+        pictures = method.load([output]).pictures(prompts, seeds=seeds, sampling=config.sampling)
         sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *prompts])
         save_image(sheet, output.with_suffix(".png"))
         log_subject(logger, output, sheet=sheet, seconds=seconds)

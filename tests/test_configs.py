@@ -23,6 +23,7 @@ SCHEMAS = {
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
+    "search": schemas.Search,
 }
 REQUIRED = {
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],

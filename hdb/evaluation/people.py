@@ -60,8 +60,11 @@ class Unseen(NamedTuple):
         return torch.cat([torch.stack(known), self.others])
 
 
-def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -> Unseen:
-    """The first test people of a source; on faceworld with plain views as references, and the world itself.
+def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, split: str = "test") -> Unseen:
+    """The first people of a split of a source; on faceworld with plain views as references, and the world itself.
+
+    Args:
+        split: test, or val for what is chosen before anybody is tested.
 
     Raises:
         ValueError: not as many, a smaller gallery, or the list beside `hypernet` says it was trained on one of them.
@@ -72,10 +75,10 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
     if options.num_gallery < num:
         raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
     if source.source == "faceworld":
-        return unseen_faceworld(source, options)
+        return unseen_faceworld(source, options, split=split)
     people = People(source)
     refuse_trained(people.splits, hypernet)
-    test, names, references, others = people.faces("test"), [], [], []
+    test, names, references, others = people.faces(split), [], [], []
     for index, name in enumerate(test.names):
         evaluated = len(names) < num
         samples = [test[draw, index] for draw in range(num_references if evaluated else 1)]
@@ -89,17 +92,17 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
         if len(names) + len(others) == options.num_gallery:
             break
     if len(names) < num:
-        usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
+        usable = f"{len(names)} of the {len(test)} {split} people of {source.root} have a usable picture"
         raise ValueError(f"num_identities is {num}, but {usable}")
     known = torch.stack(references)
     return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
 
 
-def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:
-    num = options.num_identities
-    if num > len(SPLITS["test"]):
-        raise ValueError(f"num_identities is {num}, but faceworld has {len(SPLITS['test'])} test people")
-    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), SPLITS["test"][:num]
+def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions, *, split: str = "test") -> Unseen:
+    num, people = options.num_identities, SPLITS[split]
+    if num > len(people):
+        raise ValueError(f"num_identities is {num}, but faceworld has {len(people)} {split} people")
+    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), people[:num]
     # Every third view is plain: a photo in a studio.
     pairs = [
         (world.identity(index), world.view(index, 3 * view))
@@ -108,7 +111,7 @@ def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:
     ]
     references = world.render(pairs).unflatten(0, (num, options.num_references))
     others = references[:0, 0]
-    if strangers := SPLITS["test"][num : options.num_gallery]:
+    if strangers := people[num : options.num_gallery]:
         dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
         others = torch.from_numpy(dataset.images[:, 0]).float() / 255
     return Unseen(

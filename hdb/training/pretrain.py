@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion.personalized import Denoised, PersonalizedDiffusion
+from hdb.diffusion.denoise import Denoised
+from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
