@@ -54,7 +54,7 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
-    timesteps below the share `identity_until`.
+    timesteps below the share `identity_until`, and at `identity_samples` of a batch at most.
 
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
     loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
