@@ -192,7 +192,7 @@ def with_exif(exif: bytes, kind: str, image: Image.Image) -> bytes:
         chunk = b"eXIf" + exif
         return plain[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + plain[33:]
     if kind == "WEBP":
-        file = encoded(image, "WEBP", lossless=True, exif=b"Exif\0\0" + b"\0" * len(exif))
+        file = encoded(image, "WEBP", lossless=True, exif=b"Exif\0\0" + bytes(max(1, len(exif))))
         at = file.index(b"EXIF") + 8
         return file[:at] + exif + file[at + len(exif) :]
     raise AssertionError(kind)
