@@ -18,7 +18,10 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in ("diffusers", "transformers"):  # their tables of odd tensors: hdb.pipeline says it in a sentence
+    for library in (
+        "diffusers",
+        "transformers",
+    ):  # their tables of odd tensors: we say it in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
     try:

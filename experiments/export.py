@@ -6,10 +6,12 @@ format=merged output=FOLDER writes a whole pipeline with the person inside, and 
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from experiments.cli import run
-from experiments.networks import stable_diffusion
-from hdb.config import Export, load
-from hdb.lidb.adapter import LiDB
+from experiments.config import Export, load
+from hdb.diffusion.base import read_base
+from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.export import FORMATS, export_lora
 from hdb.lidb.file import Subject
 
@@ -30,11 +32,11 @@ def main(argv: list[str]) -> None:
         export_lora(subject, output, config.format)
         print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank} for {config.format}")
         return
-    diffusion = stable_diffusion(config.base)
+    diffusion = read_base(config.base)
     subject.check_base(diffusion.digest, of=config.subject)
-    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=subject.layout)
-    lidb.merge(subject.theta.float(), scale=subject.scale)
-    lidb.detach()
+    personalized = PersonalizedDiffusion(diffusion, subject.layout)
+    personalized.lidb.merge(subject.to(torch.float32), scale=subject.scale)
+    personalized.detach()
     diffusion.save(output, about=subject.metadata)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}: {size} bytes, a pipeline folder of {diffusion.name} with the subject merged into it")

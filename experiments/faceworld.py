@@ -1,10 +1,10 @@
 """The embedded world as pictures on disk: python -m experiments.faceworld [resolution=64 num_identities=500]"""
 
 from experiments.cli import run
-from hdb.config import RenderFaceworld, load
+from experiments.config import RenderFaceworld, load
+from hdb.diffusion.sheet import save_image, to_image
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
-from hdb.sampling import save_image, to_image
 
 
 def main(argv: list[str]) -> None:

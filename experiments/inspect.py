@@ -3,19 +3,11 @@
 base=sd15-config counts the slots of Stable Diffusion 1.5 without its weights and without a network.
 """
 
-import json
 from pathlib import Path
 
-import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
-
 from experiments.cli import run
-from experiments.random_base import CONFIGS
-from hdb.config import Inspect, LiDB, load
-from hdb.lidb.file import Subject
-from hdb.lidb.layout import Layout
-from hdb.pipeline import check_family, find_pipeline
+from experiments.config import Inspect, load
+from hdb.diffusion.facts import base_rows, subject_rows
 
 
 def main(argv: list[str]) -> None:
@@ -27,55 +19,6 @@ def main(argv: list[str]) -> None:
     rows = subject_rows(Path(config.subject)) if config.subject else base_rows(config.base, config.lidb)
     for name, value in rows.items():
         print(f"{name:14} {value}")
-
-
-def subject_rows(path: Path) -> dict[str, object]:
-    """The facts in the header of a subject's file."""
-    subject = Subject.load(path)
-    about = subject.metadata
-    return {
-        "base": f"{about['base']} ({about['base_digest']})",
-        "layout digest": subject.layout.digest,
-        "slots": len(subject.layout.slots),
-        "rank": subject.layout.rank,
-        "basis": "free" if subject.layout.free else "lidb",
-        "theta": f"{subject.layout.size} x {str(subject.theta.dtype).removeprefix('torch.')}",
-        "bytes": path.stat().st_size,
-        "created": about["created"],
-        "hdb version": about["hdb_version"],
-        "scale": about["scale"],
-        "source": about["source"] or "-",
-        "consent": about["consent"] or "-",
-    }
-
-
-def base_rows(base: str, lidb: LiDB) -> dict[str, object]:
-    """The slots of a base, from unet/config.json and text_encoder/config.json alone: no weight is made or read."""
-    folder = CONFIGS.get(base) or find_pipeline(base, weights=False)
-    if (folder / "model_index.json").is_file():
-        check_family(folder)
-    configs = {}
-    for part in ("unet", "text_encoder"):
-        path = next((p for p in (folder / part / "config.json", folder / f"{part}.json") if p.is_file()), None)
-        if path is None:
-            raise ValueError(f"{folder} lacks {part}/config.json (or {part}.json): expected a base or its configs")
-        try:
-            configs[part] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not readable as JSON: {error}") from None
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(configs["unet"])
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
-    layout = Layout.of(unet=unet, text_encoder=text_encoder, a=lidb.a, b=lidb.b, rank=lidb.rank, seed=lidb.seed)
-    return {
-        "base": base,
-        "layout digest": layout.digest,
-        "slots": len(layout.slots),
-        "rank": layout.rank,
-        "theta": f"{layout.size} numbers",
-        "bytes": f"{4 * layout.size} as float32, {2 * layout.size} as float16",
-        "rank-1 LoRA": f"{layout.lora_size(1)} numbers over the same layers",
-    }
 
 
 if __name__ == "__main__":

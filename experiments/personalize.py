@@ -3,77 +3,56 @@
 python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
 """
 
-import re
 import time
 from pathlib import Path
 
-import wandb
-from lightning import Trainer
-
 from experiments.cli import run
-from experiments.methods import subject_finetuning
-from experiments.networks import device_of, hypernet_path, predict, stable_diffusion, trained_hypernet
-from experiments.pictures import prompt_remarks
-from experiments.tracking import wandb_run
-from hdb.config import Personalize, load
+from experiments.config import Personalize, load
+from experiments.tracking import log_subject, wandb_run
+from hdb.diffusion.base import read_base
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.sampling import prompt_remarks
+from hdb.diffusion.sheet import picture_grid, save_image
 from hdb.faces.crop import FaceCropper
-from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import Subject, dtype_named
-from hdb.sampling import generate, picture_grid, save_image
+from hdb.hypernet.trained import hypernet_path, trained_hypernet
+from hdb.lidb.file import dtype_named
+from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
+from hdb.methods.protocol import Photos
+from hdb.training.device import device_of
 
 
 def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
-    output, tuning, dtype = Path(config.output), config.finetuning, dtype_named(config.dtype)
+    output, dtype, prompts = Path(config.output), dtype_named(config.dtype), config.prompts
     if output.suffix != ".safetensors" or output.is_dir():
         raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
     cropper = FaceCropper(min_size=config.min_face)
-    diffusion = stable_diffusion(config.base, memory=config.memory).to(device_of(config.accelerator))
+    base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
     read = cropper.crop if config.crop else cropper.check
-    photo = read(config.reference, resolution=diffusion.resolution, face=config.face)[None]
-    hypernet = trained_hypernet(hypernet_path(config.hypernet), encoder=config.encoder, diffusion=diffusion)
-    hypernet.to(diffusion.device)
-    lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=hypernet.layout)
-    started = time.perf_counter()
-    finetuning = subject_finetuning(config, diffusion, lidb, photo, predict(hypernet, photo), lr=tuning.lr)
+    photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
+    path, encoder = hypernet_path(config.hypernet), config.encoder
+    hypernet = trained_hypernet(path, encoder=encoder, base=base.name, base_digest=base.digest).to(base.device)
+    config.finetuning.check(hypernet.layout)
+    personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
+    source = Path(config.reference).name if config.source is None else config.source
     with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
-        trainer = Trainer(
-            accelerator=config.accelerator,
-            precision=config.precision,
-            devices=1,
-            logger=logger,
-            max_steps=tuning.num_steps,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        trainer.fit(finetuning)
+        machine = {"accelerator": config.accelerator, "precision": config.precision}
+        machine |= {"logger": logger, "log_every_n_steps": 1}
+        options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
+        method = HyperDreamBooth(hypernet, Finetuner(personalized, config.finetuning, **options))
+        person = method.personalize(Photos([source], photo))
         seconds = time.perf_counter() - started
-        about = {"base": diffusion.name, "base_digest": diffusion.digest, "consent": config.consent}
-        about["source"] = Path(config.reference).name if config.source is None else config.source
-        subject = Subject(finetuning.theta.to(dtype), finetuning.layout, about)
-        size = subject.save(output).stat().st_size
-        print(f"{output}: {size} bytes, {subject.layout.size} numbers, personalized in {seconds:.1f} s")
-        for remark in prompt_remarks(diffusion, config.prompts):
+        person.save([output], about=[{"source": source, "consent": config.consent}])
+        size, numbers = output.stat().st_size, person.residuals.layout.size
+        print(f"{output}: {size} bytes, {numbers} numbers, personalized in {seconds:.1f} s")
+        for remark in prompt_remarks(base, prompts):
             print(remark)
-        pictures = generate(
-            diffusion,
-            lidb,
-            subject.theta.float(),  # what the file holds, rounding and all
-            config.prompts,
-            layout=subject.layout,
-            seeds=[config.seed + number for number in range(len(config.prompts))],
-            num_inference_steps=config.sampling.num_inference_steps,
-            guidance_scale=config.sampling.guidance_scale,
-        )
-        sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *config.prompts])
+        seeds = [config.seed + number for number in range(len(prompts))]
+        saved = method.load([output])  # what the file holds, rounding and all
+        pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
+        sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *prompts])
         save_image(sheet, output.with_suffix(".png"))
-        logger.log_image("personalize/pictures", [sheet])
-        logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": size})
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", output.stem)  # what W&B takes
-        artifact = wandb.Artifact(name, type="subject", metadata=subject.metadata)
-        artifact.add_file(str(output))
-        logger.experiment.log_artifact(artifact)
+        log_subject(logger, output, sheet=sheet, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """The folder of a run: gone on with after an interruption, set aside for another run, never overwritten."""
 
 import json
-import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from hdb.config import dotted
+from experiments.config import Variant, dotted
+from hdb.files import write_json, write_text
 
 # Fields that change how a run goes and not what comes out of it.
 _NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
@@ -26,7 +27,10 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)}
     settings |= inputs
     if record.is_file():
-        if not (folder / result).exists() and yaml.safe_load(record.read_text()) == settings:
+        earlier = yaml.safe_load(record.read_text())
+        for gone in set(earlier) - set(settings):  # a field of an earlier version, which did nothing
+            del earlier[gone]
+        if not (folder / result).exists() and earlier == settings:
             print(f"going on with the unfinished run in {folder}")
             return True
         number = next(
@@ -38,18 +42,14 @@ def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[st
     return False
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a whole file or none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def claim_variant(place: Path, words: Variant) -> Path:
+    """The folder of an ablation's variant.
 
-
-def write_json(path: str | Path, content: object) -> None:
-    """Writes a whole JSON file or none."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    Raises:
+        ValueError: it was begun with other changes.
+    """
+    record, now = place / "words.json", asdict(words)
+    if record.is_file() and (begun := json.loads(record.read_text())) != now:
+        raise ValueError(f"{place} was begun with {begun}, now it is {now}: expected another output or name")
+    write_json(record, now)
+    return place

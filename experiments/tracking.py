@@ -1,19 +1,22 @@
 """The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
-import netrc
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 
-from hdb.config import Stage, dotted
+from experiments.config import dotted
+from hdb.faces.artifacts import has_login
+from hdb.lidb.file import Subject
 
 
 @contextmanager
-def wandb_run(config: Stage, *, stage: str, output: str | Path) -> Iterator[WandbLogger]:
+def wandb_run(config: object, *, stage: str, output: str | Path) -> Iterator[WandbLogger]:
     """The logger of one run, which ends with the `with` block."""
     logger, failed = wandb_logger(config, stage=stage, output=output), True
     try:
@@ -23,7 +26,7 @@ def wandb_run(config: Stage, *, stage: str, output: str | Path) -> Iterator[Wand
         logger.experiment.finish(exit_code=int(failed))
 
 
-def wandb_logger(config: Stage, *, stage: str, output: str | Path) -> WandbLogger:
+def wandb_logger(config: object, *, stage: str, output: str | Path) -> WandbLogger:
     """A logger that writes under `output`, with the config under its dotted names.
 
     Raises:
@@ -45,12 +48,11 @@ def wandb_logger(config: Stage, *, stage: str, output: str | Path) -> WandbLogge
     )
 
 
-def has_login() -> bool:
-    """Whether W&B knows who is asking, without asking anybody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
+def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
+    """The pictures of a subject, what it cost, and its file as an artifact."""
+    logger.log_image("personalize/pictures", [sheet])
+    logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)  # what W&B takes
+    artifact = wandb.Artifact(name, type="subject", metadata=Subject.load(path).metadata)
+    artifact.add_file(str(path))
+    logger.experiment.log_artifact(artifact)

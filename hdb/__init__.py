@@ -6,8 +6,10 @@
 
 The rooms, in the order of that line: `hdb.faces` (where references come from) and `hdb.faceworld` (the embedded world
 of people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the
-frozen base) and `hdb.pipeline` (its folder on disk), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule
-per stage), `hdb.callbacks`. `experiments/` builds objects from these rooms by plain calls.
+frozen base and its pictures), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage),
+`hdb.methods` (every way from a photo to a person the base can draw), `hdb.evaluation` (which of them is better),
+`hdb.worldbase` (what trained the weights that `hdb.faceworld` ships). `experiments/` builds objects from these rooms by
+plain calls.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949
 """
@@ -18,9 +20,11 @@ __version__ = "0.1.0"
 
 # Resolved on first use: `import hdb.faceworld` in a rendering process must not pay for Lightning and diffusers.
 _NOUNS = {
-    "StableDiffusion": "hdb.diffusion",
+    "StableDiffusion": "hdb.diffusion.stable_diffusion",
+    "PersonalizedDiffusion": "hdb.diffusion.personalized",
     "Layout": "hdb.lidb.layout",
     "Slot": "hdb.lidb.slot",
+    "Residuals": "hdb.lidb.residuals",
     "LiDB": "hdb.lidb.adapter",
     "LiDBLinear": "hdb.lidb.linear",
     "Subject": "hdb.lidb.file",
@@ -33,7 +37,6 @@ _NOUNS = {
     "FaceBatch": "hdb.faces.sources",
     "FaceCropper": "hdb.faces.crop",
     "FaceData": "hdb.faces.datamodule",
-    "SubjectData": "hdb.faces.datamodule",
     "FaceWorld": "hdb.faceworld.world",
 }
 

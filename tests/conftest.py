@@ -23,7 +23,7 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_diffusion(tiny_base):
     """That base, loaded; a fresh copy for each test, which may put LiDB layers into it."""
-    from hdb.diffusion import StableDiffusion
+    from hdb.diffusion.stable_diffusion import StableDiffusion
 
     return StableDiffusion.from_pretrained(tiny_base)
 
@@ -42,7 +42,8 @@ def tiny_weights(tmp_path_factory, tiny_base) -> Path:
 @pytest.fixture
 def tiny_words(tiny_weights) -> dict[str, list[str]]:
     """Tiny settings of each experiment."""
-    common = [f"base.path={tiny_weights}/base", "sampling.num_inference_steps=2", "accelerator=cpu"]
+    base = [f"base.path={tiny_weights}/base", "accelerator=cpu"]
+    common = [*base, "sampling.num_inference_steps=2"]
     lidb = ["lidb.a=4", "lidb.b=3"]
     people = [
         "resolution=32",
@@ -50,14 +51,22 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
         "num_val_identities=2",
         "views_per_identity=4",
         "render_workers=0",
-        "batch_size=2",
     ]
     faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
     judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
     return {
-        "preoptimize": [*common, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
-        "pretrain": [*common, *lidb, *faces, *judges, f"hypernet.{encoder}", "hypernet.width=8", "hypernet.num_heads=2"]
+        "preoptimize": [*base, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
+        "pretrain": [
+            *common,
+            *lidb,
+            *faces,
+            "faces.batch_size=2",
+            *judges,
+            f"hypernet.{encoder}",
+            "hypernet.width=8",
+            "hypernet.num_heads=2",
+        ]
         + ["hypernet.iterations=2", "max_steps=4", "val_every=4", "checkpoint_every=1", "num_val_draws=1"]
         + ["num_preview_identities=2"],
         "personalize": [*common, encoder, few],
@@ -77,7 +86,8 @@ def call(tiny_words, tmp_path, monkeypatch) -> Callable[..., int]:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     # Drawing person 2200 draws everyone before them first, to tell twins: seconds that no test is about.
     splits = {"train": range(20), "val": range(20, 30), "test": range(30, 40)}
-    monkeypatch.setattr("experiments.people.SPLITS", splits)
+    for room in ("faces", "evaluation"):
+        monkeypatch.setattr(f"hdb.{room}.people.SPLITS", splits)
     handler = signal.getsignal(signal.SIGINT)
     (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
 

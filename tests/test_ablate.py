@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from experiments import ablate
-from hdb.config import Ablate, Variant
+from experiments.config import Ablate, Variant
+from experiments.config import variants as words_of_variants
+from hdb.evaluation.ablation import table
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
@@ -81,7 +83,7 @@ def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_colum
         "few": results(["b", "z"], hyperdreambooth=[0.4, 0.0]),
         "others": results(["y", "z"], hyperdreambooth=[0.4, 0.0]),
     }
-    base, everybody, few, others = cells(ablate.table(rows))
+    base, everybody, few, others = cells(table(rows))
     methods = [column.split()[0] for column in base if column.endswith("clip_t")]
     assert methods == ["only_hyper", "no_hyper", "hyperdreambooth"]
     gain = "hyperdreambooth face_rec minus base"
@@ -90,7 +92,7 @@ def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_colum
     assert not everybody["only_hyper face_rec minus base"]  # the first variant has no such method
     assert everybody["only_hyper face_rec"] == "0.500 [0.400, 0.600]" and not everybody["no_hyper face_rec"]
     assert base["own better"] == "0.938" and base["own minus other"] == "-0.0200 ± 0.0100"
-    (alone,) = cells(ablate.table({"base": results(["a"], hyperdreambooth=[0.1])}))
+    (alone,) = cells(table({"base": results(["a"], hyperdreambooth=[0.1])}))
     assert list(alone)[3:] == ["hyperdreambooth face_rec", "hyperdreambooth clip_t", gain]
 
 
@@ -121,7 +123,7 @@ def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_r
         common = Variant(pretrain=tiny_words["pretrain"], preoptimize=tiny_words["preoptimize"])
         paths = {"pretrain": str(CONFIGS / "pretrain.yaml"), "evaluate": str(CONFIGS / "evaluate.yaml")}
         config = Ablate(**paths, preoptimize=yaml, common=common, variants={"it": variant})
-        return ablate.plan("it", config)
+        return words_of_variants.plan("it", config)
 
     beta = ["beta=0.1"]
     assert not plan(Variant()).preoptimize and not plan(Variant(pretrain=[*beta, "thetas=mine"])).preoptimize

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.sheet import to_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld import dataset
 from hdb.faceworld.world import FaceWorld
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.sampling import to_image
 
 PICTURES = {
     "notes.png": "notes.png is not a picture; expected JPEG",

@@ -7,11 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import pictures
-from hdb import config as schemas
-from hdb.config import Evaluate, Inspect, Pretrain, dotted, load
-from hdb.faceworld.captions import parse
-from hdb.faceworld.view import CONTEXTS, STYLES
+from experiments import config as schemas
+from experiments.config import Evaluate, Inspect, Pretrain, dotted, load
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
@@ -111,17 +108,3 @@ def test_help_shows_the_fields_and_leaves(capsys):
         load(Inspect, ["--help"])
     assert stop.value.code == 0
     assert "subject: null" in capsys.readouterr().out
-
-
-def test_faceworld_prompts_are_understood_by_the_world_and_ask_for_many_things():
-    prompts = pictures.read_prompts(str(CONFIGS / "prompts" / "faceworld.txt"), num=30)
-    asked = [parse(prompt) for prompt in prompts]
-    assert {labels.style for labels in asked} == set(STYLES)
-    assert {labels.context for labels in asked} == set(CONTEXTS)
-    assert all(pictures.IDENTIFIER in prompt for prompt in prompts)
-
-
-def test_too_few_prompts_are_refused(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a [V] face\n\n")
-    with pytest.raises(ValueError, match="num_prompts is 2, expected 1 to 1"):
-        pictures.read_prompts(str(tmp_path / "prompts.txt"), num=2)

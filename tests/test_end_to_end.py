@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import evaluate, faceworld, generate, inspect, networks, personalize, pictures, preoptimize, pretrain
-from experiments.curves import read_curve
+from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.hypernet import trained
 from hdb.lidb.file import Subject
+from hdb.training.curves import read_curve
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
@@ -39,6 +41,7 @@ def test_the_four_stages_in_a_row(call, capsys):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["step"] == 4
     assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other"} <= set(metrics)
+    assert {"val/dino", "val/clip_i", "val/clip_t"} <= set(metrics)
     assert Image.open(folder / "preview.png").width == 2 * 128  # the reference and one prompt
 
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
@@ -160,7 +163,7 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-    interrupt(monkeypatch, pictures, "generate", at=4)
+    interrupt(monkeypatch, StableDiffusion, "sample", at=4)
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
     kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}
@@ -197,11 +200,11 @@ def test_finetuning_without_bases_and_files_in_half_precision_are_one_override_a
 
 def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert networks.hypernet_path(None) == networks.SHIPPED
+    assert trained.hypernet_path(None) == trained.SHIPPED
     for age, name in enumerate(("pretrain", "pretrain.1")):
         path = Path("outputs") / name / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
-    assert networks.hypernet_path(None) == Path("outputs/pretrain/last.ckpt")
-    assert networks.hypernet_path("mine") == Path("mine")
+    assert trained.hypernet_path(None) == Path("outputs/pretrain/last.ckpt")
+    assert trained.hypernet_path("mine") == Path("mine")

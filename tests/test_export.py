@@ -10,10 +10,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from experiments import export
+from hdb.files import read_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def picture(pipeline: StableDiffusionPipeline) -> np.ndarray:
 
 def bound(pipeline: StableDiffusionPipeline, subject: Subject, scale: float) -> np.ndarray:
     lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=subject.layout)
-    lidb.bind(subject.theta, scale=scale)
+    lidb.bind(subject, scale=scale)
     drawn = picture(pipeline)
     lidb.detach()
     assert np.abs(drawn - picture(pipeline)).max() > 0.03

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 from experiments import generate
-from experiments.generate import batches
-from hdb.lidb.adapter import LiDB
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.sampling import SamplingOptions, tiled_batches
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.sampling import generate as draw
 
 PROMPT = "a photo of a [V] face"
 
@@ -58,9 +57,9 @@ def test_each_picture_of_a_batch_shows_the_person_whom_it_would_show_alone(call,
 
 def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(call, files, tiny_diffusion):
     def expected(scale: float) -> torch.Tensor:
-        lidb = LiDB(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, layout=files["bob"].layout)
-        drawn = draw(tiny_diffusion, lidb, files["bob"].theta, [PROMPT], seeds=[0], scale=scale, num_inference_steps=2)
-        lidb.detach()
+        personalized, few = PersonalizedDiffusion(tiny_diffusion, files["bob"].layout), SamplingOptions(2, 3.0)
+        drawn = personalized.pictures(files["bob"], [PROMPT], seeds=[0], scale=scale, sampling=few)
+        personalized.detach()
         return drawn[0].mul(255).round().int().permute(1, 2, 0).numpy()
 
     words = ["subject=[ann.safetensors,bob.safetensors]", f"prompts={PROMPT}", "num_pictures=1"]
@@ -73,7 +72,7 @@ def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(cal
 
 @pytest.mark.parametrize(("people", "at_once"), [(1, 8), (3, 8), (3, 2), (5, 1), (2, 100)])
 def test_batches_hold_every_picture_once_and_their_people_tiled(people, at_once):
-    divided = batches(2, 3, people, at_once=at_once)
+    divided = tiled_batches(2, 3, people, at_once=at_once)
     spots = [spot for batch in divided for spot in batch]
     assert sorted(spots) == [(p, k, person) for p in range(2) for k in range(3) for person in range(people)]
     for batch in divided:

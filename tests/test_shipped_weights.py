@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 
-from hdb.diffusion import StableDiffusion
-from hdb.faceworld.base import quality
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.adapter import LiDB
+from hdb.lidb.residuals import Residuals
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.sampling import generate
+from hdb.worldbase import quality
 
 WEIGHTS = Path("hdb/faceworld/weights")
 
@@ -45,13 +46,13 @@ def test_the_recognizer_knows_unseen_people_again():
 def test_the_shipped_hypernetwork_tells_unseen_people_apart():
     base = StableDiffusion.from_pretrained(WEIGHTS / "base").use_plain_attention()
     hypernet = HyperNet.from_folder(WEIGHTS / "hypernet", encoder=FaceEncoder.from_folder(WEIGHTS / "encoder")).eval()
-    lidb = LiDB(unet=base.unet, text_encoder=base.text_encoder, layout=hypernet.layout)
     world = FaceWorld(resolution=64)
     people = SPLITS["test"][:6]
     references = world.render([(world.identity(index), world.view(index, 0)) for index in people])
     with torch.no_grad():
-        theta = hypernet(references)
-    drawn = generate(base, lidb, theta, ["a photo of a [V] face"] * 12, seeds=list(range(12)))
+        people = Residuals(hypernet(references), hypernet.layout)
+    personalized, sampling = PersonalizedDiffusion(base, hypernet.layout), SamplingOptions(20, 3.0)
+    drawn = personalized.pictures(people, ["a photo of a [V] face"] * 12, seeds=range(12), sampling=sampling)
     recognizer = TimmEmbedder.from_folder(WEIGHTS / "recognizer")
     likeness = recognizer.embed_images(drawn) @ recognizer.embed_images(references).T
     own = likeness[torch.arange(12), torch.arange(12) % 6]

@@ -91,7 +91,7 @@ def save_tiny_encoder(folder: Path) -> Path:
 
 def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
     """A hypernetwork whose prediction depends on the face a little, as its output layers start small."""
-    from hdb.diffusion import StableDiffusion
+    from hdb.diffusion.stable_diffusion import StableDiffusion
     from hdb.hypernet.decoder import WeightDecoder
     from hdb.hypernet.encoder import FaceEncoder
     from hdb.hypernet.hypernet import HyperNet
@@ -110,9 +110,9 @@ def save_tiny_judges(folder: Path) -> Path:
     """recognizer/, dino/, clip/ and classifier/ of random weights, as base training writes them."""
     from transformers import CLIPConfig
 
-    from hdb.faceworld.base.classifier import HEADS
     from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
     from hdb.metrics.networks import AttributeClassifier
+    from hdb.worldbase.classifier import HEADS
 
     for number, name in enumerate(("recognizer", "dino")):
         TimmEmbedder("resnet10t", {"num_classes": 8}, resolution=32, seed=number).save(folder / name)

@@ -1,6 +1,7 @@
 """Batches of people for the Trainer: an order that depends on seed and epoch only, resumable at any step."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,6 @@ from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.faces.splits import refuse_overlap
-from hdb.faceworld.captions import INSTANCE_PROMPT
 
 
 class FaceLoader:
@@ -98,12 +98,10 @@ class FaceLoader:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
         skip = self.resume_at[1] if self.resume_at[0] == self.epoch else 0
         self.resume_at = (-1, 0)
-        try:
+        with say_face_error():
             for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
                 self.num_given = number
                 yield batch
-        except FaceError as error:  # from a worker it comes with the worker's traceback as its text
-            raise FaceError(str(error).rpartition("FaceError: ")[2].strip(), reason=error.reason) from None
 
     def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
         """The batches of an epoch from number `skip` on."""
@@ -175,28 +173,29 @@ class FaceData(L.LightningDataModule):
         return [] if self.val is None else self.loader(self.val, shuffle=False)
 
 
-class SubjectData(L.LightningDataModule):
-    """The one reference of a subject, `batch_size` times in each of `num_steps` batches; it is its own target.
+def read_samples(source: FaceSource, keys: list[tuple[int, int]], *, num_workers: int = 0) -> list[FaceSample]:
+    """Samples by their keys (draw, index), in that order, read by so many processes; 0 reads in this one."""
+    options = {
+        "num_workers": num_workers,
+        "generator": torch.Generator().manual_seed(0),
+    }  # else the global one is drawn
+    with say_face_error():
+        return list(DataLoader(source, sampler=keys, batch_size=None, collate_fn=as_it_is, **options))
 
-    Args:
-        reference: (3, h, w) in [0, 1], as `FaceCropper` gives it.
 
-    Source: HyperDreamBooth, section 4.3 (40 steps on the reference alone), https://arxiv.org/abs/2307.06949
-    """
+def as_it_is(sample: FaceSample) -> FaceSample:
+    return sample
 
-    def __init__(
-        self,
-        reference: Float[Tensor, "3 h w"],
-        *,
-        prompt: str = INSTANCE_PROMPT,
-        batch_size: int = 1,
-        num_steps: int = 40,
-    ):
-        super().__init__()
-        self.sample = FaceSample(reference, reference, prompt, 0)
-        self.batch_size, self.num_steps = batch_size, num_steps
 
-    def train_dataloader(self) -> DataLoader:
-        samples = [self.sample] * (self.batch_size * self.num_steps)
-        generator = torch.Generator().manual_seed(0)  # a DataLoader without one draws from the global generator
-        return DataLoader(samples, batch_size=self.batch_size, collate_fn=FaceBatch.of, generator=generator)
+@contextmanager
+def say_face_error() -> Iterator[None]:
+    """From a worker an error comes with the worker's traceback as its text."""
+    try:
+        yield
+    except FaceError as error:
+        raise FaceError(str(error).rpartition("FaceError: ")[2].strip(), reason=error.reason) from None
+
+
+def first_references(source: FaceSource, num: int) -> Float[Tensor, "n 3 h w"]:
+    """The photos of the first people, as many as there are."""
+    return torch.stack([source[index].reference for index in range(min(num, len(source)))])

@@ -28,6 +28,7 @@ from PIL import Image
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import FaceError, Picture, crashed, name_of
+from hdb.files import written_whole
 
 ABOUT = "__about__"  # readers of webdataset pass over files of such a name
 
@@ -94,16 +95,11 @@ def write_shard(path: Path, about: About, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: it cannot be written: a full disk, say. The error names the file.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with naming(path), tarfile.open(part, "w") as tar:
-            for name, data in ({ABOUT: json.dumps(about).encode()} | dict(files)).items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, BytesIO(data))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with naming(path), written_whole(path) as part, tarfile.open(part, "w") as tar:
+        for name, data in ({ABOUT: json.dumps(about).encode()} | dict(files)).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, BytesIO(data))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from hdb.faces.folders import HEIC, READABLE
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, StoredPicture
 from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, read_pictures
-from hdb.faceworld.captions import INSTANCE_PROMPT
+from hdb.prompts import INSTANCE_PROMPT
 
 URLS = ("http://", "https://")
 
@@ -107,6 +107,16 @@ class Tail:
         return data
 
 
+class Wanted:
+    """Whom to take from shards: the people named, or everybody, but never those held out for other splits."""
+
+    def __init__(self, names: Collection[str] | None = None, *, held_out: Collection[str] = ()) -> None:
+        self.names, self.held_out = None if names is None else frozenset(names), frozenset(held_out)
+
+    def __contains__(self, name: str) -> bool:
+        return name not in self.held_out and (self.names is None or name in self.names)
+
+
 class ShardFaces(IterableDataset):
     """People in tar files, local or by http(s) URL, as a stream; see ShardReader for what a shard holds.
 
@@ -116,9 +126,8 @@ class ShardFaces(IterableDataset):
         shards: a folder of *.tar files, a pattern "faces-{000..099}.tar", or a list.
         num_samples: length of an epoch over all nodes and workers, for the loader to cut: the stream then repeats
             without end. Without it the stream is one pass and has no length.
-        names: the people that are wanted; without it, everybody.
-        held_out: people that are never given: those of other splits.
-        cropper, target, prompt: see PhotoFaces.
+        wanted: the people that are given; without it, everybody.
+        cropper, target: see PhotoFaces.
         shuffle_size: samples held back to be shuffled; shards are shuffled too. 0 keeps the order of the files.
     """
 
@@ -128,17 +137,15 @@ class ShardFaces(IterableDataset):
         *,
         resolution: int,
         num_samples: int | None = None,
-        names: Collection[str] | None = None,
-        held_out: Collection[str] = (),
+        wanted: Container[str] | None = None,
         cropper: FaceCropper | None = None,
         target: str = "other",
-        prompt: str = INSTANCE_PROMPT,
         shuffle_size: int = 1000,
         seed: int = 0,
     ):
         self.shards = list_shards(shards)
-        self.resolution, self.num_samples, self.cropper, self.prompt = resolution, num_samples, cropper, prompt
-        self.names, self.held_out = None if names is None else frozenset(names), frozenset(held_out)
+        self.resolution, self.num_samples, self.cropper = resolution, num_samples, cropper
+        self.wanted = Wanted() if wanted is None else wanted
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
         self.shuffle_size, self.seed = shuffle_size, seed
         self.set_epoch(0)
@@ -184,7 +191,7 @@ class ShardFaces(IterableDataset):
         private = [self.seed, self.epoch, number, part]
         rng, seed = np.random.default_rng(private), "/".join(map(str, private))
         for person in self.reader.people(shards[part::num_parts], shuffle_size=self.shuffle_size, seed=seed):
-            if person.name in self.held_out or (self.names is not None and person.name not in self.names):
+            if person.name not in self.wanted:
                 continue
             pictures = read_pictures(
                 [person.pictures[choice] for choice in rng.permutation(len(person.pictures))],
@@ -194,7 +201,7 @@ class ShardFaces(IterableDataset):
                 skipped=self.skipped,
             )
             if pictures:
-                yield FaceSample(pictures[0], pictures[-1], self.prompt, identity_number(person.name))
+                yield FaceSample(pictures[0], pictures[-1], INSTANCE_PROMPT, identity_number(person.name))
 
 
 def shard_photos(
@@ -207,10 +214,10 @@ def shard_photos(
     Args:
         names: the people that are wanted; without it, everybody but those held out.
     """
-    wanted = None if names is None else frozenset(names)
+    wanted = Wanted(names, held_out=held_out)
     photos: dict[str, list[StoredPicture]] = {}
     for person in ShardReader().people(shards) if num != 0 else ():
-        if person.name not in held_out and (wanted is None or person.name in wanted):
+        if person.name in wanted:
             photos.setdefault(person.name, []).extend(person.pictures)
         if len(photos) == num:
             break

@@ -19,9 +19,10 @@ from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, Picture, crashed, open_picture, square
 from hdb.faces.splits import refuse_duplicates
-from hdb.faceworld.captions import IDENTIFIER, INSTANCE_PROMPT, caption
+from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.view import KINDS
+from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
 
 
 class FaceSample(NamedTuple):

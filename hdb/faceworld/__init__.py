@@ -3,16 +3,14 @@
 Identity (who) + View (how) -> FaceWorld.render -> picture; caption(View) -> words; parse(words) -> what was asked for.
 """
 
-from hdb.faceworld.captions import CLASS_PROMPT, INSTANCE_PROMPT, VOCABULARY, PromptLabels, caption, parse
+from hdb.faceworld.captions import VOCABULARY, PromptLabels, caption, parse
 from hdb.faceworld.identity import Identity, sample_identity
 from hdb.faceworld.view import HELD_OUT_PAIRS, HELD_OUT_STYLES, KINDS, View, sample_view
 from hdb.faceworld.world import SPLITS, VERSION, FaceWorld
 
 __all__ = [
-    "CLASS_PROMPT",
     "HELD_OUT_PAIRS",
     "HELD_OUT_STYLES",
-    "INSTANCE_PROMPT",
     "KINDS",
     "SPLITS",
     "VERSION",

@@ -11,10 +11,8 @@ import numpy as np
 
 from hdb.faceworld.identity import BEARDS, HAIR_COLORS, HAIR_STYLES, Identity
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES, View
+from hdb.prompts import IDENTIFIER
 
-IDENTIFIER = "[V]"
-INSTANCE_PROMPT = "a [V] face"
-CLASS_PROMPT = "a face"
 _YOUNG, _OLD = 0.2, 0.6
 
 

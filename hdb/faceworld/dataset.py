@@ -1,5 +1,6 @@
 """FaceWorldDataset: the world's pictures as a uint8 cache on disk, rendered in parallel and resumable at any moment."""
 
+import io
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from hdb.faceworld.captions import caption
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, KINDS, STYLES, View
 from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.files import write_files
 
 # A file holds some neighboring people in one view of each kind: a second or two of one process, all that an
 # interruption loses. Which people and views were asked for plays no part, so all stages share the files.
@@ -66,10 +68,9 @@ def _write_file(world: FaceWorld, path: Path, block: int, part: int) -> None:
     views = range(part * VIEWS_PER_FILE, (part + 1) * VIEWS_PER_FILE)
     pairs = [(world.identity(i), world.view(i, j)) for i in people for j in views]
     pictures = (world.render(pairs) * 255).round().to(torch.uint8).cpu().numpy()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        np.save(file, pictures.reshape(len(people), len(views), *pictures.shape[1:]))
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.save(content, pictures.reshape(len(people), len(views), *pictures.shape[1:]))
+    write_files({path: content.getvalue()})
 
 
 class FaceWorldDataset:

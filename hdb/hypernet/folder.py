@@ -1,7 +1,6 @@
 """A network's folder: config.json beside model.safetensors."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from hdb.files import write_files
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -20,27 +21,14 @@ def write_network(
     state: Mapping[str, Tensor],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes both files under temporary names, then renames them; what was there before stays if that fails.
+    """Writes both files or neither; what was there before stays if that fails.
 
     Raises:
         OSError: they could not be written, for instance because the disk is full; nothing is left behind.
     """
-    folder = Path(folder)
     weights = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata)
-    contents = {WEIGHTS: weights, CONFIG: json.dumps(config, indent=1).encode()}
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in contents}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            temporary[name].write_bytes(content)
-        for name in contents:
-            os.replace(temporary[name], folder / name)
-    except OSError as error:
-        raise OSError(f"could not save {len(weights)} bytes to {folder}: {error.strerror or error}") from error
-    finally:
-        for path in temporary.values():
-            if folder.is_dir():
-                path.unlink(missing_ok=True)
+    contents = {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: weights}
+    write_files({Path(folder, name): content for name, content in contents.items()})
 
 
 def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hdb.lidb.layout import Layout
 from hdb.lidb.linear import LiDBLinear
 from hdb.lidb.names import personalized_layers
+from hdb.lidb.residuals import Residuals
 
 
 class LiDB:
@@ -60,68 +61,71 @@ class LiDB:
             self.layers[slot.name] = layer
             self._owners[slot.name] = parent, name
             self._originals[slot.name] = original
-        self._bound: tuple[Tensor | None, float, Layout] = (None, 1.0, self.layout)
+        self._bound: tuple[Residuals | None, float] = (None, 1.0)
 
-    def bind(self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0, layout: Layout | None = None) -> None:
+    def check(self, layout: Layout) -> None:
+        """Raises ValueError naming both digests if residuals of this layout cannot be bound.
+
+        They need not be of the adapter's own: the bases serve every rank, and a free layout needs none.
+        """
+        own = replace(self.layout.freed, seed=layout.seed) if layout.free else self.layout
+        if replace(layout, rank=own.rank) != own:
+            self.layout.check_digest(layout.digest, of="theta")
+
+    def bind(self, people: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
         """Gives the model the residuals of n identities until the next `bind`; None gives the base back.
 
         Gradients flow to theta. See `LiDBLinear.forward` for which sample gets which residual.
 
         Args:
+            people: Residuals, see `check`; a bare theta is of the adapter's own layout.
             scale: Factor on all residuals: 0 is the base, 1 the person.
-            layout: Of theta, if it is not the adapter's (`Layout.relax`): the bases serve every rank, and a free layout
-                needs none.
 
         Raises:
             ValueError: theta is of another size or not finite, or the layout has other bases. The previous binding
                 stays.
         """
-        layout = self.layout if layout is None else layout
-        own = replace(self.layout.freed, seed=layout.seed) if layout.free else self.layout
-        if replace(layout, rank=own.rank) != own:
-            self.layout.check_digest(layout.digest, of="theta")
-        if theta is None:
+        if people is None:
             for layer in self.layers.values():
                 layer.bind(None, None)
         else:
+            people = people if isinstance(people, Residuals) else Residuals(people, self.layout)
+            self.check(people.layout)
             # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
-            layout.check(theta, finite=not (theta.is_cuda and theta.requires_grad))
-            for name, (down, up) in layout.unpack(theta).items():
-                self.layers[name].bind(down, up, scale, free=layout.free)
-        self._bound = theta, scale, layout
+            people.layout.check(people.theta, finite=not (people.theta.is_cuda and people.theta.requires_grad))
+            for name, (down, up) in people.layout.unpack(people.theta).items():
+                self.layers[name].bind(down, up, scale, free=people.layout.free)
+        self._bound = people, scale
 
     @contextmanager
-    def bound(
-        self, theta: Float[Tensor, "n p"] | None, *, scale: float = 1.0, layout: Layout | None = None
-    ) -> Iterator[None]:
-        """Binds theta within a `with` block, then what was bound before.
+    def bound(self, people: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
+        """Binds people within a `with` block, then who was bound before.
 
         With gradient checkpointing `backward` belongs inside the block, too: it runs the layers again.
         """
-        previous, previous_scale, previous_layout = self._bound
-        self.bind(theta, scale=scale, layout=layout)
+        previous, previous_scale = self._bound
+        self.bind(people, scale=scale)
         try:
             yield
         finally:
-            self.bind(previous, scale=previous_scale, layout=previous_layout)
+            self.bind(previous, scale=previous_scale)
 
     @torch.no_grad()
-    def merge(self, theta: Float[Tensor, "n p"], *, scale: float = 1.0, layout: Layout | None = None) -> None:
+    def merge(self, person: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
         """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.
 
         Nothing is bound afterwards.
 
         Args:
-            theta: (1, p).
+            person: As in `bind`, of n = 1.
             scale: As in `bind`.
-            layout: As in `bind`.
 
         Raises:
             ValueError: theta is not of one person, of another size or not finite.
         """
-        if len(theta) != 1:
-            raise ValueError(f"a model can take the weights of 1 person, given {len(theta)}")
-        self.bind(theta.detach(), scale=scale, layout=layout)
+        if len(person) != 1:
+            raise ValueError(f"a model can take the weights of 1 person, given {len(person)}")
+        self.bind(person, scale=scale)
         for layer in self.layers.values():
             down, up = layer.fold()
             # In float32, so that half precision rounds the sum once and not the residual before.

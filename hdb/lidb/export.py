@@ -3,21 +3,18 @@
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from hdb.files import write_safetensors
 from hdb.lidb.file import Subject
-from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import write_safetensors
+from hdb.lidb.residuals import Residuals
 
 FORMATS = ("diffusers", "kohya")
 
 
 @torch.no_grad()
-def to_lora_state_dict(
-    theta: Float[Tensor, "n p"], layout: Layout, format: str = "diffusers", *, scale: float = 1.0
-) -> dict[str, Tensor]:
-    """The LoRA that adds what `LiDB.bind(theta, scale=scale)` adds, under the keys of published files.
+def to_lora_state_dict(person: Residuals, format: str = "diffusers", *, scale: float = 1.0) -> dict[str, Tensor]:
+    """The LoRA that adds what `LiDB.bind(person, scale=scale)` adds, under the keys of published files.
 
         lora_down = down · down_aux (r, in)        lora_up = scale · up_aux · up (out, r)
 
@@ -29,24 +26,22 @@ def to_lora_state_dict(
     In kohya's format, which ComfyUI and A1111 read, alpha is the rank, and so the loader scales by alpha / rank = 1.
 
     Args:
-        theta: (1, p).
-        layout: What theta means.
+        person: Of n = 1.
         format: `diffusers` or `kohya`.
         scale: Strength, folded into lora_up.
 
     Raises:
-        ValueError: The format is unknown, or theta is not of one person and this layout.
+        ValueError: The format is unknown, or there are several people.
 
     Source: diffusers, `loaders/lora_conversion_utils.py` and `utils/state_dict_utils.py`
     """
-    layout.check(theta)
-    if len(theta) != 1:
-        raise ValueError(f"a LoRA is of one person, given a theta of {len(theta)}")
+    if len(person) != 1:
+        raise ValueError(f"a LoRA is of one person, given a theta of {len(person)}")
     if format not in FORMATS:
         raise ValueError(f"unknown LoRA format {format!r}, expected {' or '.join(FORMATS)}")
     state = {}
     # In float32 on the CPU, whatever theta is in: half precision once, by the caller, and not twice.
-    for slot_name, (down, up) in layout.fold(theta.detach().cpu()).items():
+    for slot_name, (down, up) in person.layout.fold(person.theta.detach().cpu()).items():
         lora_down, lora_up = down[0], scale * up[0]
         component, _, path = slot_name.partition(".")
         if format == "diffusers":
@@ -57,7 +52,7 @@ def to_lora_state_dict(
             name = ("lora_unet_" if component == "unet" else "lora_te_") + path.replace(".", "_")
             state[f"{name}.lora_down.weight"] = lora_down
             state[f"{name}.lora_up.weight"] = lora_up
-            state[f"{name}.alpha"] = torch.tensor(float(layout.rank))
+            state[f"{name}.alpha"] = torch.tensor(float(person.layout.rank))
     return state
 
 
@@ -68,6 +63,6 @@ def export_lora(subject: Subject, path: str | Path, format: str = "diffusers") -
         ValueError: The format is unknown.
         OSError: It could not be written.
     """
-    state = to_lora_state_dict(subject.theta, subject.layout, format, scale=subject.scale)
+    state = to_lora_state_dict(subject, format, scale=subject.scale)
     tensors = {name: tensor.to(subject.theta.dtype).contiguous() for name, tensor in state.items()}
     return write_safetensors(path, tensors, {"format": "pt", **subject.metadata})

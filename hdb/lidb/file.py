@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdb import __version__
+from hdb.files import read_header, write_safetensors
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header, write_safetensors
+from hdb.lidb.residuals import Residuals
 
 FORMAT_VERSION = "2"
 
@@ -27,9 +27,9 @@ _PROVENANCE = ("base", "base_digest", "scale", "created", "hdb_version", "consen
 _DERIVED = ("format_version", "layout", "layout_digest", "a", "b", "rank", "seed", "checksum")
 
 
-@dataclass
-class Subject:
-    """One person's weights: theta, the layout that gives it meaning, and provenance.
+@dataclass(eq=False)
+class Subject(Residuals):
+    """One person's residuals with their provenance.
 
     Args:
         theta: (1, p) in float16 or float32, finite.
@@ -47,8 +47,6 @@ class Subject:
     1.0
     """
 
-    theta: Float[Tensor, "n p"]  # n = 1, said by an error and not by a type
-    layout: Layout
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,16 @@ from hdb.lidb.slot import Slot
 LAYOUT_VERSION = 1
 
 Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass
+class LiDBOptions:
+    """The shape of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side."""
+
+    a: int = 100
+    b: int = 50
+    rank: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,8 @@ class Layout:
         ValueError: No slots, two slots of one name, a rank below 1, a negative seed, or narrow slots in a free layout.
 
     >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2), Slot("unet.to_k", 8, 8, a=4, b=2)))
-    >>> layout.size, layout.relax(layout.initial(), 3)[0].size
-    (12, 36)
+    >>> layout.size, layout.freed.size
+    (12, 32)
     """
 
     slots: tuple[Slot, ...]
@@ -71,10 +81,10 @@ class Layout:
         *,
         unet: nn.Module | None = None,
         text_encoder: nn.Module | None = None,
-        a: int = 100,
-        b: int = 50,
-        rank: int = 1,
-        seed: int = 0,
+        a: int = LiDBOptions.a,
+        b: int = LiDBOptions.b,
+        rank: int = LiDBOptions.rank,
+        seed: int = LiDBOptions.seed,
     ) -> "Layout":
         """The layout of a model: q, k, v, out of every attention, and the GEGLU projections of the UNet.
 
@@ -195,60 +205,6 @@ class Layout:
             down, up = factors[slot.name]
             factors[slot.name] = down @ down_aux, up_aux @ up
         return factors
-
-    def relax(
-        self, theta: Float[Tensor, "n p"], rank: int, *, free: bool = False
-    ) -> tuple["Layout", Float[Tensor, "n q"]]:
-        """The same residuals in a layout of higher rank: fresh rows of `down` beside zero columns of `up`.
-
-        Paper: the prediction is added to the base weights and a residual of higher rank trained on top. Here: it
-        keeps its place and gets company, because a base with one person's weights inside could serve nobody else, and
-        an exact relaxation needs no singular value decomposition.
-
-        Args:
-            free: Leave the bases, too: they are folded into the factors, and no row is confined to them any more.
-
-        Raises:
-            ValueError: The rank is below that of this layout.
-        """
-        if rank < self.rank:
-            raise ValueError(f"cannot relax rank {self.rank} to {rank}; expected {self.rank} or more")
-        layout = replace(self.freed if free else self, rank=rank)
-        known, factors = self.fold(theta) if free else self.unpack(theta), {}
-        for slot in layout.slots:
-            down, up = known[slot.name]
-            fresh = slot.start(rank, seed=self.seed)[self.rank :].to(down).expand(len(theta), -1, -1)
-            zeros = up.new_zeros(len(theta), slot.b, rank - self.rank)
-            factors[slot.name] = torch.cat([down, fresh], dim=1), torch.cat([up, zeros], dim=2)
-        return layout, layout.pack(factors)
-
-    def scaled(self, theta: Float[Tensor, "n p"], scales: Sequence[float]) -> Float[Tensor, "n p"]:
-        """Theta whose residuals are those of the n people, each times a factor of their own."""
-        factor = theta.new_tensor(scales)[:, None, None]
-        return self.pack({name: (down, factor * up) for name, (down, up) in self.unpack(theta).items()})
-
-    @staticmethod
-    def join(people: Sequence[tuple["Layout", Float[Tensor, "_ _"]]]) -> tuple["Layout", Float[Tensor, "n q"]]:
-        """Several thetas, each with its layout, in one layout that holds all of their residuals exactly.
-
-        It has the highest of their ranks and their bases, or none where those differ.
-
-        Raises:
-            ValueError: They are of different layers.
-
-        >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
-        >>> other = replace(layout, rank=3, seed=1)
-        >>> joined, theta = Layout.join([(layout, layout.initial()), (other, other.initial())])
-        >>> joined.free, joined.rank, len(theta)
-        (True, 3, 2)
-        """
-        first, rank = people[0][0], max(layout.rank for layout, _ in people)
-        free = any(replace(layout, rank=rank) != replace(first, rank=rank) for layout, _ in people)
-        for layout, _ in people:
-            if layout.freed.slots != first.freed.slots:
-                first.check_digest(layout.digest, of="one of several people")
-        relaxed = [layout.relax(theta, rank, free=free) for layout, theta in people]
-        return relaxed[0][0], torch.cat([theta for _, theta in relaxed])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; `from_dict` is the inverse."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
+
+from hdb.files import write_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -110,17 +111,14 @@ class TimmNetwork(nn.Module):
         return network.eval().requires_grad_(False)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Writes the folder; each file under a temporary name first. Floating-point weights are stored as `dtype`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes the folder. Floating-point weights are stored as `dtype`."""
         weights = {
             name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
             for name, value in self.network.state_dict().items()
         }
-        save_file(weights, folder / "model.safetensors.part", metadata={"format": "pt"})
-        (folder / "config.json.part").write_text(json.dumps(self.config, indent=2) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            os.replace(folder / f"{name}.part", folder / name)
+        config = json.dumps(self.config, indent=2) + "\n"
+        contents = {"config.json": config.encode(), "model.safetensors": save(weights, {"format": "pt"})}
+        write_files({Path(folder, name): content for name, content in contents.items()})
 
     def outputs(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
         """What the network says, with gradients: for training it."""

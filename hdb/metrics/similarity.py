@@ -1,17 +1,19 @@
-"""Scores of generated pictures, and how certain their means are.
+"""Scores of generated pictures.
 
-Every score is the cosine of two unit vectors; only who embeds what differs. The functions give one score per picture;
-the metrics are thin classes that average them, over processes too.
+Every score is the cosine of two unit vectors; only who embeds what differs. The metrics are thin classes that average
+them over pictures or person by person, over processes too.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from hdb.metrics.people_mean import means_of_people
 
 
 @runtime_checkable
@@ -28,14 +30,6 @@ class TextImageEmbedder(ImageEmbedder, Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Tensor: ...
 
 
-class Interval(NamedTuple):
-    """A mean with its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def cosines(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
     """Cosine of unit vectors, row by row; one row of `second` serves for all. A zero vector (no face) scores 0.
 
@@ -47,68 +41,67 @@ def cosines(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> Float[
     return (first * second.to(first.device)).sum(1)
 
 
-def image_scores(
-    embedder: ImageEmbedder, generated: Float[Tensor, "n 3 h w"], references: Float[Tensor, "m 3 hh ww"]
-) -> Float[Tensor, " n"]:
-    """Similarity of each generated picture to its reference, or to the one reference (m = 1)."""
-    return cosines(embedder.embed_images(generated), embedder.embed_images(references))
-
-
-def text_scores(
-    embedder: TextImageEmbedder, generated: Float[Tensor, "n 3 h w"], prompts: Sequence[str]
-) -> Float[Tensor, " n"]:
-    """Similarity of each generated picture to its prompt; give prompts without the identifier, which no CLIP knows."""
-    return cosines(embedder.embed_images(generated), embedder.embed_texts(prompts))
-
-
 class ImageSimilarity(Metric):
     """Mean similarity of generated pictures and references under one embedder.
 
-    States are sums, so that processes may have seen different numbers of pictures.
+    The score of each picture is kept, one number, so that it can be averaged by person, too.
 
     >>> class Brightness:
     ...     def embed_images(self, images):
     ...         return torch.nn.functional.normalize(images.mean((2, 3)), dim=1)
     >>> metric = ImageSimilarity(Brightness())
-    >>> metric.update(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
-    >>> round(metric.compute().item(), 4)
-    1.0
+    >>> metric.update(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), torch.tensor([7, 8]))
+    >>> round(metric.compute().item(), 4), len(metric.per_person())
+    (1.0, 2)
     """
 
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    total: Tensor
-    count: Tensor
-    blank: Tensor
+    scores: list[Tensor]
+    people: list[Tensor]
 
     def __init__(self, embedder: ImageEmbedder):
         super().__init__()
         # The bound method, not the module: a metric inside a LightningModule must not put a judge into its checkpoints.
         self.embed_images = embedder.embed_images
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("blank", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("people", [], dist_reduce_fx="cat")
 
-    def update(self, generated: Float[Tensor, "n 3 h w"], references: Float[Tensor, "m 3 hh ww"]) -> None:
-        vectors = self.embed_images(generated)
-        self.add(cosines(vectors, self.embed_images(references)), vectors)
+    def update(
+        self,
+        generated: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"],
+        references: Float[Tensor, "m 3 hh ww"] | Float[Tensor, "m d"],
+        people: Int[Tensor, " n"] | None = None,
+    ) -> None:
+        """Adds pictures and their references, or one for all; either as unit vectors where somebody embedded them.
 
-    def add(self, scores: Float[Tensor, " n"], vectors: Float[Tensor, "n d"]) -> None:
-        self.total += scores.double().sum().to(self.total.device)
-        self.count += len(scores)
-        self.blank += (vectors == 0).all(1).sum().to(self.blank.device)
+        Args:
+            people: whom each picture shows; without it all count as one person's.
+        """
+        self.add(self.vectors(generated), self.vectors(references), people)
+
+    def vectors(self, pictures: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return pictures if pictures.ndim == 2 else self.embed_images(pictures)
+
+    def add(
+        self, vectors: Float[Tensor, "n d"], answers: Float[Tensor, "m d"], people: Int[Tensor, " n"] | None
+    ) -> None:
+        scores = cosines(vectors, answers).to(self.device)
+        self.scores.append(scores)
+        self.people.append(torch.zeros(len(scores), dtype=torch.long) if people is None else people.to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:
-        return (self.total / self.count).float()
+        """Mean over pictures."""
+        return dim_zero_cat(self.scores).double().mean().float()
+
+    def per_person(self) -> Float[Tensor, " k"]:
+        """Mean over the pictures of each person, in the order of their numbers."""
+        return means_of_people(dim_zero_cat(self.scores).double(), dim_zero_cat(self.people)).float()
 
 
 class FaceRec(ImageSimilarity):
     """Is it the same person? Under a face recognizer; a picture without a face scores 0."""
-
-    def share_without_face(self) -> float:
-        """Share of the generated pictures in which this process found no face."""
-        return (self.blank / self.count).item()
 
 
 class DinoScore(ImageSimilarity):
@@ -126,53 +119,12 @@ class ClipText(ImageSimilarity):
         super().__init__(embedder)
         self.embed_texts = embedder.embed_texts
 
-    def update(self, generated: Float[Tensor, "n 3 h w"], prompts: Sequence[str]) -> None:
+    def update(
+        self,
+        generated: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"],
+        prompts: Sequence[str] | Float[Tensor, "n d"],
+        people: Int[Tensor, " n"] | None = None,
+    ) -> None:
         """Adds pictures and their prompts, without the identifier."""
-        vectors = self.embed_images(generated)
-        self.add(cosines(vectors, self.embed_texts(prompts)), vectors)
-
-
-def bootstrap_ci(
-    per_identity: Sequence[float] | np.ndarray, *, num_samples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Mean and percentile bootstrap interval over identities, the unit that is independent: pictures of one are not.
-
-    Args:
-        per_identity: one number per identity, the mean over its prompts and pictures.
-
-    >>> bootstrap_ci([0.5, 0.5, 0.5])
-    Interval(mean=0.5, low=0.5, high=0.5)
-
-    Raises:
-        ValueError: no identity, or a number that is not finite.
-    """
-    scores = np.asarray(per_identity, dtype=np.float64)
-    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"an interval needs finite numbers, one per identity, but got shape {scores.shape}: {scores}")
-    draws = np.random.default_rng(seed).integers(len(scores), size=(num_samples, len(scores)))
-    low, high = np.quantile(scores[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(scores.mean()), float(low), float(high))
-
-
-def paired_ci(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, **options: int) -> Interval:
-    """The difference first - second, identity by identity: far sharper than comparing two intervals.
-
-    Args:
-        options: of `bootstrap_ci`.
-
-    Raises:
-        ValueError: different numbers of identities.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"a paired difference needs the same identities, but got {len(first)} and {len(second)}")
-    return bootstrap_ci(np.asarray(first, np.float64) - np.asarray(second, np.float64), **options)
-
-
-def normalized(score: float, *, unpersonalized: float, oracle: float) -> float | None:
-    """Where a score lies between knowing nothing (0) and the true answer (1); None where those two are the same.
-
-    >>> normalized(0.5, unpersonalized=0.25, oracle=0.75)
-    0.5
-    """
-    gap = oracle - unpersonalized
-    return None if abs(gap) < 1e-9 else (score - unpersonalized) / gap
+        answers = prompts if isinstance(prompts, Tensor) else self.embed_texts(prompts)
+        self.add(self.vectors(generated), answers, people)

@@ -1,8 +1,6 @@
-"""How the stages look at the frozen base: which noise levels, which noise, and how well it denoises under a theta."""
+"""How the stages look at the frozen base: which noise levels and which noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -10,10 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
-from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import Layout
-from hdb.losses import diffusion_loss
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True)
@@ -67,37 +63,32 @@ def private_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
-class Denoised(NamedTuple):
-    """What the base made of noisy latents, and its loss per sample."""
-
-    losses: Float[Tensor, " m"]
-    noisy_latents: Float[Tensor, "m c h w"]
-    noise_pred: Float[Tensor, "m c h w"]
-
-
 class Stage(L.LightningModule):
     """A LightningModule that trains personal weights against a base which is not its own.
 
-    The base hangs outside of torch's registry of submodules: so it is in no checkpoint, no optimizer and no parameter
-    count, Lightning never switches it to train mode, and it is moved to the device here. It stays there afterwards.
+    The base is no submodule: so it is in no checkpoint, no optimizer and no parameter count, Lightning never switches
+    it to train mode, and it is moved to the device here. It stays there afterwards.
 
     All chance of a step comes from private generators, keyed by the seed and the number of the step: a run that was
     killed and resumed draws what it would have drawn, and the global generators are left alone.
     """
 
-    def __init__(self, diffusion: StableDiffusion, lidb: LiDB, *, timesteps: Timesteps, seed: int) -> None:
+    def __init__(self, personalized: PersonalizedDiffusion, *, timesteps: Timesteps, seed: int) -> None:
         super().__init__()
-        self.__dict__["diffusion"] = diffusion  # not self.diffusion = ..., which would register it
-        self.lidb, self.timesteps, self.seed = lidb, timesteps, seed
+        self.personalized, self.timesteps, self.seed = personalized, timesteps, seed
+
+    @property
+    def diffusion(self) -> StableDiffusion:
+        return self.personalized.diffusion
 
     def on_fit_start(self) -> None:
-        self.diffusion.to(self.device)
+        self.personalized.to(self.device)
 
     def on_validation_start(self) -> None:
-        self.diffusion.to(self.device)
+        self.personalized.to(self.device)
 
     def on_fit_end(self) -> None:
-        self.lidb.bind(None)
+        self.personalized.bind(None)
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """The generator of this step; micro-batches of one optimizer step and the ranks differ."""
@@ -113,41 +104,3 @@ class Stage(L.LightningModule):
             num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
         )
         return noise.to(self.device), timesteps.to(self.device)
-
-    def denoising_losses(
-        self,
-        theta: Float[Tensor, "n p"],
-        latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
-        *,
-        noise: Float[Tensor, "m c h w"],
-        timesteps: Int[Tensor, " m"],
-        layout: Layout | None = None,
-    ) -> Float[Tensor, " m"]:
-        """The diffusion loss of each sample under its own theta; see `denoise`."""
-        return self.denoise(theta, latents, prompts, noise=noise, timesteps=timesteps, layout=layout).losses
-
-    def denoise(
-        self,
-        theta: Float[Tensor, "n p"],
-        latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
-        *,
-        noise: Float[Tensor, "m c h w"],
-        timesteps: Int[Tensor, " m"],
-        layout: Layout | None = None,
-    ) -> Denoised:
-        """Denoises each sample under its own theta, which stays bound.
-
-        Args:
-            theta: of n identities; sample i belongs to identity i mod n (tiled).
-            prompts: n of them, encoded once, or m. The text encoder is personalized too, so they cannot be cached.
-            layout: of theta, where its rank is not that of the adapter.
-        """
-        self.lidb.bind(theta, layout=layout)
-        prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompts), 1, 1)
-        noisy_latents = self.diffusion.add_noise(latents, noise, timesteps)
-        noise_pred = self.diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
-        target = self.diffusion.denoising_target(latents, noise, timesteps)
-        return Denoised(diffusion_loss(noise_pred, target, reduction="none"), noisy_latents, noise_pred)

@@ -1,6 +1,7 @@
 """ThetaFitting: gradient descent on the rows of theta themselves, each as if it were alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from hdb.diffusion import StableDiffusion
-from hdb.lidb.adapter import LiDB
+from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.layout import Layout
+from hdb.lidb.residuals import Residuals
 from hdb.training.denoising import Stage, Timesteps
 
 
@@ -37,6 +38,26 @@ class Steps:
         self.next = state["next"]
 
 
+@dataclass(frozen=True)
+class FittingOptions:
+    """How rows of theta are fitted.
+
+    Args:
+        batch_size: draws of a picture, noise and timestep per person and step.
+        stratified: put the timesteps of a step into equal shares.
+        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
+        gradient_clip: largest norm of one row's gradient.
+    """
+
+    num_steps: int
+    lr: float
+    batch_size: int
+    timesteps: Timesteps
+    stratified: bool = True
+    mean_pull: float = 0.0
+    gradient_clip: float = 1.0
+
+
 class ThetaFitting(Stage):
     """Fits n thetas to the pictures of n people in one batch: what `preoptimize` and `personalize` have in common.
 
@@ -47,94 +68,80 @@ class ThetaFitting(Stage):
     Args:
         latents: v pictures of each of n people, encoded once.
         prompts: one for all pictures, or those of each person and picture.
-        start: one row for all or n, of the adapter's layout.
-        rank: the rank that the start is relaxed to.
-        free: leave the LiDB bases: fit ordinary LoRA factors that begin as the same residuals.
-        batch_size: draws of a picture, noise and timestep per person and step.
-        gradient_clip: largest norm of one row's gradient.
-        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
-        stratified: put the timesteps of a step into equal shares.
+        start: one row for all or n.
 
     Raises:
-        ValueError: a start of another layout or number of people, or not finite; prompts that do not match the
-            latents; a rank below the start's.
+        ValueError: a start for another base or number of people, or not finite; prompts that do not match the latents.
     """
 
     def __init__(
         self,
-        diffusion: StableDiffusion,
-        lidb: LiDB,
+        personalized: PersonalizedDiffusion,
         *,
         latents: Float[Tensor, "n v c h w"],
         prompts: str | Sequence[Sequence[str]],
-        start: Float[Tensor, "_ p"],
-        rank: int,
-        free: bool,
-        num_steps: int,
-        lr: float,
-        batch_size: int,
-        weight_decay: float,
-        gradient_clip: float,
-        mean_pull: float,
-        timesteps: Timesteps,
-        stratified: bool,
+        start: Residuals,
+        options: FittingOptions,
         seed: int,
     ) -> None:
-        super().__init__(diffusion, lidb, timesteps=timesteps, seed=seed)
+        super().__init__(personalized, timesteps=options.timesteps, seed=seed)
         num_people, num_views = latents.shape[:2]
         prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
         if [len(views) for views in prompts] != [num_views] * num_people:
             raise ValueError(f"prompts must be {num_people} x {num_views} like the latents, not {len(prompts)} x ...")
-        lidb.layout.check(start, finite=True)
+        personalized.lidb.check(start.layout)
+        start.layout.check(start.theta, finite=True)
         if len(start) not in (1, num_people):
             raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
-        self.layout: Layout
-        rows = start.detach().float().cpu().expand(num_people, -1)
-        self.layout, relaxed = lidb.layout.relax(rows, rank, free=free)
-        self.thetas = nn.Parameter(relaxed.clone())
+        self.layout: Layout = start.layout
+        self.thetas = nn.Parameter(start.theta.detach().float().cpu().expand(num_people, -1).clone())
         self.register_buffer("latents", latents.detach(), persistent=False)
-        self.prompts, self.batch_size, self.stratified = prompts, batch_size, stratified
-        self.num_steps, self.lr, self.weight_decay = num_steps, lr, weight_decay
-        self.gradient_clip, self.mean_pull = gradient_clip, mean_pull
+        self.prompts, self.options = prompts, options
+
+    @property
+    def fitted(self) -> Residuals:
+        """A copy of the personal weights, on the CPU."""
+        return Residuals(self.thetas.detach().cpu().clone(), self.layout)
 
     def train_dataloader(self) -> Steps:
-        return Steps(self.num_steps)
+        return Steps(self.options.num_steps)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         generator, (num_people, num_views) = self.step_generator(batch_idx), self.latents.shape[:2]
-        views = torch.randint(num_views, (self.batch_size,), generator=generator).tolist()
-        noise, timesteps = self.draw(self.batch_size, generator, stratified=self.stratified)
+        num_draws = self.options.batch_size
+        views = torch.randint(num_views, (num_draws,), generator=generator).tolist()
+        noise, timesteps = self.draw(num_draws, generator, stratified=self.options.stratified)
         prompts = [[of_person[view] for of_person in self.prompts] for view in views]
         if all(of_draw == prompts[0] for of_draw in prompts):
             prompts = prompts[:1]  # encoded once for all draws
-        losses = self.denoising_losses(
-            self.thetas,
+        losses = self.personalized.denoising_losses(
+            Residuals(self.thetas, self.layout),
             torch.cat([self.latents[:, view] for view in views]),  # tiled, as LiDB layers take it
             [prompt for of_draw in prompts for prompt in of_draw],
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
-            layout=self.layout,
         )
         self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
         self.log("train/loss", losses.detach().mean())
-        return losses.sum() / self.batch_size  # summed over people: a row's gradient is that of being alone
+        return losses.sum() / num_draws  # summed over people: a row's gradient is that of being alone
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
         norm = self.thetas.grad.norm(dim=1, keepdim=True)
-        self.thetas.grad.mul_((self.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
+        self.thetas.grad.mul_((self.options.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         lr = optimizer.param_groups[0]["lr"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.mean_pull:  # here, and not in a hook after the batch, because checkpoints are written before those
+        if self.options.mean_pull:  # not in a hook after the batch: checkpoints are written before those
             with torch.no_grad():
-                self.thetas.lerp_(self.thetas.mean(0, keepdim=True).expand_as(self.thetas), lr * self.mean_pull)
+                mean = self.thetas.mean(0, keepdim=True).expand_as(self.thetas)
+                self.thetas.lerp_(mean, lr * self.options.mean_pull)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW([self.thetas], lr=self.lr, weight_decay=self.weight_decay)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.num_steps)
+        optimizer = torch.optim.AdamW([self.thetas], lr=self.options.lr, weight_decay=0.0)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.options.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,17 +1,61 @@
 """SubjectFinetuning: from a first theta and one photo to the final theta, in 40 steps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
-from hdb.lidb.adapter import LiDB
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.lidb.layout import Layout
+from hdb.lidb.residuals import Residuals
+from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps
-from hdb.training.fitting import ThetaFitting
+from hdb.training.fitting import FittingOptions, ThetaFitting
 
 # By `free`. Measured at 64 px: 3e-2 within the bases and 4e-3 without them ruin other views of the person.
 DEFAULT_LR = {False: 5e-3, True: 1e-3}
+
+
+@dataclass
+class FinetuningOptions:
+    """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's.
+
+    `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
+    of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `batch_size` counts draws of noise and timestep per
+    subject and step, `stratified` spreads the timesteps of a step evenly.
+    """
+
+    basis: str = "lidb"
+    rank: int = 4
+    num_steps: int = 40
+    lr: float | None = None
+    batch_size: int = 4
+    timesteps: str = "uniform"
+    stratified: bool = True
+
+    def check(self, layout: Layout) -> None:
+        """Raises ValueError if a prediction of this layout cannot be finetuned so."""
+        Residuals.initial(layout).relax(self.rank, free=self.leaves_bases(layout))
+        Timesteps.named(self.timesteps)
+
+    def leaves_bases(self, layout: Layout) -> bool:
+        """Whether finetuning leaves the LiDB bases.
+
+        Args:
+            layout: of the prediction.
+
+        Raises:
+            ValueError: an unknown basis, or lidb where the prediction has left the bases.
+        """
+        if self.basis not in ("lidb", "free"):
+            raise ValueError(f"finetuning.basis is {self.basis!r}, expected lidb or free")
+        if self.basis == "lidb" and layout.free:
+            raise ValueError(
+                "finetuning.basis is lidb, but the hypernetwork learned bases of its own and predicts a free LoRA; "
+                "expected finetuning.basis=free, and finetuning.lr=null no_hyper_lr=null or rates for it, about a tenth"
+            )
+        return self.basis == "free"
 
 
 class SubjectFinetuning(ThetaFitting):
@@ -19,7 +63,7 @@ class SubjectFinetuning(ThetaFitting):
 
         start (n, p) of rank 1 -> relax -> theta (n, q) of rank r -> 40 steps of AdamW on the diffusion loss
 
-    The start decides which method this is: the hypernetwork's prediction (HyperDreamBooth), `layout.initial()` (No
+    The start decides which method this is: the hypernetwork's prediction (HyperDreamBooth), `Residuals.initial` (No
     Hyper), or `hypernet.mean_theta`. Many subjects in one run end where each would have ended alone.
 
     Paper: 40 iterations, diffusion loss on the reference, a residual of higher rank on top of the prediction. Open
@@ -29,58 +73,42 @@ class SubjectFinetuning(ThetaFitting):
 
     Args:
         reference: latents of the n references.
-        start: n rows, or one row for all, of the adapter's layout.
+        start: n rows, or one row for all.
         prompt: the instance prompt, or one per subject.
-        free: leave the LiDB bases.
-        lr: None takes `DEFAULT_LR`.
-        batch_size: draws of noise and timestep per subject and step.
-        stratified: spread the timesteps of a step evenly.
+        gradient_clip: largest norm of one subject's gradient.
 
     Raises:
-        ValueError: a start of another layout, not finite or of another number of people; a rank below the start's.
+        ValueError: a start for another base, not finite or of another number of people; a rank below the start's; an
+            unknown basis, or lidb where the start has left the bases.
 
     Source: HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
     """
 
     def __init__(
         self,
-        diffusion: StableDiffusion,
-        lidb: LiDB,
+        personalized: PersonalizedDiffusion,
         *,
         reference: Float[Tensor, "n c h w"],
-        start: Float[Tensor, "_ p"],
-        rank: int = 4,
-        free: bool = False,
-        prompt: str | Sequence[str] = "a [V] face",
-        num_steps: int = 40,
-        lr: float | None = None,
-        weight_decay: float = 0.0,
-        batch_size: int = 4,
+        start: Residuals,
+        prompt: str | Sequence[str] = INSTANCE_PROMPT,
+        options: FinetuningOptions | None = None,
         gradient_clip: float = 1.0,
-        timesteps: Timesteps | None = None,
-        stratified: bool = True,
         seed: int = 0,
     ) -> None:
+        tuning = options or FinetuningOptions()
+        free = tuning.leaves_bases(start.layout)
         super().__init__(
-            diffusion,
-            lidb,
+            personalized,
             latents=reference[:, None],
             prompts=prompt if isinstance(prompt, str) else [[of_subject] for of_subject in prompt],
-            start=start,
-            rank=rank,
-            free=free,
-            num_steps=num_steps,
-            lr=DEFAULT_LR[free] if lr is None else lr,
-            batch_size=batch_size,
-            weight_decay=weight_decay,
-            gradient_clip=gradient_clip,
-            mean_pull=0.0,
-            timesteps=timesteps or Timesteps(),
-            stratified=stratified,
+            start=start.relax(tuning.rank, free=free),
+            options=FittingOptions(
+                num_steps=tuning.num_steps,
+                lr=DEFAULT_LR[free] if tuning.lr is None else tuning.lr,
+                batch_size=tuning.batch_size,
+                timesteps=Timesteps.named(tuning.timesteps),
+                stratified=tuning.stratified,
+                gradient_clip=gradient_clip,
+            ),
             seed=seed,
         )
-
-    @property
-    def theta(self) -> Float[Tensor, "n q"]:
-        """A copy of the personal weights, in the order of `self.layout`, on the CPU."""
-        return self.thetas.detach().cpu().clone()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.lidb.layout import Layout
+from hdb.lidb.residuals import Residuals
 
 LEAST_PEOPLE = 10  # a fifth is scored and a fifth chooses the ridge: below this that would be one person each
 RIDGES = torch.logspace(-4, 4, 17, dtype=torch.float64)
@@ -23,7 +23,7 @@ class Predictability(NamedTuple):
     num_scored: int
 
 
-def predictability(embeddings: Float[Tensor, "m e"], thetas: Float[Tensor, "n p"], layout: Layout) -> Predictability:
+def predictability(embeddings: Float[Tensor, "m e"], people: Residuals) -> Predictability:
     """What a ridge regression from the embedding knows of theta, and of the residuals that theta stands for.
 
         R² = 1 - sum |y - prediction|² / sum |y - mean of the people fitted|²          y: theta, or the residual
@@ -37,24 +37,24 @@ def predictability(embeddings: Float[Tensor, "m e"], thetas: Float[Tensor, "n p"
 
     Args:
         embeddings: of one photo each; standardized here.
-        thetas: of the same people.
+        people: the same.
 
     Raises:
-        ValueError: fewer than 10 people, another number of embeddings than of thetas, or thetas of another layout, not
-            finite, or all the same.
+        ValueError: fewer than 10 people, another number of embeddings than of thetas, or thetas that are not finite, or
+            all the same.
     """
-    layout.check(thetas, finite=True)
-    num = len(thetas)
+    people.layout.check(people.theta, finite=True)
+    num = len(people)
     if len(embeddings) != num:
         raise ValueError(f"{len(embeddings)} embeddings and {num} thetas given, expected one of each per person")
     if num < LEAST_PEOPLE:
         raise ValueError(f"{num} people given, expected at least {LEAST_PEOPLE} to fit some and score others")
     turn = torch.arange(num) % 5
     fitted, choosing, scored = ((turn < 3).nonzero()[:, 0], (turn == 3).nonzero()[:, 0], (turn == 4).nonzero()[:, 0])
-    embeddings, thetas = embeddings.detach().cpu().double(), thetas.detach().cpu().double()
-    changes = thetas - layout.initial()  # without what is the same for everyone, and larger than what is personal
+    embeddings, thetas = embeddings.detach().cpu().double(), people.theta.detach().cpu().double()
+    changes = thetas - people.layout.initial()  # what is the same for all is larger than what is personal
     known, scores, ridges = torch.cat([fitted, choosing]), [], []
-    for products in (changes @ changes.mT, residual_products(thetas, layout)):
+    for products in (changes @ changes.mT, residual_products(Residuals(thetas, people.layout))):
         ridge = max(RIDGES.tolist(), key=lambda x: r_squared(embeddings, products, fitted, choosing, ridge=x))
         scores.append(r_squared(embeddings, products, known, scored, ridge=ridge))
         ridges.append(ridge)
@@ -87,13 +87,13 @@ def r_squared(
     return 1 - left / whole
 
 
-def residual_products(thetas: Float[Tensor, "n p"], layout: Layout) -> Float[Tensor, "n n"]:
+def residual_products(people: Residuals) -> Float[Tensor, "n n"]:
     """Inner products of the residuals of all pairs of people, summed over slots.
 
     <u₁d₁, u₂d₂> = sum over ranks of (u₁ᵀu₂) · (d₁d₂ᵀ)        the bases are orthonormal and drop out
     """
-    products = thetas.new_zeros(len(thetas), len(thetas))
-    for down, up in layout.unpack(thetas).values():
+    products = people.theta.new_zeros(len(people), len(people))
+    for down, up in people.layout.unpack(people.theta).values():
         grams = torch.einsum("ibr,jbs->ijrs", up, up), torch.einsum("ira,jsa->ijrs", down, down)
         products += (grams[0] * grams[1]).sum((2, 3))
     return products

@@ -1,6 +1,7 @@
 """Preoptimization: the best theta of many identities at once; and the shards that keep them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,16 +9,32 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hdb.diffusion import StableDiffusion
-from hdb.lidb.adapter import LiDB
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.files import write_safetensors
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import write_safetensors
+from hdb.lidb.residuals import Residuals
+from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps
-from hdb.training.fitting import ThetaFitting
+from hdb.training.fitting import FittingOptions, ThetaFitting
+
+
+@dataclass
+class PreoptimizationOptions:
+    """How targets are fitted; the paper leaves it open.
+
+    `views_per_step` counts draws of a view, with its noise and timestep, per identity and step. `mean_pull` is a decay
+    towards the mean row per unit of learning rate; with 0 the identities are independent.
+    """
+
+    num_steps: int = 500
+    lr: float = 5e-3
+    views_per_step: int = 1
+    mean_pull: float = 0.0
+    timesteps: str = "uniform"
 
 
 class Preoptimization(ThetaFitting):
-    """Fits a theta to the views of each identity; the result is in `thetas` (n, p), the hypernetwork's targets.
+    """Fits a theta to the views of each identity; the result is `fitted` (n, p), the hypernetwork's targets.
 
     A target is of use as far as it can be predicted from a face. So everyone starts at the same place, the rate falls
     to zero, short fits are not worth much (80 samples per identity left nothing predictable; take 500 or more), and
@@ -28,49 +45,40 @@ class Preoptimization(ThetaFitting):
     Args:
         latents: v views of each of n identities, encoded once.
         prompts: one for all views, or those of each identity and view.
-        start: (1, p) or (n, p); default: the layout's shared start.
-        views_per_step: draws of a view, with its noise and timestep, per identity and step.
-        mean_pull: decay towards the mean row per unit of learning rate. With 0 the identities are independent.
+        start: of 1 row or n; default: the layout's shared start.
         gradient_clip: largest norm of one identity's gradient.
 
     Raises:
-        ValueError: a start of another layout or number of people, or not finite.
+        ValueError: a start for another base or number of people, or not finite.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
 
     def __init__(
         self,
-        diffusion: StableDiffusion,
-        lidb: LiDB,
+        personalized: PersonalizedDiffusion,
         *,
         latents: Float[Tensor, "n v c h w"],
-        prompts: str | Sequence[Sequence[str]] = "a [V] face",
-        start: Float[Tensor, "_ p"] | None = None,
-        num_steps: int = 500,
-        lr: float = 5e-3,
-        views_per_step: int = 1,
-        mean_pull: float = 0.0,
+        prompts: str | Sequence[Sequence[str]] = INSTANCE_PROMPT,
+        start: Residuals | None = None,
+        options: PreoptimizationOptions | None = None,
         gradient_clip: float = 1.0,
-        timesteps: Timesteps | None = None,
         seed: int = 0,
     ) -> None:
+        fit = options or PreoptimizationOptions()
         super().__init__(
-            diffusion,
-            lidb,
+            personalized,
             latents=latents,
             prompts=prompts,
-            start=lidb.layout.initial() if start is None else start,
-            rank=lidb.layout.rank,
-            free=False,
-            num_steps=num_steps,
-            lr=lr,
-            batch_size=views_per_step,
-            weight_decay=0.0,
-            gradient_clip=gradient_clip,
-            mean_pull=mean_pull,
-            timesteps=timesteps or Timesteps(),
-            stratified=True,
+            start=Residuals.initial(personalized.layout) if start is None else start,
+            options=FittingOptions(
+                num_steps=fit.num_steps,
+                lr=fit.lr,
+                batch_size=fit.views_per_step,
+                timesteps=Timesteps.named(fit.timesteps),
+                mean_pull=fit.mean_pull,
+                gradient_clip=gradient_clip,
+            ),
             seed=seed,
         )
 
@@ -80,17 +88,15 @@ def shard_path(folder: str | Path, shard: int) -> Path:
     return Path(folder) / f"thetas-{shard:05d}.safetensors"
 
 
-def save_thetas(
-    folder: str | Path, shard: int, *, thetas: Float[Tensor, "n p"], identities: Int[Tensor, " n"], layout: Layout
-) -> Path:
-    """Writes one shard under a temporary name and renames it, so that a shard that exists is whole.
+def save_thetas(folder: str | Path, shard: int, people: Residuals, *, identities: Int[Tensor, " n"]) -> Path:
+    """Writes one shard, whole or not at all.
 
     Raises:
-        ValueError: thetas of another layout, or not finite.
+        ValueError: thetas that are not finite.
     """
-    layout.check(thetas, finite=True)
-    tensors = {"thetas": thetas.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
-    return write_safetensors(shard_path(folder, shard), tensors, {"layout_digest": layout.digest})
+    people.layout.check(people.theta, finite=True)
+    tensors = {"thetas": people.theta.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
+    return write_safetensors(shard_path(folder, shard), tensors, {"layout_digest": people.layout.digest})
 
 
 def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:

@@ -1,5 +1,6 @@
 """HyperNetPretraining: teaches the hypernetwork to predict theta from one photo."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,13 +9,43 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.personalized import Denoised, PersonalizedDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.adapter import LiDB
+from hdb.lidb.residuals import Residuals
 from hdb.losses import check_distance, identity_loss, weight_space_loss
-from hdb.training.denoising import Denoised, Stage, Timesteps, private_generator
-from hdb.training.people_mean import PeopleMean
+from hdb.metrics.people_mean import PeopleMean
+from hdb.training.denoising import Stage, Timesteps, private_generator
+
+
+@dataclass
+class PretrainingOptions:
+    """The losses and rates of pretraining. Paper: the first two losses; open there: their weights, rates, timesteps.
+
+    `alpha`, `beta` and `gamma` weigh the diffusion, the weight-space and the identity loss; one with weight 0 is not
+    computed. `distance` of the weight-space loss is that of residuals, or of factors like the paper's. The identity
+    loss, which is ours, looks at photographs, with `identity_styled` also at paintings and statues, and at timesteps
+    below the share `identity_until`: above, the clean picture is a guess. `lr` is that of the decoder's layers
+    (and of the encoder where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs:
+    theta is linear in them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is of learned
+    bases, in which theta is linear, too, null that of `linear_lr`; what they change of a residual is in proportion to
+    `up`, which starts at zero: at that rate they hardly move (0.2 % in 60 steps). `num_val_draws` counts noise levels
+    per validation picture, spread evenly over `timesteps`.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 0.0
+    identity_until: float = 0.85
+    identity_styled: bool = False
+    distance: str = "residuals"
+    lr: float = 1e-4
+    linear_lr: float = 1e-3
+    bases_lr: float | None = None
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    timesteps: str = "uniform"
+    num_val_draws: int = 4
 
 
 class HyperNetPretraining(Stage):
@@ -32,95 +63,71 @@ class HyperNetPretraining(Stage):
     below zero the network tells people apart; `val/own_better` is the share of people it is below zero for.
     `val/diffusion_loss` alone also falls by learning what faces are like.
 
-    Paper: both losses, the prompt "a [V] face" for everyone, the reference itself as the target. Open there: alpha,
-    beta, rates, timesteps. The batch decides about prompt and target here, so another view of the person may be one.
+    Paper: both losses, the prompt "a [V] face" for everyone, the reference itself as the target. The batch decides
+    about prompt and target here, so another view of the person may be one.
 
     Args:
-        alpha, beta, gamma: weights of the losses; one with weight 0 is not computed. beta needs `targets`.
-        identity_until: the share of the timesteps below which the identity loss looks; above, the picture is a guess.
-        identity_styled: whether it looks at paintings and statues, too.
-        targets: pre-optimized thetas and the identities they belong to.
-        distance: of the weight-space loss, `residuals` or the paper's `factors`.
-        lr: of the decoder's layers (and of the encoder where it is trained).
-        linear_lr: of the mean, the direct path and the decoder's outputs. Theta is linear in them, so they bear and
-            need a larger rate than layers of a transformer.
-        bases_lr: of learned bases, in which theta is linear, too; default: `linear_lr`. What they change of a residual
-            is in proportion to `up`, which starts at zero: at that rate they hardly move (0.2 % in 60 steps).
-        num_val_draws: noise levels per validation picture, spread evenly over `timesteps`.
+        targets: pre-optimized thetas and the identities they belong to; beta above 0 needs them.
 
     Raises:
         ValueError: beta without targets or with learned bases, targets of another layout, an unknown distance, layouts
-            of network and adapter that differ; gamma where the encoder is trained or without alpha.
+            of network and base that differ; gamma where the encoder is trained or without alpha.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
 
     def __init__(
         self,
-        diffusion: StableDiffusion,
-        lidb: LiDB,
+        personalized: PersonalizedDiffusion,
         hypernet: HyperNet,
         *,
-        alpha: float = 1.0,
-        beta: float = 0.0,
-        gamma: float = 0.0,
-        identity_until: float = 0.85,
-        identity_styled: bool = False,
         targets: tuple[Float[Tensor, "m p"], Int[Tensor, " m"]] | None = None,
-        distance: str = "residuals",
-        lr: float = 1e-4,
-        linear_lr: float = 1e-3,
-        bases_lr: float | None = None,
-        warmup_steps: int = 100,
-        weight_decay: float = 0.01,
-        timesteps: Timesteps | None = None,
-        num_val_draws: int = 4,
+        options: PretrainingOptions | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(diffusion, lidb, timesteps=timesteps or Timesteps(), seed=seed)
-        lidb.layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
-        if not alpha and not beta:
+        options = options or PretrainingOptions()
+        super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
+        layout = personalized.layout
+        layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
+        if not options.alpha and not options.beta:
             raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
-        check_distance(distance)
-        if beta and hypernet.bases is not None:
+        check_distance(options.distance)
+        weighs = f"beta = {options.beta} weighs a loss against pre-optimized thetas"
+        if options.beta and hypernet.bases is not None:
             raise ValueError(
-                f"beta = {beta} weighs a loss against pre-optimized thetas, which are numbers within the frozen bases; "
-                "with learned bases expected beta = 0"
+                f"{weighs}, which are numbers within the frozen bases; with learned bases expected beta = 0"
             )
-        if beta and targets is None:
-            raise ValueError(f"beta = {beta} weighs a loss against pre-optimized thetas, but no targets were given")
-        if gamma and not (hypernet.freeze_encoder and alpha):
+        if options.beta and targets is None:
+            raise ValueError(f"{weighs}, but no targets were given")
+        if options.gamma and not (hypernet.freeze_encoder and options.alpha):
             raise ValueError(
-                f"gamma = {gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
-                f"expected a frozen encoder and alpha above 0, not {alpha}"
+                f"gamma = {options.gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
+                f"expected a frozen encoder and alpha above 0, not {options.alpha}"
             )
-        self.hypernet, self.alpha, self.beta, self.distance = hypernet, alpha, beta, distance
-        self.gamma, self.identity_until, self.identity_styled = gamma, identity_until, identity_styled
-        self.lr, self.linear_lr, self.warmup_steps, self.weight_decay = lr, linear_lr, warmup_steps, weight_decay
-        self.bases_lr = linear_lr if bases_lr is None else bases_lr
-        self.num_val_draws = num_val_draws
-        self.target_thetas, identities = targets or (torch.empty(0, lidb.layout.size), torch.empty(0))
-        lidb.layout.check(self.target_thetas)
+        self.hypernet, self.options = hypernet, options
+        self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
+        layout.check(self.target_thetas)
         self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
         self.own_minus_other = PeopleMean()
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         theta = self.hypernet(batch.reference)
-        loss = torch.zeros((), device=self.device)
-        if self.alpha:
+        loss, alpha, beta = torch.zeros((), device=self.device), self.options.alpha, self.options.beta
+        if alpha:
             noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
             latents = self.latents(batch.target)
-            denoised = self.denoise(theta, latents, batch.prompts, noise=noise, timesteps=timesteps)
-            loss = loss + self.alpha * denoised.losses.mean()
+            people = Residuals(theta, self.hypernet.layout)
+            denoised = self.personalized.denoise(people, latents, batch.prompts, noise=noise, timesteps=timesteps)
+            loss = loss + alpha * denoised.losses.mean()
             self.log("train/diffusion_loss", denoised.losses.detach().mean())
-            if self.gamma and len(identity := self.identity_losses(denoised, batch, timesteps)):
-                loss = loss + self.gamma * identity.mean()
+            if self.options.gamma and len(identity := self.identity_losses(denoised, batch, timesteps)):
+                loss = loss + self.options.gamma * identity.mean()
                 self.log("train/identity_loss", identity.detach().mean())
-        if self.beta:
+        if beta:
             if missing := [identity for identity in batch.identities.tolist() if identity not in self.target_rows]:
                 raise ValueError(f"no pre-optimized theta for identity {missing[0]}; there are {len(self.target_rows)}")
             weights = self.weight_space_losses(theta, batch.identities).mean()
-            loss = loss + self.beta * weights
+            loss = loss + beta * weights
             self.log("train/weight_space_loss", weights.detach())
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -132,8 +139,8 @@ class HyperNetPretraining(Stage):
         self, denoised: Denoised, batch: FaceBatch, timesteps: Int[Tensor, " n"]
     ) -> Float[Tensor, " k"]:
         """The identity loss of those k samples that it looks at."""
-        looked_at = timesteps < self.identity_until * self.diffusion.num_train_timesteps
-        if batch.photos is not None and not self.identity_styled:
+        looked_at = timesteps < self.options.identity_until * self.diffusion.num_train_timesteps
+        if batch.photos is not None and not self.options.identity_styled:
             looked_at = looked_at & batch.photos.to(looked_at.device)
         rows = torch.nonzero(looked_at).squeeze(1)
         if not len(rows):
@@ -149,26 +156,28 @@ class HyperNetPretraining(Stage):
         known = [(i, self.target_rows[name]) for i, name in enumerate(identities.tolist()) if name in self.target_rows]
         batch_rows, target_rows = (list(rows) for rows in zip(*known, strict=True)) if known else ([], [])
         targets = self.target_thetas[target_rows].to(theta.device)
-        unpack = self.lidb.layout.unpack
+        unpack = self.hypernet.layout.unpack
         predicted = unpack(theta[batch_rows])
-        return weight_space_loss(predicted, unpack(targets), distance=self.distance, reduction="none")
+        return weight_space_loss(predicted, unpack(targets), distance=self.options.distance, reduction="none")
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         theta, latents, num = self.hypernet(batch.reference), self.latents(batch.target), len(batch.reference)
+        num_draws = self.options.num_val_draws
         generator = private_generator(self.seed, batch_idx, self.global_rank)  # no step in the key: the same every time
-        noise, timesteps = self.draw(self.num_val_draws * num, generator, stratified=True)
+        noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
         others = someone_else(batch.identities.tolist())
+        both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
         own, other = torch.zeros(2, num, device=self.device)
         for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
-            losses = self.denoising_losses(
-                torch.cat([theta, theta[others]]),
+            losses = self.personalized.denoising_losses(
+                both,
                 torch.cat([latents, latents]),
                 [*batch.prompts, *batch.prompts],
                 noise=torch.cat([draw_noise, draw_noise]),
                 timesteps=torch.cat([draw_timesteps, draw_timesteps]),
             )
-            own += losses[:num] / self.num_val_draws
-            other += losses[num:] / self.num_val_draws
+            own += losses[:num] / num_draws
+            other += losses[num:] / num_draws
         self.log("val/diffusion_loss", own.mean(), batch_size=num, sync_dist=True, prog_bar=True)
         weights = self.weight_space_losses(theta, batch.identities)
         if len(weights):
@@ -188,20 +197,21 @@ class HyperNetPretraining(Stage):
         steps = self.trainer.max_steps
         if steps < 1:
             raise ValueError(f"the cosine schedule needs an end: give the Trainer max_steps, not {steps}")
-        net = self.hypernet
+        net, options = self.hypernet, self.options
+        bases_lr = options.linear_lr if options.bases_lr is None else options.bases_lr
         linear = [net.decoder.weights_out, *(net.linear_path.parameters() if net.linear_path is not None else ())]
         bases = [] if net.bases is None else list(net.bases.parameters())
         apart = {id(parameter) for parameter in (net.mean, *linear, *bases)}
         rest = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in apart]
         groups = [
-            {"params": [net.mean], "lr": self.linear_lr, "weight_decay": 0.0},
-            {"params": linear, "lr": self.linear_lr},
-            {"params": rest, "lr": self.lr},
+            {"params": [net.mean], "lr": options.linear_lr, "weight_decay": 0.0},
+            {"params": linear, "lr": options.linear_lr},
+            {"params": rest, "lr": options.lr},
         ]
         if bases:  # orthonormal at the start, and no better for being smaller: no decay
-            groups.append({"params": bases, "lr": self.bases_lr, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
+            groups.append({"params": bases, "lr": bases_lr, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        scheduler = get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

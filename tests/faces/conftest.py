@@ -7,9 +7,9 @@ from gray import save_gray
 from PIL import Image
 from skimage import data
 
+from hdb.diffusion.sheet import to_image
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld.world import FaceWorld
-from hdb.sampling import to_image
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from experiments import personalize
+from hdb.diffusion.sheet import to_image
 from hdb.faces.crop import Face, FaceCropper, align
 from hdb.faces.picture import FaceError, to_tensor
-from hdb.sampling import to_image
 
 
 def test_the_astronaut_is_cut_out_at_the_base_s_resolution_with_level_eyes_in_place(cropper, astronaut):

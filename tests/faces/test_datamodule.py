@@ -3,14 +3,13 @@
 import contextlib
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from gray import level, png, write_shard
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
-from hdb.faces.datamodule import FaceData, FaceLoader, SubjectData
+from hdb.faces.datamodule import FaceData, FaceLoader
 from hdb.faces.photos import flat_folder, identity_folders
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
@@ -130,16 +129,6 @@ def test_workers_change_nothing_and_the_global_generator_is_left_alone(source):
 def test_a_person_in_both_splits_is_refused(source):
     with pytest.raises(ValueError, match="10 identities are in both train and val"):
         FaceData(source, source)
-
-
-def test_subject_data_repeats_the_one_reference(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "me.png")
-    me = PhotoFaces(flat_folder(tmp_path), resolution=8)[0].reference
-    batches = list(SubjectData(me, batch_size=2, num_steps=5).train_dataloader())
-    assert len(batches) == 5
-    for batch in batches:
-        assert torch.equal(batch.reference, me.expand(2, -1, -1, -1)) and torch.equal(batch.target, batch.reference)
-        assert batch.prompts == ["a [V] face"] * 2
 
 
 @pytest.fixture(scope="module")

@@ -651,12 +651,14 @@ def test_a_full_disk_is_a_sentence_with_the_file(call, tmp_path, monkeypatch, ca
     if where.endswith("tar"):
         monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     else:
-        write = Path.write_text
-        monkeypatch.setattr(Path, "write_text", lambda path, text: full() if where in path.name else write(path, text))
+        write = Path.write_bytes
+        monkeypatch.setattr(
+            Path, "write_bytes", lambda path, content: full() if where in path.name else write(path, content)
+        )
     assert call(prepare, *FLAT) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: ") and "No space left on device" in said and f"shards/{where}" in said
-    assert not list(tmp_path.rglob("*.part"))
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".tmp")]
 
 
 WEIGHTS = {

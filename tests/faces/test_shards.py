@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gray import level, png, write_shard
 
-from hdb.faces.shards import ShardFaces, list_shards, shard_photos
+from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
 from hdb.faces.sources import PhotoFaces, identity_number
 
 
@@ -74,7 +74,10 @@ def test_shards_that_cannot_be_read_are_refused_before_training(tmp_path, shards
 
 def test_only_those_who_are_wanted_and_not_held_out_are_given(shards):
     def levels(**people: list[str]) -> list[int]:
-        return [level(sample.reference) for sample in ShardFaces(shards, resolution=8, shuffle_size=0, **people)]
+        return [
+            level(sample.reference)
+            for sample in ShardFaces(shards, resolution=8, shuffle_size=0, wanted=Wanted(**people))
+        ]
 
     assert levels(held_out=["person00", "person19"]) == list(range(1, 19))
     assert levels(names=["person07", "person03"]) == [3, 7]
@@ -83,7 +86,7 @@ def test_only_those_who_are_wanted_and_not_held_out_are_given(shards):
 
 def test_a_share_of_nothing_but_held_out_people_does_not_end_an_endless_stream(shards):
     held_out = [f"person{n:02d}" for n in range(10)]
-    stream = ShardFaces(shards, resolution=8, num_samples=100, held_out=held_out, seed=1)
+    stream = ShardFaces(shards, resolution=8, num_samples=100, wanted=Wanted(held_out=held_out), seed=1)
     stream.set_epoch(0, rank=0, world_size=2)
     passes = [{level(sample.reference) for sample in stream.one_pass(number, 0, 2)} for number in range(20)]
     assert set() in passes  # two of four shards hold nobody else: now and then both are this node's

@@ -6,8 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdb.faceworld.captions import (
-    CLASS_PROMPT,
-    INSTANCE_PROMPT,
     VOCABULARY,
     PromptLabels,
     caption,
@@ -15,6 +13,7 @@ from hdb.faceworld.captions import (
 )
 from hdb.faceworld.identity import sample_identity
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES, View, sample_nuisances, sample_view
+from hdb.prompts import CLASS_PROMPT, INSTANCE_PROMPT
 
 views = st.builds(
     lambda style, context, accessory, expression: sample_nuisances(np.random.default_rng(0)).replace(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.people import People
-from hdb.config import Preoptimize, Pretrain, TrainBase, load
+from experiments.config import Preoptimize, Pretrain, TrainBase, load
+from hdb.faces.people import People
 from hdb.faceworld.view import CONTEXTS, HELD_OUT_PAIRS, HELD_OUT_STYLES, TRAINING_STYLES, View, sample_view
 from hdb.faceworld.world import SPLITS
 

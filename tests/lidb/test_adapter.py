@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
+from hdb.lidb.residuals import Residuals
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
@@ -74,8 +75,7 @@ def test_relaxing_leaves_the_output(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
     before = outputs(models)
-    relaxed, theta = layout.relax(people, 3)
-    lidb.bind(theta, layout=relaxed)
+    lidb.bind(Residuals(people, layout).relax(3))
     torch.testing.assert_close(outputs(models), before, **CLOSE)
 
 
@@ -83,7 +83,7 @@ def test_one_adapter_serves_every_rank(models, layout):
     relaxed = replace(layout, rank=3)
     theta = relaxed.initial() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
     lidb = LiDB(**models, layout=layout)
-    lidb.bind(theta, layout=relaxed)
+    lidb.bind(Residuals(theta, relaxed))
     before = outputs(models)
     with lidb.bound(layout.initial()):
         assert not torch.equal(outputs(models), before)
@@ -97,7 +97,7 @@ def test_theta_for_other_bases_is_refused_with_both_digests(models, layout, peop
     lidb = LiDB(**models, layout=layout)
     other = replace(layout, seed=1)
     with pytest.raises(ValueError, match=f"theta belongs to layout {other.digest}, expected {layout.digest}"):
-        lidb.bind(people, layout=other)
+        lidb.bind(Residuals(people, other))
 
 
 def test_gradients_reach_theta_and_never_the_base(models, layout, people):
@@ -199,9 +199,9 @@ def test_theta_with_nan_is_refused_and_the_binding_stays(models, layout, people)
 
 def test_theta_of_another_layout_is_refused_with_both_sizes(models, layout):
     lidb = LiDB(**models, layout=layout)
-    relaxed, theta = layout.relax(layout.initial(), 2)
-    with pytest.raises(ValueError, match=rf"\(1, {relaxed.size}\), expected \(n, {layout.size}\)"):
-        lidb.bind(theta)
+    relaxed = Residuals.initial(layout).relax(2)
+    with pytest.raises(ValueError, match=rf"\(1, {relaxed.layout.size}\), expected \(n, {layout.size}\)"):
+        lidb.bind(relaxed.theta)
 
 
 def test_several_people_cannot_be_merged(models, layout, people):
@@ -235,22 +235,22 @@ def test_a_free_layout_is_bound_and_merged_like_the_prediction_it_starts_at(mode
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people, scale=0.8)
     predicted = outputs(models)
-    free, theta = layout.relax(people, 3, free=True)
+    free = Residuals(people, layout).relax(3, free=True)
     if free_adapter:
         lidb.detach()
-        lidb = LiDB(**models, layout=free)
+        lidb = LiDB(**models, layout=free.layout)
         assert not list(models["unet"].named_buffers())  # no identity matrix is ever made
-    lidb.bind(theta, scale=0.8, layout=free)
+    lidb.bind(free, scale=0.8)
     torch.testing.assert_close(outputs(models), predicted, **CLOSE)
-    lidb.merge(theta[:1], scale=0.8, layout=free)
+    lidb.merge(free[:1], scale=0.8)
     torch.testing.assert_close(outputs(models, n=1), predicted[:1], **CLOSE)
 
 
 def test_fresh_rows_of_a_free_layout_leave_the_bases(models, layout, people):
-    free, theta = layout.relax(people, 2, free=True)
+    residuals = Residuals(people, layout).relax(2, free=True)
+    theta, free = residuals.theta.requires_grad_(), residuals.layout
     lidb = LiDB(**models, layout=layout)
-    theta = theta.requires_grad_()
-    lidb.bind(theta, layout=free)
+    lidb.bind(residuals)
     outputs(models).square().mean().backward()
     assert all(g.flatten(1).any(dim=1).all() for _, g in free.unpack(theta.grad).values())
     slot = layout.slots[0]
@@ -263,7 +263,7 @@ def test_what_has_bases_is_refused_where_there_are_none_and_free_weights_of_anot
     other = replace(layout, slots=layout.slots[:-1]).freed
     lidb = LiDB(**models, layout=layout)
     with pytest.raises(ValueError, match=f"belongs to layout {other.digest}, expected {layout.digest}"):
-        lidb.bind(other.initial(), layout=other)
+        lidb.bind(Residuals.initial(other))
     lidb.detach()
     with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}, expected {layout.freed.digest}"):
-        LiDB(**models, layout=layout.freed).bind(layout.initial(), layout=layout)
+        LiDB(**models, layout=layout.freed).bind(Residuals.initial(layout))

@@ -8,11 +8,12 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from hdb.files import read_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.export import export_lora, to_lora_state_dict
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.tensorfile import read_header
+from hdb.lidb.residuals import Residuals
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def prompt_embeds(pipeline: StableDiffusionPipeline) -> torch.Tensor:
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
 def test_load_lora_weights_gives_the_picture_that_bind_gives(pipeline, person, tmp_path, format, free):
     if free:
-        layout, theta = person.layout.relax(person.theta, 3, free=True)
-        theta = theta + 0.05 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(2))
-        person = Subject(theta, layout, person.metadata)
+        free = person.relax(3, free=True)
+        theta = free.theta + 0.05 * torch.randn(free.theta.shape, generator=torch.Generator().manual_seed(2))
+        person = Subject(theta, free.layout, person.metadata)
     base, base_embeds = picture(pipeline), prompt_embeds(pipeline)
     lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=person.layout)
-    lidb.bind(person.theta, scale=person.scale)
+    lidb.bind(person, scale=person.scale)
     bound, bound_embeds = picture(pipeline), prompt_embeds(pipeline)
     lidb.detach()
     assert np.abs(picture(pipeline) - base).max() == 0
@@ -73,7 +74,7 @@ def test_lora_of_peft_equals_bind(models, layout, people):
     peft_unet = inject_adapter_in_model(LoraConfig(r=1, lora_alpha=1, target_modules=targets), unet)
     exported = {
         key.removeprefix("unet.").replace("lora.down", "lora_A").replace("lora.up", "lora_B"): value
-        for key, value in to_lora_state_dict(people[:1], layout).items()
+        for key, value in to_lora_state_dict(Residuals(people[:1], layout)).items()
         if key.startswith("unet.")
     }
     result = set_peft_model_state_dict(peft_unet, exported)
@@ -83,7 +84,7 @@ def test_lora_of_peft_equals_bind(models, layout, people):
 
 def test_keys_are_the_published_ones(people, layout):
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
-    diffusers = to_lora_state_dict(people[:1], layout, "diffusers")
+    diffusers = to_lora_state_dict(Residuals(people[:1], layout), "diffusers")
     assert len(diffusers) == 2 * len(layout.slots)
     assert {
         f"unet.{block}.attn1.to_q.lora.down.weight",
@@ -91,7 +92,7 @@ def test_keys_are_the_published_ones(people, layout):
         f"unet.{block}.ff.net.0.proj.lora.down.weight",
         "text_encoder.text_model.encoder.layers.0.self_attn.out_proj.lora_linear_layer.up.weight",
     } <= set(diffusers)
-    kohya = to_lora_state_dict(people[:1], layout, "kohya")
+    kohya = to_lora_state_dict(Residuals(people[:1], layout), "kohya")
     assert len(kohya) == 3 * len(layout.slots)
     assert {
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
@@ -103,7 +104,7 @@ def test_keys_are_the_published_ones(people, layout):
 
 def test_all_192_layers_of_stable_diffusion_15_are_found_under_the_keys_of_kohya(sd15, sd15_layout):
     layout = sd15_layout.freed  # the same keys, and no bases to draw
-    kohya = to_lora_state_dict(layout.initial(), layout, "kohya")
+    kohya = to_lora_state_dict(Residuals.initial(layout), "kohya")
     # How kohya's scripts name a layer, and ComfyUI and A1111 look for it: its path in diffusers, written with _.
     prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
     expected = {
@@ -142,6 +143,6 @@ def test_exported_file_has_the_precision_and_the_provenance_of_the_subject(perso
 
 def test_unknown_format_and_several_people_are_refused(people, layout):
     with pytest.raises(ValueError, match="unknown LoRA format 'onnx', expected diffusers or kohya"):
-        to_lora_state_dict(people[:1], layout, "onnx")
+        to_lora_state_dict(Residuals(people[:1], layout), "onnx")
     with pytest.raises(ValueError, match="of one person, given a theta of 3"):
-        to_lora_state_dict(people, layout)
+        to_lora_state_dict(Residuals(people, layout))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hdb.files import read_header, write_safetensors
 from hdb.lidb.file import Subject, dtype_named
 from hdb.lidb.layout import Layout, Slot
-from hdb.lidb.tensorfile import read_header, write_safetensors
 
 LAYOUT = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, b=2)), rank=2, seed=3)
 PROVENANCE = {

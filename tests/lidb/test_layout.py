@@ -164,34 +164,6 @@ def test_start_has_no_residual_and_is_no_saddle():
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
 
 
-@settings(max_examples=20, deadline=None)
-@given(n=st.integers(1, 3), rank=st.integers(1, 3), extra=st.integers(0, 3))
-def test_relaxing_starts_at_the_prediction_exactly(n, rank, extra):
-    layout = replace(SMALL, rank=rank)
-    theta = torch.randn(n, layout.size, requires_grad=True)
-    relaxed, wide = layout.relax(theta, rank + extra)
-    assert relaxed == replace(SMALL, rank=rank + extra)
-    for (down, up), (wide_down, wide_up) in zip(
-        layout.unpack(theta).values(), relaxed.unpack(wide).values(), strict=True
-    ):
-        assert torch.equal(wide_down[:, :rank], down) and torch.equal(wide_up[..., :rank], up)
-        assert not wide_up[..., rank:].any()
-        assert (wide_down[:, rank:].norm(dim=2) > 0.999).all()
-    wide.sum().backward()
-    assert torch.equal(theta.grad, torch.ones_like(theta))
-
-
-def test_relaxing_the_start_gives_the_start_of_higher_rank():
-    relaxed, theta = SMALL.relax(SMALL.initial(), 4)
-    assert torch.equal(theta, relaxed.initial())
-
-
-def test_relaxing_to_a_lower_rank_is_refused():
-    layout = replace(SMALL, rank=4)
-    with pytest.raises(ValueError, match="cannot relax rank 4 to 2; expected 4 or more"):
-        layout.relax(layout.initial(), 2)
-
-
 def test_dictionary_round_trip_through_json_is_exact(layout):
     layout = replace(layout, rank=2, seed=7)
     assert Layout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
@@ -240,41 +212,6 @@ def test_a_model_without_attention_is_refused():
         Layout.of(unet=nn.Sequential(nn.Linear(3, 3)))
 
 
-def residuals(layout: Layout, theta: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each slot's weight is changed by, formed in full."""
-    changes = {}
-    for slot, (down, up) in zip(layout.slots, layout.unpack(theta).values(), strict=True):
-        down_aux, up_aux = (torch.eye(slot.in_features), torch.eye(slot.out_features))
-        if not layout.free:
-            down_aux, up_aux = slot.aux(seed=layout.seed)
-        changes[slot.name] = up_aux @ up @ down @ down_aux
-    return changes
-
-
-@settings(max_examples=20, deadline=None)
-@given(n=st.integers(1, 3), rank=st.integers(1, 3), extra=st.integers(0, 3))
-def test_leaving_the_bases_starts_at_the_prediction_with_fresh_rows_beside_zero_columns(n, rank, extra):
-    layout = replace(SMALL, rank=rank)
-    theta = torch.randn(n, layout.size, requires_grad=True)
-    relaxed, wide = layout.relax(theta, rank + extra, free=True)
-    assert relaxed.free and relaxed.rank == rank + extra
-    assert relaxed.size == 2 * (rank + extra) * (8 + 6) == SMALL.lora_size(rank + extra)
-    before, after = residuals(layout, theta), residuals(relaxed, wide)
-    assert all(torch.allclose(after[name], before[name], atol=1e-5) for name in before)
-    for down, up in relaxed.unpack(wide).values():
-        assert not up[..., rank:].any()
-        torch.testing.assert_close(down[:, rank:].norm(dim=2), torch.ones(n, extra))
-    wide.square().sum().backward()
-    assert theta.grad.abs().min() > 0
-
-
-def test_a_free_layout_stays_free_when_relaxed():
-    free, theta = SMALL.relax(torch.randn(1, SMALL.size), 2, free=True)
-    wider, wide = free.relax(theta, 3)
-    assert wider.free
-    assert all(torch.equal(residuals(wider, wide)[name], change) for name, change in residuals(free, theta).items())
-
-
 def test_a_layout_with_bases_says_nothing_of_being_free():
     # Its digest is older than the word.
     assert set(SMALL.to_dict()) == {"rank", "seed", "slots"}
@@ -290,27 +227,3 @@ def test_the_identity_as_bases_is_another_layout_than_random_bases_as_wide():
 def test_a_free_layout_of_narrow_slots_is_refused_with_both_widths():
     with pytest.raises(ValueError, match="unet.to_q of a free layout has a = 4 and b = 2, expected 8 and 6"):
         replace(SMALL, free=True)
-
-
-@pytest.mark.parametrize(
-    "other", [replace(SMALL, rank=3), replace(SMALL, seed=5, rank=2), replace(SMALL, rank=2).freed]
-)
-def test_people_of_different_layouts_join_in_one_with_every_residual_as_it_was(other):
-    first, second = torch.randn(2, SMALL.size), torch.randn(1, other.size)
-    layout, theta = Layout.join([(SMALL, first), (other, second)])
-    assert layout.rank == other.rank and layout.free == (replace(other, rank=1) != SMALL) and len(theta) == 3
-    for name, change in residuals(layout, theta).items():
-        torch.testing.assert_close(change[:2], residuals(SMALL, first)[name], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(change[2:], residuals(other, second)[name], atol=1e-5, rtol=1e-5)
-
-
-def test_people_of_different_models_do_not_join():
-    other = replace(SMALL, slots=SMALL.slots[:1])
-    with pytest.raises(ValueError, match=f"several people belongs to layout {other.digest}, expected {SMALL.digest}"):
-        Layout.join([(SMALL, SMALL.initial()), (other, other.initial())])
-
-
-def test_everyone_is_scaled_by_their_own_factor():
-    theta = torch.randn(2, SMALL.size)
-    for name, change in residuals(SMALL, SMALL.scaled(theta, [0.5, 3.0])).items():
-        torch.testing.assert_close(change, residuals(SMALL, theta)[name] * torch.tensor([0.5, 3.0])[:, None, None])

@@ -180,7 +180,7 @@ def test_a_timm_embedder_survives_its_folder_in_half_precision(images, tmp_path)
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16, torch.int64}
     assert (loaded.embed_images(images) - embedder.embed_images(images)).abs().max() < 5e-3
     assert loaded.config == embedder.config and not any(p.requires_grad for p in loaded.parameters())
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.tmp"))
     loaded.save(tmp_path / "again")
     first, again = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
     assert all(torch.equal(value, again[name]) for name, value in first.items())

@@ -1,27 +1,16 @@
-"""Scores, their mean over processes, and how sure they are."""
+"""Scores, and their means over pictures, people and processes."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from scipy.stats import bootstrap
 from torch import Tensor
 
-from hdb.metrics.similarity import (
-    ClipImage,
-    ClipText,
-    DinoScore,
-    FaceRec,
-    bootstrap_ci,
-    cosines,
-    image_scores,
-    normalized,
-    paired_ci,
-    text_scores,
-)
+from hdb.metrics.similarity import ClipImage, ClipText, DinoScore, FaceRec, cosines
+
+PEOPLE = torch.tensor([0, 1, 2, 0, 1, 0, 2])
 
 
 class ColorEmbedder(torch.nn.Module):
@@ -42,14 +31,9 @@ def pictures(n: int, seed: int) -> Tensor:
     return torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def test_scores_are_cosines():
-    first, second = pictures(5, 0), pictures(5, 1)
-    expected = torch.nn.functional.cosine_similarity(first.mean((2, 3)), second.mean((2, 3)))
-    assert torch.allclose(image_scores(ColorEmbedder(), first, second), expected, atol=1e-6)
-    alone = torch.stack([image_scores(ColorEmbedder(), first[i : i + 1], second[:1])[0] for i in range(5)])
-    assert torch.allclose(image_scores(ColorEmbedder(), first, second[:1]), alone, atol=1e-6)
-    reds = first.mean((2, 3))[:, 0] / first.mean((2, 3)).norm(dim=1)
-    assert torch.allclose(text_scores(ColorEmbedder(), first, ["red"] * 5), reds, atol=1e-6)
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Of mean colors, by torch."""
+    return torch.nn.functional.cosine_similarity(first.mean((2, 3)), second.mean((2, 3)))
 
 
 def test_other_numbers_of_answers_are_refused():
@@ -58,12 +42,32 @@ def test_other_numbers_of_answers_are_refused():
 
 
 @pytest.mark.parametrize("metric", [FaceRec, DinoScore, ClipImage])
-def test_metric_is_the_mean_of_scores_over_unequal_batches(metric):
+def test_metric_is_the_mean_of_cosines_over_unequal_batches(metric):
     generated, references = pictures(7, 0), pictures(7, 1)
     mean = metric(ColorEmbedder())
     for part in (slice(0, 5), slice(5, 7)):
         mean.update(generated[part], references[part])
-    assert mean.compute().item() == pytest.approx(image_scores(ColorEmbedder(), generated, references).mean().item())
+    assert mean.compute().item() == pytest.approx(cosine(generated, references).mean().item())
+
+
+def test_one_reference_serves_for_all_and_vectors_for_pictures():
+    generated, reference, embed = pictures(5, 0), pictures(1, 1), ColorEmbedder().embed_images
+    means = []
+    for given in ((generated, reference), (embed(generated), embed(reference)), (generated, embed(reference))):
+        metric = FaceRec(ColorEmbedder())
+        metric.update(*given)
+        means.append(metric.compute().item())
+    assert means == pytest.approx([cosine(generated, reference.expand(5, -1, -1, -1)).mean().item()] * 3)
+
+
+def test_pictures_are_averaged_person_by_person_in_the_order_of_their_numbers():
+    generated, references = pictures(6, 0), pictures(6, 1)
+    people, expected = torch.tensor([5, 2, 5, 9, 2, 5]), cosine(generated, references)
+    metric = DinoScore(ColorEmbedder())
+    for part in (slice(0, 4), slice(4, 6)):
+        metric.update(generated[part], references[part], people[part])
+    by_hand = torch.stack([expected[people == person].mean() for person in (2, 5, 9)])
+    assert torch.allclose(metric.per_person(), by_hand, atol=1e-6)
 
 
 def test_clip_text_compares_pictures_with_prompts():
@@ -73,11 +77,11 @@ def test_clip_text_compares_pictures_with_prompts():
     assert metric.compute().item() == pytest.approx(2 / 3)
 
 
-def test_pictures_without_a_face_score_zero_and_are_counted():
+def test_pictures_without_a_face_score_zero():
     generated = torch.cat([torch.ones(3, 3, 4, 4), torch.zeros(1, 3, 4, 4)])
     metric = FaceRec(ColorEmbedder())
     metric.update(generated, torch.ones(1, 3, 4, 4))
-    assert metric.compute().item() == pytest.approx(0.75) and metric.share_without_face() == 0.25
+    assert metric.compute().item() == pytest.approx(0.75)
 
 
 def test_a_metric_puts_no_judge_into_checkpoints():
@@ -93,11 +97,11 @@ def score_one_share(rank: int, folder: str) -> None:
     generated = pictures(7, 0)
     generated[6] = 0
     face_rec, clip_text = FaceRec(ColorEmbedder()), ClipText(ColorEmbedder())
-    face_rec.update(generated[share], pictures(7, 1)[share])
+    face_rec.update(generated[share], pictures(7, 1)[share], PEOPLE[share])
     clip_text.update(generated[share], ["red", "green", "blue", "red", "red", "blue", "red"][share])
     mean, fit = face_rec.compute(), clip_text.compute()
     face_rec.sync()
-    torch.save((mean, fit, torch.tensor(face_rec.share_without_face())), f"{folder}/{rank}.pt")
+    torch.save(torch.cat([mean[None], fit[None], face_rec.per_person()]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -106,50 +110,10 @@ def test_two_processes_agree_with_one(tmp_path: Path):
     mp.start_processes(score_one_share, args=(str(tmp_path),), nprocs=2, start_method="fork")
     generated = pictures(7, 0)
     generated[6] = 0
-    expected = torch.stack(
-        [
-            image_scores(ColorEmbedder(), generated, pictures(7, 1)).mean(),
-            text_scores(ColorEmbedder(), generated, ["red", "green", "blue", "red", "red", "blue", "red"]).mean(),
-            torch.tensor(1 / 7),
-        ]
-    )
+    of_picture = cosine(generated, pictures(7, 1))
+    colors = torch.nn.functional.normalize(generated.mean((2, 3)), dim=1)
+    fit = colors[range(7), [0, 1, 2, 0, 0, 2, 0]].mean()
+    people = [of_picture[PEOPLE == person].mean() for person in range(3)]
+    expected = torch.stack([of_picture.mean(), fit, *people])
     for rank in range(2):
-        assert torch.allclose(torch.stack(torch.load(tmp_path / f"{rank}.pt", weights_only=True)), expected, atol=1e-6)
-
-
-def test_bootstrap_interval_equals_scipy_s():
-    scores = np.random.default_rng(0).normal(0.5, 0.1, 40)
-    ours = bootstrap_ci(scores, num_samples=20000, seed=1)
-    theirs = bootstrap((scores,), np.mean, n_resamples=20000, method="percentile", rng=2).confidence_interval
-    assert ours.mean == pytest.approx(scores.mean())
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=1.5e-3)
-
-
-def test_bootstrap_is_repeatable_and_narrows_with_more_people():
-    scores = np.random.default_rng(0).normal(0.5, 0.1, 400)
-    assert bootstrap_ci(scores, seed=3) == bootstrap_ci(scores, seed=3)
-    few, many = bootstrap_ci(scores[:25]), bootstrap_ci(scores)
-    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4, rel=0.35)
-
-
-def test_paired_difference_is_sharper_than_two_intervals():
-    rng = np.random.default_rng(0)
-    people = rng.normal(0.5, 0.2, 30)  # some people are easier than others, for every method
-    better, worse = people + rng.normal(0.05, 0.02, 30), people
-    difference = paired_ci(better, worse)
-    assert difference.low > 0 and bootstrap_ci(better).low < bootstrap_ci(worse).high
-    assert difference.mean == pytest.approx((better - worse).mean())
-    with pytest.raises(ValueError, match="got 30 and 29"):
-        paired_ci(better, worse[1:])
-
-
-def test_intervals_of_nothing_or_of_nan_are_refused():
-    for scores in ([], [0.5, float("nan")], [[0.5]]):
-        with pytest.raises(ValueError, match="finite numbers, one per identity"):
-            bootstrap_ci(np.array(scores))
-
-
-def test_normalized_score_is_0_without_and_1_with_the_true_answer():
-    at = [normalized(score, unpersonalized=0.2, oracle=0.7) for score in (0.2, 0.7, 0.45, 0.1)]
-    assert at == pytest.approx([0, 1, 0.5, -0.2])
-    assert normalized(0.5, unpersonalized=0.3, oracle=0.3) is None
+        assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected, atol=1e-6)

@@ -4,15 +4,19 @@ import lightning as L
 import pytest
 import torch
 
+from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import Layout
+from hdb.lidb.layout import LiDBOptions
 
 
 @pytest.fixture
-def lidb(tiny_diffusion) -> LiDB:
-    unet, text_encoder = tiny_diffusion.unet, tiny_diffusion.text_encoder
-    layout = Layout.of(unet=unet, text_encoder=text_encoder, a=6, b=4)
-    return LiDB(unet=unet, text_encoder=text_encoder, layout=layout)
+def personalized(tiny_diffusion) -> PersonalizedDiffusion:
+    return PersonalizedDiffusion(tiny_diffusion, layout_of(tiny_diffusion, LiDBOptions(a=6, b=4)))
+
+
+@pytest.fixture
+def lidb(personalized) -> LiDB:
+    return personalized.lidb
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from hdb.metrics.people_mean import PeopleMean
 from hdb.training.denoising import Timesteps, private_generator
-from hdb.training.people_mean import PeopleMean
 
 
 def draw(timesteps: Timesteps, num: int = 20_000, **options) -> torch.Tensor:

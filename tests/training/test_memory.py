@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hdb.diffusion import StableDiffusion
+from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
-from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import Layout
-from hdb.training.personalize import SubjectFinetuning
-from hdb.training.pretrain import HyperNetPretraining
+from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.residuals import Residuals
+from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
 
@@ -24,15 +24,14 @@ VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads"
 def personalizable(tiny_base):
     """The tiny base with LiDB layers in it, and how often each of them has run."""
 
-    def build(memory: str) -> tuple[StableDiffusion, LiDB, Counter]:
+    def build(memory: str) -> tuple[PersonalizedDiffusion, Counter]:
         diffusion, runs = StableDiffusion.from_pretrained(tiny_base), Counter()
         if memory == "low":
             diffusion.use_less_memory()
-        models = {"unet": diffusion.unet, "text_encoder": diffusion.text_encoder}
-        lidb = LiDB(**models, layout=Layout.of(**models, a=6, b=4))
-        for name, layer in lidb.layers.items():
+        personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, LiDBOptions(a=6, b=4)))
+        for name, layer in personalized.lidb.layers.items():
             layer.register_forward_hook(lambda *_, name=name: runs.update([name]))
-        return diffusion, lidb, runs
+        return personalized, runs
 
     return build
 
@@ -40,19 +39,21 @@ def personalizable(tiny_base):
 @pytest.fixture
 def finetune(personalizable, latents, trainer):
     def run(memory: str, *, num_steps: int) -> tuple[torch.Tensor, Counter]:
-        diffusion, lidb, runs = personalizable(memory)
-        noise = torch.randn(3, lidb.layout.size, generator=torch.Generator().manual_seed(3))
-        start = lidb.layout.initial() + 0.05 * noise
-        options = {"rank": 2, "batch_size": 2, "num_steps": num_steps}
-        stage = SubjectFinetuning(diffusion, lidb, reference=latents[:, 0], start=start, **options)
+        personalized, runs = personalizable(memory)
+        layout = personalized.layout
+        noise = torch.randn(3, layout.size, generator=torch.Generator().manual_seed(3))
+        start = Residuals(layout.initial() + 0.05 * noise, layout)
+        options = FinetuningOptions(rank=2, batch_size=2, num_steps=num_steps)
+        stage = SubjectFinetuning(personalized, reference=latents[:, 0], start=start, options=options)
         trainer(max_epochs=1).fit(stage)
-        return stage.theta, runs
+        return stage.fitted.theta, runs
 
     return run
 
 
-def gradient(diffusion: StableDiffusion, lidb: LiDB) -> tuple[torch.Tensor, int]:
+def gradient(personalized: PersonalizedDiffusion) -> tuple[torch.Tensor, int]:
     """Of theta of three people, and the bytes that were kept for it."""
+    diffusion, lidb = personalized.diffusion, personalized.lidb
     generator, kept = torch.Generator().manual_seed(0), {}
     theta = lidb.layout.initial() + 0.1 * torch.randn(3, lidb.layout.size, generator=generator)
     lidb.bind(theta.requires_grad_())
@@ -70,13 +71,13 @@ def gradient(diffusion: StableDiffusion, lidb: LiDB) -> tuple[torch.Tensor, int]
 
 
 def test_gradients_with_recomputation_equal_those_without(personalizable):
-    (normal, _), (low, _) = (gradient(*personalizable(memory)[:2]) for memory in ("normal", "low"))
+    (normal, _), (low, _) = (gradient(personalizable(memory)[0]) for memory in ("normal", "low"))
     assert normal.abs().amax(1).min() > 1e-3
     assert_close(low, normal, rtol=1e-5, atol=1e-5 * normal.abs().max().item())
 
 
 def test_less_is_kept_for_backward(personalizable):
-    (_, normal), (_, low) = (gradient(*personalizable(memory)[:2]) for memory in ("normal", "low"))
+    (_, normal), (_, low) = (gradient(personalizable(memory)[0]) for memory in ("normal", "low"))
     assert low < 0.5 * normal
 
 
@@ -99,11 +100,11 @@ def test_low_memory_pretrains_the_same_network(personalizable, trainer):
 
     networks = []
     for memory in ("normal", "low"):
-        diffusion, lidb, _ = personalizable(memory)
-        encoder = FaceEncoder(VIT, resolution=16)
-        decoder = WeightDecoder(lidb.layout, encoder, width=8, num_heads=2)
-        networks.append(HyperNet(encoder, decoder, lidb.layout, iterations=1, linear_path=True))
-        stage = HyperNetPretraining(diffusion, lidb, networks[-1], warmup_steps=1)
+        (personalized, _), encoder = personalizable(memory), FaceEncoder(VIT, resolution=16)
+        options = HyperNetOptions(width=8, num_heads=2, iterations=1, linear_path=True)
+        networks.append(new_hypernet(options, encoder, personalized.layout))
+        losses = PretrainingOptions(beta=0.0, warmup_steps=1)
+        stage = HyperNetPretraining(personalized, networks[-1], options=losses)
         batches = FaceLoader(Noise(["a", "b"], seed=0), batch_size=2, shuffle=True)
         trainer(max_steps=3).fit(stage, batches)
     for low, normal in zip(networks[1].parameters(), networks[0].parameters(), strict=True):
@@ -111,14 +112,14 @@ def test_low_memory_pretrains_the_same_network(personalizable, trainer):
 
 
 def test_dropout_stays_off_though_blocks_recompute(personalizable):
-    diffusion, _, _ = personalizable("low")
-    in_train_mode = [module for module in diffusion.modules() if module.training]
+    personalized, _ = personalizable("low")
+    in_train_mode = [module for module in personalized.diffusion.modules() if module.training]
     assert in_train_mode and all(module.gradient_checkpointing for module in in_train_mode)
 
 
 def test_pictures_coded_one_by_one_are_those_coded_together(personalizable):
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    (together, _, _), (alone, _, _) = (personalizable(memory) for memory in ("normal", "low"))
+    together, alone = (personalizable(memory)[0].diffusion for memory in ("normal", "low"))
     latents = together.encode_images(images)
     assert_close(alone.encode_images(images), latents, rtol=1e-5, atol=1e-5)
     assert_close(alone.decode_latents(latents), together.decode_latents(latents), rtol=1e-5, atol=1e-5)

@@ -4,23 +4,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 
 from hdb.lidb.layout import Layout
-from hdb.training.preoptimize import Preoptimization, load_thetas, save_thetas, shard_path
+from hdb.lidb.residuals import Residuals
+from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
 
 PROMPTS = [["a [V] face", "a [V] face in the snow"], ["a [V] face", "a face"], ["a [V] face", "a [V] face, clay"]]
 
 
 @pytest.fixture
-def fit(tiny_diffusion, lidb, latents, trainer):
+def fit(personalized, latents, trainer):
     """Runs a preoptimization and returns its thetas."""
 
     def run(*, rows: slice = slice(None), stop: int = -1, callbacks=None, ckpt_path=None, **options) -> torch.Tensor:
         prompts = options.pop("prompts", "a [V] face")
+        how = {"gradient_clip": options.pop("gradient_clip", 1.0)}
         module = Preoptimization(
-            tiny_diffusion,
-            lidb,
+            personalized,
             latents=latents[rows],
             prompts=prompts if isinstance(prompts, str) else prompts[rows],
-            **{"num_steps": 4, "lr": 1e-2, "views_per_step": 2, **options},
+            options=PreoptimizationOptions(**{"num_steps": 4, "lr": 1e-2, "views_per_step": 2, **options}),
+            **how,
         )
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
@@ -39,23 +41,22 @@ def test_batch_of_identities_equals_loop_over_identities(fit, clip):
     assert (together - alone).abs().mean() < 1e-5
 
 
-def test_each_identity_is_clipped_by_its_own_norm(tiny_diffusion, lidb, latents):
-    module = Preoptimization(tiny_diffusion, lidb, latents=latents, gradient_clip=2.0)
+def test_each_identity_is_clipped_by_its_own_norm(personalized, latents):
+    module = Preoptimization(personalized, latents=latents, gradient_clip=2.0)
     directions = torch.nn.functional.normalize(torch.randn_like(module.thetas), dim=1)
     module.thetas.grad = directions * torch.tensor([[1.0], [2.0], [50.0]])
     module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
     assert_close(module.thetas.grad, directions * torch.tensor([[1.0], [2.0], [2.0]]))
 
 
-def test_fitting_denoises_better_than_the_shared_start(fit, tiny_diffusion, lidb, latents):
-    fitted = fit(num_steps=15, lr=3e-2)
-    judge = Preoptimization(tiny_diffusion, lidb, latents=latents)
+def test_fitting_denoises_better_than_the_shared_start(fit, personalized, latents):
+    fitted, layout = fit(num_steps=15, lr=3e-2), personalized.layout
     noise = torch.randn(3, *latents.shape[2:], generator=torch.Generator().manual_seed(9))
     fixed = {"noise": noise, "timesteps": torch.tensor([300, 600, 900])}
     with torch.no_grad():
         own, start = (
-            judge.denoising_losses(theta, latents[:, 0], ["a [V] face"] * 3, **fixed)
-            for theta in (fitted, judge.thetas)
+            personalized.denoising_losses(people, latents[:, 0], ["a [V] face"] * 3, **fixed)
+            for people in (Residuals(fitted, layout), Residuals.initial(layout))
         )
     assert (own < start).all()
 
@@ -107,8 +108,8 @@ def test_mean_pull_draws_the_thetas_together(fit):
     assert not torch.equal(pulled.mean(0), pulled[0])
 
 
-def test_rate_has_fallen_to_zero_at_the_end(tiny_diffusion, lidb, latents, trainer):
-    module = Preoptimization(tiny_diffusion, lidb, latents=latents, num_steps=5)
+def test_rate_has_fallen_to_zero_at_the_end(personalized, latents, trainer):
+    module = Preoptimization(personalized, latents=latents, options=PreoptimizationOptions(num_steps=5))
     trainer(max_epochs=1).fit(module)
     assert module.lr_schedulers().get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
 
@@ -116,8 +117,9 @@ def test_rate_has_fallen_to_zero_at_the_end(tiny_diffusion, lidb, latents, train
 def test_saved_shards_come_back_in_order(tmp_path, lidb):
     layout = lidb.layout
     thetas, identities = torch.randn(5, layout.size), torch.tensor([4, 8, 15, 16, 23])
-    save_thetas(tmp_path, 1, thetas=thetas[3:], identities=identities[3:], layout=layout)
-    save_thetas(tmp_path, 0, thetas=thetas[:3], identities=identities[:3], layout=layout)
+    people = Residuals(thetas, layout)
+    save_thetas(tmp_path, 1, people[3:], identities=identities[3:])
+    save_thetas(tmp_path, 0, people[:3], identities=identities[:3])
     loaded, names = load_thetas(tmp_path, layout)
     assert torch.equal(loaded, thetas) and torch.equal(names, identities)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -133,12 +135,12 @@ def test_shards_that_do_not_fit_are_refused_in_one_sentence(tmp_path, lidb):
     with pytest.raises(ValueError, match="1 values of .* not finite"):
         broken = torch.zeros(2, layout.size)
         broken[1, 3] = float("nan")
-        save_thetas(tmp_path, 0, thetas=broken, identities=names, layout=layout)
+        save_thetas(tmp_path, 0, Residuals(broken, layout), identities=names)
     with pytest.raises(ValueError, match=rf"expected \(n, {layout.size}\)"):
-        save_thetas(tmp_path, 0, thetas=torch.zeros(2, 5), identities=names, layout=layout)
+        save_thetas(tmp_path, 0, Residuals(torch.zeros(2, 5), layout), identities=names)
     assert not list(tmp_path.iterdir())
 
-    save_thetas(tmp_path, 0, thetas=torch.zeros(2, layout.size), identities=names, layout=layout)
+    save_thetas(tmp_path, 0, Residuals(torch.zeros(2, layout.size), layout), identities=names)
     with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}"):
         load_thetas(tmp_path, Layout(layout.slots, seed=7))
     path = shard_path(tmp_path, 0)
@@ -147,16 +149,16 @@ def test_shards_that_do_not_fit_are_refused_in_one_sentence(tmp_path, lidb):
         load_thetas(tmp_path, layout)
 
 
-def test_starts_and_prompts_that_do_not_fit_are_refused(tiny_diffusion, lidb, latents):
+def test_starts_and_prompts_that_do_not_fit_are_refused(personalized, latents):
     def build(**options):
-        return Preoptimization(tiny_diffusion, lidb, latents=latents, **options)
+        return Preoptimization(personalized, latents=latents, **options)
 
-    size = lidb.layout.size
+    layout, size = personalized.layout, personalized.layout.size
     with pytest.raises(ValueError, match="not 2 for 3 people"):
-        build(start=torch.zeros(2, size))
+        build(start=Residuals(torch.zeros(2, size), layout))
     with pytest.raises(ValueError, match=rf"shape \(1, 5\), expected \(n, {size}\)"):
-        build(start=torch.zeros(1, 5))
+        build(start=Residuals(torch.zeros(1, 5), layout))
     with pytest.raises(ValueError, match=f"{size} values of {size} that are not finite"):
-        build(start=torch.full((1, size), float("inf")))
+        build(start=Residuals(torch.full((1, size), float("inf")), layout))
     with pytest.raises(ValueError, match="prompts must be 3 x 2"):
         build(prompts=[["a face"], ["a face"], ["a face"]])

@@ -4,16 +4,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from hdb.diffusion.personalized import Denoised, PersonalizedDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
-from hdb.training.denoising import Denoised, private_generator
-from hdb.training.pretrain import HyperNetPretraining, someone_else
+from hdb.training.denoising import private_generator
+from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions, someone_else
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 
@@ -55,12 +55,13 @@ def hypernet(lidb):
 
 
 @pytest.fixture
-def pretrain(tiny_diffusion, lidb, hypernet, trainer):
+def pretrain(personalized, hypernet, trainer):
     """Runs a pretraining on four people, validated on three others."""
 
-    def run(*, net=None, adapter=None, stop=4, callbacks=(), ckpt_path=None, trainer_options=None, **options):
-        parts = tiny_diffusion, adapter or lidb, net or hypernet()
-        module = HyperNetPretraining(*parts, **{"warmup_steps": 1, **options})
+    def run(*, net=None, base=None, stop=4, callbacks=(), ckpt_path=None, trainer_options=None, **options):
+        targets = options.pop("targets", None)
+        losses = PretrainingOptions(**{"beta": 0.0, "warmup_steps": 1, **options})
+        module = HyperNetPretraining(base or personalized, net or hypernet(), targets=targets, options=losses)
         train = FaceLoader(Colors(4), batch_size=2, shuffle=True, num_samples=6)
         val = FaceLoader(Colors(3), batch_size=3, shuffle=False)
         log = Log()
@@ -163,19 +164,17 @@ def test_distance_of_factors_is_trained_on_and_logged(pretrain, hypernet, lidb):
 
 
 @pytest.fixture
-def free_lidb(lidb, tiny_diffusion):
-    """In the place of the adapter with bases: what a network that learned its own writes for."""
-    layout = lidb.layout
-    lidb.detach()
-    return LiDB(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, layout=layout.freed)
+def free_base(personalized):
+    """In the place of the base with LiDB bases: what a network that learned its own writes for."""
+    return PersonalizedDiffusion(personalized.detach(), personalized.layout.freed)
 
 
 def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoint(
-    pretrain, hypernet, free_lidb, tmp_path
+    pretrain, hypernet, free_base, tmp_path
 ):
     net = hypernet(learn_bases=True)
     before = [parameter.detach().clone() for parameter in net.bases.parameters()]
-    options = {"adapter": free_lidb, "weight_decay": 100.0, "linear_lr": 0.0, "bases_lr": 1e-3, "lr": 0.0}
+    options = {"base": free_base, "weight_decay": 100.0, "linear_lr": 0.0, "bases_lr": 1e-3, "lr": 0.0}
     module, _ = pretrain(net=net, callbacks=[saver(tmp_path)], **options)
     moved = torch.stack([(now - then).abs().max() for now, then in zip(net.bases.parameters(), before, strict=True)])
     assert moved.min() > 0 and moved.max() < 5e-3  # four steps of 1e-3 or less, and no decay
@@ -183,7 +182,7 @@ def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoi
     photos = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(photos), module.hypernet.eval()(photos))
     with pytest.raises(ValueError, match="beta = 0.5 weighs .* with learned bases expected beta = 0"):
-        pretrain(net=hypernet(learn_bases=True), adapter=free_lidb, beta=0.5)
+        pretrain(net=hypernet(learn_bases=True), base=free_base, beta=0.5)
 
 
 def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(pretrain, hypernet):
@@ -278,15 +277,15 @@ def test_learned_bases_in_mixed_precision_fold_theta_in_full_precision(hypernet)
     assert torch.equal(mixed, bases(theta))
 
 
-def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(tiny_diffusion, lidb, hypernet):
+def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personalized, hypernet):
     """The clean picture that follows from the true noise is the target as the autoencoder keeps it."""
-    stage = HyperNetPretraining(tiny_diffusion, lidb, hypernet(), gamma=1.0)
+    stage = HyperNetPretraining(personalized, hypernet(), options=PretrainingOptions(beta=0.0, gamma=1.0))
     samples = [Colors(3)[index] for index in range(3)]
     batch = FaceBatch.of(samples)
     latents, timesteps = stage.latents(batch.target), torch.tensor([100, 500, 900])
-    batch = batch._replace(target=tiny_diffusion.decode_latents(latents))
+    batch = batch._replace(target=personalized.diffusion.decode_latents(latents))
     noise = torch.randn(latents.shape, generator=private_generator(1))
-    noisy = tiny_diffusion.add_noise(latents, noise, timesteps)
+    noisy = personalized.diffusion.add_noise(latents, noise, timesteps)
 
     def losses(noise_pred):
         return stage.identity_losses(Denoised(torch.zeros(3), noisy, noise_pred), batch, timesteps)
@@ -297,12 +296,13 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(tiny_dif
     assert (losses(noise + 0.5 * torch.randn(noise.shape, generator=private_generator(2))) > perfect + 1e-4).all()
 
 
-def test_identity_loss_looks_at_photographs_unless_told_otherwise(tiny_diffusion, lidb, hypernet):
+def test_identity_loss_looks_at_photographs_unless_told_otherwise(personalized, hypernet):
     batch = FaceBatch.of([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
-    timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *tiny_diffusion.latent_shape)
+    timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *personalized.diffusion.latent_shape)
     denoised = Denoised(torch.zeros(3), zeros, zeros)
     for styled, num in ((False, 2), (True, 3)):
-        stage = HyperNetPretraining(tiny_diffusion, lidb, hypernet(), gamma=1.0, identity_styled=styled)
+        options = PretrainingOptions(beta=0.0, gamma=1.0, identity_styled=styled)
+        stage = HyperNetPretraining(personalized, hypernet(), options=options)
         assert len(stage.identity_losses(denoised, batch, timesteps)) == num
 
 
@@ -316,6 +316,8 @@ def test_identity_loss_reaches_the_hypernetwork_and_leaves_its_encoder_alone(pre
     assert all(torch.equal(value, before[name]) for name, value in net.encoder.state_dict().items())
 
 
-def test_gamma_without_a_frozen_encoder_is_refused(tiny_diffusion, lidb, hypernet):
+def test_gamma_without_a_frozen_encoder_is_refused(personalized, hypernet):
     with pytest.raises(ValueError, match="gamma = 0.1 .* expected a frozen encoder"):
-        HyperNetPretraining(tiny_diffusion, lidb, hypernet(freeze_encoder=False), gamma=0.1)
+        HyperNetPretraining(
+            personalized, hypernet(freeze_encoder=False), options=PretrainingOptions(beta=0.0, gamma=0.1)
+        )

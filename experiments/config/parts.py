@@ -1,0 +1,72 @@
+"""What several experiments have in common and no room of hdb owns: the machine, the log, more of people and judges."""
+
+from dataclasses import dataclass, field
+
+from hdb.diffusion.base import BaseOptions
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.faces.people import PeopleOptions
+from hdb.metrics.judges import JudgeOptions
+
+
+@dataclass
+class Wandb:
+    """The run's place in Weights & Biases. `mode` null means online where a login exists, offline elsewhere."""
+
+    project: str = "hdb"
+    name: str | None = None
+    mode: str | None = None
+
+
+@dataclass
+class OnBase:
+    """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same."""
+
+    base: BaseOptions = field(default_factory=BaseOptions)
+    accelerator: str = "auto"
+    memory: str = "normal"
+    seed: int = 0
+
+
+@dataclass
+class Logged(OnBase):
+    """What trains on a base and is logged."""
+
+    precision: str = "32-true"
+    wandb: Wandb = field(default_factory=Wandb)
+
+
+@dataclass
+class Drawing(Logged):
+    """What also draws pictures."""
+
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+
+@dataclass
+class ReadPeople(PeopleOptions):
+    """Where people come from; `num_workers` processes read and crop them, 0 is the main process."""
+
+    num_workers: int = 0
+
+
+@dataclass
+class LoadedPeople(ReadPeople):
+    """Where people come from, and how many are in a batch."""
+
+    batch_size: int = 8
+
+
+@dataclass
+class EvaluationJudges(JudgeOptions):
+    """Who scores pictures; `classifier` says what one shows, where prompts are captions of faceworld."""
+
+    classifier: str | None = None
+
+
+@dataclass
+class Variant:
+    """Words that a row of an ablation adds to those of its experiments."""
+
+    pretrain: list[str] = field(default_factory=list)
+    evaluate: list[str] = field(default_factory=list)
+    preoptimize: list[str] = field(default_factory=list)

@@ -1,0 +1,241 @@
+"""One dataclass per experiment. What a class of hdb owns is embedded, or inherited where its fields stand alone."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from experiments.config.parts import (
+    Drawing,
+    EvaluationJudges,
+    LoadedPeople,
+    Logged,
+    OnBase,
+    ReadPeople,
+    Variant,
+    Wandb,
+)
+from hdb.diffusion.base import BaseOptions
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.evaluation.people import ProtocolOptions
+from hdb.evaluation.workloads import WorkloadOptions
+from hdb.faces.people import PeopleOptions
+from hdb.hypernet.options import HyperNetOptions
+from hdb.lidb.layout import LiDBOptions
+from hdb.metrics.judges import JudgeOptions
+from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.hypernet_run import ScheduleOptions
+from hdb.training.personalize import FinetuningOptions
+from hdb.training.preoptimize import PreoptimizationOptions
+from hdb.training.pretrain import PretrainingOptions
+from hdb.worldbase.measure import MeasureOptions
+from hdb.worldbase.trainings import PARTS
+
+PHOTO = f"a photo of {INSTANCE_PROMPT}"
+
+
+@dataclass
+class Preoptimize(PreoptimizationOptions, Logged):
+    """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
+
+    `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
+    """
+
+    output: str = "outputs/preoptimize"
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    faces: ReadPeople = field(default_factory=ReadPeople)
+    identities_per_shard: int = 16
+    encoder: str | None = None
+    checkpoint_every: int = 50
+
+
+@dataclass
+class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
+    """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
+
+    gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
+    timesteps below the share `identity_until`.
+
+    beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
+    loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
+    `max_minutes` ends a run early, unfinished schedule and all. `val_every` and `checkpoint_every` count steps.
+    """
+
+    output: str = "outputs/pretrain"
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    faces: LoadedPeople = field(default_factory=LoadedPeople)
+    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
+    judges: JudgeOptions = field(default_factory=JudgeOptions)
+    thetas: str | None = "outputs/preoptimize"
+    num_preview_identities: int = 4
+    preview_prompts: list[str] = field(default_factory=lambda: [PHOTO])
+
+
+@dataclass
+class Personalize(Drawing):
+    """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
+
+    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
+    where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
+    null the name of the photo. `dtype` of the file is float32 or, at half the size, float16.
+    """
+
+    reference: str = MISSING
+    output: str = "subject.safetensors"
+    dtype: str = "float32"
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    crop: bool = True
+    min_face: int = 64
+    face: int | None = None
+    consent: str = ""
+    source: str | None = None
+    prompts: list[str] = field(default_factory=lambda: [PHOTO] * 4)
+
+
+@dataclass
+class Evaluate(ProtocolOptions, Drawing):
+    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
+    worse than it is. `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has
+    an answer for. `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated
+    and others of the test split, at most as many as there are.
+    """
+
+    output: str = "outputs/eval"
+    methods: list[str] | None = None
+    dtype: str = "float32"
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    judges: EvaluationJudges = field(default_factory=EvaluationJudges)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    no_hyper_lr: float | None = None
+
+
+@dataclass
+class Ablate:
+    """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
+
+    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all; `preoptimize` is the YAML of
+    targets, for variants that need them: those with words for it, or with beta above 0 and no thetas.
+    """
+
+    output: str = "outputs/ablations"
+    pretrain: str = MISSING
+    evaluate: str = MISSING
+    preoptimize: str | None = None
+    common: Variant = field(default_factory=Variant)
+    variants: dict[str, Variant] = field(default_factory=dict)
+
+
+@dataclass
+class Generate(OnBase):
+    """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
+
+    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file.
+    """
+
+    subject: list[str] = MISSING
+    output: str = "outputs/generate"
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    prompts: list[str] = field(default_factory=lambda: [PHOTO])
+    num_pictures: int = 4
+    scale: float | None = None
+
+
+@dataclass
+class Export:
+    """A subject as other tools load it.
+
+    `format` diffusers or kohya (ComfyUI, A1111) is a LoRA file of text encoder and UNet; merged is a whole pipeline
+    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file.
+    """
+
+    subject: str = MISSING
+    output: str = MISSING
+    format: str = "diffusers"
+    scale: float | None = None
+    base: BaseOptions = field(default_factory=BaseOptions)
+
+
+@dataclass
+class Inspect:
+    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only.
+
+    `base` is a folder, a hub id, or sd15-config: the published configuration of Stable Diffusion 1.5.
+    """
+
+    subject: str | None = None
+    base: str | None = None
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+
+
+@dataclass
+class Benchmark(WorkloadOptions):
+    """What the stages cost on this machine, and two ratios; a base and a hypernetwork of random weights will do.
+
+    `base` is a base, a folder of configs alone (unet.json, ...), or sd15-config, which is configs/sd15. `dtype` is its
+    own, `batch_size` that of pretraining. A ratio compares runs of `num_steps` steps in `num_pairs` pairs.
+    """
+
+    output: str = "outputs/benchmark"
+    num_residuals: int = 8
+    num_people: int = 16
+    num_repeats: int = 3
+    num_pairs: int = 7
+    seed: int = 0
+
+
+@dataclass
+class TrainBase(MeasureOptions):
+    """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
+
+    `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
+    """
+
+    pretrain: str = "configs/faceworld/pretrain.yaml"
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    wandb: Wandb = field(default_factory=Wandb)
+
+
+@dataclass
+class Prepare:
+    """Photos, cropped once, as tar shards in `output`, for faces.source=shards faces.root=<output>.
+
+    `source`, `root`, `splits` and the numbers of people are those of `PeopleOptions`. `min_face` is the smallest face
+    in px, `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers`
+    null takes one process per core, 0 none but this one.
+    """
+
+    source: str = MISSING
+    root: str = MISSING
+    output: str = MISSING
+    splits: str | None = None
+    num_identities: int | None = None
+    num_val_identities: int = 100
+    num_test_identities: int = 100
+    identities_per_shard: int = 256
+    resolution: int = 512
+    min_face: int = 64
+    max_turn: float = 45.0
+    margin: float = 0.0
+    num_workers: int | None = None
+
+
+@dataclass
+class RenderFaceworld:
+    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    views_per_identity: int = 12
+    num_identities: int | None = None
+    splits: list[str] = field(default_factory=lambda: ["train", "val", "test"])
+    num_workers: int = 2
+    seed: int = 0
+    portrait: str | None = None
+    identity: int = 2200

@@ -1,0 +1,7 @@
+"""The frozen base and its pictures: its folder, the model, somebody's weights in it, pictures.
+
+`pipeline` reads and writes folders in diffusers' layout, `stable_diffusion` is the frozen base, `base` reads the one
+that is asked for and `random_base` makes one of random weights. `personalized` is a base with LiDB layers in it, bound
+to people; `sampling` draws many people and prompts in one batch, `sheet` shows the pictures, `facts` what a base or a
+subject's file is made of.
+"""

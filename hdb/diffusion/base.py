@@ -1,0 +1,42 @@
+"""The frozen base that is asked for, read and fitted to this machine."""
+
+from dataclasses import dataclass
+
+import torch
+
+from hdb.diffusion.stable_diffusion import StableDiffusion
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class BaseOptions:
+    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to."""
+
+    path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    revision: str | None = None
+    dtype: str = "float32"
+
+
+def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
+    """The base that the options name.
+
+    Args:
+        memory: See `fitted`.
+
+    Raises:
+        ValueError: An unknown precision or memory, or see `StableDiffusion.from_pretrained`.
+    """
+    if options.dtype not in DTYPES:
+        raise ValueError(f"base.dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
+    diffusion = StableDiffusion.from_pretrained(options.path, dtype=DTYPES[options.dtype], revision=options.revision)
+    return fitted(diffusion, memory=memory)
+
+
+def fitted(diffusion: StableDiffusion, *, memory: str) -> StableDiffusion:
+    """With plain attention where there is no GPU, a quarter faster to train there; `low` memory trades time for it."""
+    if memory not in ("normal", "low"):
+        raise ValueError(f"memory is {memory!r}, expected normal or low")
+    if not torch.cuda.is_available():
+        diffusion.use_plain_attention()
+    return diffusion.use_less_memory() if memory == "low" else diffusion

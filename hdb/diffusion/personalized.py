@@ -1,0 +1,137 @@
+"""PersonalizedDiffusion: the frozen base with LiDB layers in it, bound to people: denoising losses, pictures."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.lidb.adapter import LiDB
+from hdb.lidb.layout import Layout, LiDBOptions
+from hdb.lidb.residuals import Residuals
+from hdb.losses import diffusion_loss
+
+
+def layout_of(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
+    """The layout that personal weights of this base have."""
+    return Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
+
+
+class Denoised(NamedTuple):
+    """What the base made of noisy latents, and its loss per sample."""
+
+    losses: Float[Tensor, " m"]
+    noisy_latents: Float[Tensor, "m c h w"]
+    noise_pred: Float[Tensor, "m c h w"]
+
+
+class PersonalizedDiffusion:
+    """A base and the LiDB layers within it, which give it n people at once.
+
+        residuals (n, p) -> bind -> encode prompts, predict noise -> losses (m,) or pictures (m, 3, h, w)
+
+    No module: whoever holds it registers, trains and stores nothing of the base.
+
+    Args:
+        diffusion: The base; its layers are replaced in place, until `detach`.
+        layout: Names the layers, and says what a bare theta means.
+
+    Raises:
+        ValueError: The base has other layers, or has LiDB layers already.
+    """
+
+    def __init__(self, diffusion: StableDiffusion, layout: Layout) -> None:
+        self.diffusion = diffusion
+        self.lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
+
+    @property
+    def layout(self) -> Layout:
+        return self.lidb.layout
+
+    @property
+    def device(self) -> torch.device:
+        return self.diffusion.device
+
+    def to(self, device: torch.device) -> "PersonalizedDiffusion":
+        """Moves the base, bases of the layers and all."""
+        self.diffusion.to(device)
+        return self
+
+    def bind(self, people: Residuals | None, *, scale: float = 1.0) -> None:
+        """As `LiDB.bind`: until the next `bind`."""
+        self.lidb.bind(people, scale=scale)
+
+    @contextmanager
+    def bound(self, people: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
+        """Binds people within a `with` block, then who was bound before."""
+        with self.lidb.bound(people if people is None else people.to(self.device), scale=scale):
+            yield
+
+    def detach(self) -> StableDiffusion:
+        """The base with its original layers back; this object is of no use afterwards."""
+        self.lidb.detach()
+        return self.diffusion
+
+    def denoising_losses(
+        self,
+        people: Residuals,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+    ) -> Float[Tensor, " m"]:
+        """The diffusion loss of each sample under its own person's residuals; see `denoise`."""
+        return self.denoise(people, latents, prompts, noise=noise, timesteps=timesteps).losses
+
+    def denoise(
+        self,
+        people: Residuals,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+    ) -> Denoised:
+        """Denoises each sample under its own person's residuals, which stay bound.
+
+        Args:
+            people: n of them; sample i belongs to person i mod n (tiled).
+            prompts: n of them, encoded once, or m. The text encoder is personalized too, so they cannot be cached.
+        """
+        self.bind(people)
+        prompt_embeds = self.diffusion.encode_prompts(list(prompts))
+        prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompts), 1, 1)
+        noisy_latents = self.diffusion.add_noise(latents, noise, timesteps)
+        noise_pred = self.diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
+        target = self.diffusion.denoising_target(latents, noise, timesteps)
+        return Denoised(diffusion_loss(noise_pred, target, reduction="none"), noisy_latents, noise_pred)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        people: Residuals | None,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        scale: float = 1.0,
+    ) -> Float[Tensor, "m 3 h w"]:
+        """One picture per prompt; prompt i shows person i mod n. Who was bound before is bound again afterwards.
+
+        Args:
+            people: n of them; None draws from the base as it is.
+            seeds: Of the starting noise, one per prompt.
+            scale: Strength of the residuals.
+
+        Raises:
+            ValueError: The number of prompts is no multiple of the number of people.
+        """
+        with self.bound(people, scale=scale):
+            num_people = 1 if people is None else len(people)
+            return draw(self.diffusion, prompts, num_people=num_people, seeds=seeds, sampling=sampling)

@@ -1,0 +1,200 @@
+"""Pipeline folders in diffusers' layout: found, checked to the last tensor and read; written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from hdb.files import read_header, written_whole
+
+# The file of each part that has weights.
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+PARTS = (*WEIGHTS, "tokenizer", "scheduler")
+_DESCRIPTIONS = [
+    "model_index.json",
+    "*/*.safetensors.index.json",
+    "*/config.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+]
+
+
+def find_pipeline(path: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder of a pipeline: the one given, or that of a hub id in the hub's cache, downloaded if need be.
+
+    Args:
+        revision: branch, tag or commit of a hub id.
+        weights: download them as well, only as safetensors.
+
+    Raises:
+        ValueError: It is a single file, neither a folder nor a hub id, or not to be had from the hub.
+    """
+    name, found = str(path), Path(path)
+    if found.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision {revision!r} was given for the folder {name}: only a hub id has revisions")
+        return found
+    if found.is_file():
+        read_header(found)  # says so where it is a pickle
+        raise ValueError(
+            f"{name} is a single safetensors file: expected a folder in diffusers' layout, as "
+            f"StableDiffusionPipeline.from_single_file and save_pretrained make of it"
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ValueError(
+            f"no Stable Diffusion at {name}: expected a folder in diffusers' layout or a hub id owner/name"
+        )
+    files = [
+        f"{part}/{name}" for part, file in WEIGHTS.items() for name in (file, f"{Path(file).stem}-*-of-*.safetensors")
+    ]
+    wanted = [*_DESCRIPTIONS, *(files if weights else ())]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # OSErrors, ValueErrors and those of the hub's HTTP library
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        asked = name if revision is None else f"{name} at revision {revision}"
+        raise ValueError(
+            f"no folder {name}, and the hub did not give {asked}: {reason}; expected a folder in diffusers' layout, or "
+            "a hub id owner/name that is in the cache or can be downloaded"
+        ) from error
+
+
+def read_pipeline(folder: Path) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 1.x by name, in float32. Nothing is ever unpickled, and no tensor is made up.
+
+    Raises:
+        ValueError: It is another family of models or one for inpainting, lacks a part, or a tensor is missing,
+            superfluous, of another shape or not finite.
+    """
+    check_family(folder)
+    _check_parts(folder)
+    try:
+        parts = {
+            "unet": _read_weights(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32),
+            "vae": _read_weights(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
+            "text_encoder": _read_weights(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
+            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
+        }
+    except OSError as error:
+        raise ValueError(
+            f"cannot load a Stable Diffusion from {folder}: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return parts
+
+
+def write_pipeline(
+    folder: str | Path,
+    *,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    scheduler: DDIMScheduler,
+    about: Mapping[str, str],
+) -> Path:
+    """Writes a folder that `StableDiffusionPipeline.from_pretrained` reads, under a temporary name, and renames it.
+
+    Args:
+        about: provenance, put beside the parts as subject.json.
+
+    Raises:
+        OSError: The folder is there already, or it could not be written; then nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: expected the name of a new folder")
+    for network in (unet, vae):
+        network.register_to_config(_name_or_path="")  # where it once lay on this machine
+    pipeline = StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    try:
+        with written_whole(folder) as temporary:
+            pipeline.save_pretrained(temporary, safe_serialization=True)
+            (temporary / "subject.json").write_text(json.dumps(dict(about), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"could not write the pipeline to {folder}: {error}; nothing was written") from error
+    return folder
+
+
+def check_family(folder: Path) -> None:
+    """Raises ValueError if the folder's model_index.json is missing or names another family of models."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"{folder} is no diffusers pipeline folder: expected a file model_index.json in it")
+    try:
+        family = dict(json.loads(index.read_text())).get("_class_name")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{index} is not readable as JSON: {error}") from None
+    if family != "StableDiffusionPipeline":
+        raise ValueError(
+            f"{folder} holds a {family}: expected a StableDiffusionPipeline (1.x); models for inpainting and of other "
+            "families are not supported"
+        )
+
+
+def _check_parts(folder: Path) -> None:
+    if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
+    for part in WEIGHTS:
+        for file in _weight_files(folder / part, WEIGHTS[part]):
+            read_header(file)
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The file of a part's weights, or those it is divided into."""
+    index = folder / f"{name}.index.json"
+    if index.is_file() and not (folder / name).is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{index} is no readable list of shards: {error}") from None
+    else:
+        names = [name]
+    if missing := [shard for shard in names if not (folder / shard).is_file()]:
+        pickles = sorted(found.name for found in folder.glob("*.bin"))
+        instead = f"holds the pickled {pickles[0]}, which was not read" if pickles else "holds no weights"
+        raise ValueError(f"{folder} {instead}: expected {missing[0]}")
+    return [folder / shard for shard in names]
+
+
+def _read_weights(kind: type[nn.Module], folder: Path, part: str, **dtype: torch.dtype) -> nn.Module:
+    model, report = kind.from_pretrained(
+        folder / part, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **dtype
+    )
+    where = folder / part / WEIGHTS[part]
+    for problem, keys in (("lacks", report["missing_keys"]), ("has an unknown", report["unexpected_keys"])):
+        if keys:
+            raise ValueError(f"{where} {problem} tensor {min(keys)}, one of {len(keys)}: expected those of config.json")
+    for name, given, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{where}: {name} has shape {tuple(given)}, but config.json says {tuple(expected)}")
+    for name, value in model.state_dict().items():
+        if bad := value.numel() - int(value.isfinite().sum()):
+            raise ValueError(f"{where}: {name} has {bad} values of {value.numel()} that are not finite, expected 0")
+    return model

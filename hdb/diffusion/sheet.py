@@ -1,0 +1,61 @@
+"""Pictures as 8 bit files, and the sheet that shows many of them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hdb.files import write_files
+
+LABEL_HEIGHT = 14  # px, one line of Pillow's built-in font
+
+
+def picture_grid(
+    rows: Sequence[Sequence[Float[Tensor, "3 _ _"]]], *, columns: Sequence[str] = (), tile: int = 128
+) -> Image.Image:
+    """A sheet of pictures, one row per person, with the name of each column above it.
+
+    Args:
+        rows: pictures in [0, 1] of any size; rows may differ in length.
+        tile: side of a picture on the sheet, in pixels.
+    """
+    names = [_wrapped(name, tile) for name in columns]
+    top = LABEL_HEIGHT * max((len(lines) for lines in names), default=0)
+    sheet = Image.new("RGB", (tile * max(map(len, rows)), top + tile * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, lines in enumerate(names):
+        draw.multiline_text((column * tile + 3, 1), "\n".join(lines), fill="black", spacing=3)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(to_image(picture, size=tile), (x * tile, top + y * tile))
+    return sheet
+
+
+def to_image(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Image.Image:
+    """A picture in [0, 1] as 8 bit RGB, resized to a square of `size` px if given."""
+    if size is not None and picture.shape[-2:] != (size, size):
+        picture = F.interpolate(picture[None].float(), (size, size), mode="bicubic", antialias=True)[0]
+    pixels = picture.detach().float().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Writes a whole PNG or none; missing folders are made."""
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    write_files({Path(path): content.getvalue()})
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    font, lines = ImageFont.load_default(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 6:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,83 @@
+"""What each piece of the way from one photo to pictures costs, and what running people together saves."""
+
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from hdb.diffusion.base import DTYPES
+from hdb.evaluation.cost import Cost, cost, device_name, paired_ratios
+from hdb.evaluation.workloads import Workloads
+
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def dtype_of_work(precision: str, dtype: str) -> torch.dtype:
+    """What most of the arithmetic is done in."""
+    return MIXED.get(precision, DTYPES[dtype])
+
+
+def machine(work: Workloads, *, dtype: torch.dtype, ceiling: float) -> dict[str, str]:
+    """What a cost depends on beside the code.
+
+    Args:
+        ceiling: operations per second of a plain matrix product.
+    """
+    options = work.options
+    return {
+        "device": device_name(work.device),
+        "torch": torch.__version__,
+        "base": work.diffusion.name,
+        "dtype": options.dtype,
+        "precision": options.precision,
+        "memory": options.memory,
+        "ceiling": f"{ceiling / 1e12:.4g} TFLOP/s, matrix product in {str(dtype).removeprefix('torch.')}",
+    }
+
+
+def costs(work: Workloads, *, num_repeats: int, ceiling: float) -> dict[str, Cost]:
+    """Prints a line for each piece as soon as it is measured."""
+    options, side = work.options, work.diffusion.resolution
+    steps, draws = options.finetuning.num_steps, options.finetuning.batch_size
+    pieces = {
+        "theta from one photo": (work.prediction, 1),
+        f"{steps} finetuning steps of {draws} draws, {side} px": (work.finetuning, 1),
+        "one photo to a saved file": (work.photo_to_file, 1),
+        f"a pretraining step on {options.batch_size} people": (work.pretraining, options.num_steps),
+        f"{options.num_pictures} pictures, {options.sampling.num_inference_steps} steps": (work.pictures, 1),
+    }
+    print(f"\n{'':44}{'seconds':>10}{'peak GB':>10}{'TFLOP':>10}{'TFLOP/s':>10}{'of ceiling':>12}")
+    measured: dict[str, Cost] = {}
+    for name, (piece, num_steps) in pieces.items():
+        measured[name] = cost(piece, device=work.device, num_steps=num_steps, num_repeats=num_repeats)
+        print(row(name, measured[name], ceiling=ceiling), flush=True)
+    return measured
+
+
+def row(name: str, measured: Cost, *, ceiling: float) -> str:
+    """One line of the table."""
+    numbers = measured.seconds, measured.peak_bytes / 1e9, measured.operations / 1e12, measured.rate / 1e12
+    return f"{name:44}" + "".join(f"{number:10.4g}" for number in numbers) + f"{measured.rate / ceiling:12.1%}"
+
+
+def ratios(work: Workloads, *, num_residuals: int, num_people: int, num_pairs: int) -> dict[str, list[float]]:
+    """Seconds of one way over those of another, pair by pair; prints a line for each."""
+    comparisons: dict[str, tuple[Callable[[], float], Callable[[], float], str]] = {
+        f"a step with {num_residuals} residuals / with one shared": (
+            lambda: work.fitting(num_people=num_residuals),
+            lambda: work.fitting(num_people=1, num_draws=num_residuals),
+            "<= 1.25",
+        ),
+        f"{num_people} people one by one / together": (
+            lambda: sum(work.fitting(num_people=1) for _ in range(num_people)),
+            lambda: work.fitting(num_people=num_people),
+            ">= 2",
+        ),
+    }
+    print(f"\n{'ratio of seconds':44}{'median':>10}{'lowest':>10}{'highest':>10}{'target':>10}")
+    found: dict[str, list[float]] = {}
+    for name, (first, second, target) in comparisons.items():
+        found[name] = paired_ratios(first, second, num_pairs=num_pairs)
+        low, high = min(found[name]), max(found[name])
+        print(f"{name:44}{statistics.median(found[name]):10.2f}{low:10.2f}{high:10.2f}{target:>10}", flush=True)
+    return found

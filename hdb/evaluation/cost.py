@@ -1,0 +1,111 @@
+"""What a piece of work costs on this machine: seconds, peak memory, floating-point operations; and ratios of two."""
+
+import resource
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from hdb.training.device import now, timed
+
+# Torch counts fused attention on GPUs only; without these the CPU's would be free.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`seconds` is the median of several runs; `peak_bytes` the most memory held, weights included."""
+
+    seconds: float
+    peak_bytes: int
+    operations: int
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.operations / self.seconds
+
+
+class StepClock(L.Callback):
+    """Seconds of each training step, optimizer and all, without what a Trainer does before and after."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self.started = device, [], 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.started = now(self.device)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seconds.append(now(self.device) - self.started)
+
+
+def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3) -> Cost:
+    """Runs once to warm up and to count the operations, in both directions and as executed, then to take the time.
+
+    On CUDA the peak is that of these runs; on a CPU it is the process's peak so far, which never falls.
+
+    Operations are those of matrix products, convolutions and attention, two per multiplication and addition.
+
+    Args:
+        run: does the work and returns the seconds of each of its steps.
+        num_steps: of one run; a cost is that of one step.
+    """
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        run()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = [second for _ in range(num_repeats) for second in run()]
+    peak = (
+        torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    )
+    return Cost(statistics.median(seconds), peak, counter.get_total_flops() // num_steps)
+
+
+def paired_ratios(first: Callable[[], float], second: Callable[[], float], *, num_pairs: int) -> list[float]:
+    """The seconds of `first` over those of `second`, pair by pair and in turn first, after one pair to warm up.
+
+    A machine that slows down for a while slows both halves of a pair; means of separate runs would not notice.
+    """
+    first(), second()
+    ratios = []
+    for pair in range(num_pairs):
+        if pair % 2:
+            below, above = second(), first()
+        else:
+            above, below = first(), second()
+        ratios.append(above / below)
+    return ratios
+
+
+@torch.no_grad()
+def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the best square matrix product of up to 8192 rows; larger ones stop at 0.2 s."""
+    best = 0.0
+    for side in (512, 1024, 2048, 4096, 8192):
+        matrix = torch.randn(side, side, device=device).to(dtype)
+        seconds = min(timed(lambda matrix=matrix: matrix @ matrix, device) for _ in range(5))
+        best = max(best, 2 * side**3 / seconds)
+        if seconds > 0.2:
+            break
+    return best
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the processor with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"

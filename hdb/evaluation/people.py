@@ -1,0 +1,119 @@
+"""The people of an evaluation: unseen, with references, and a gallery to look for somebody among."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdb.faces.names import file_names
+from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
+from hdb.faces.sources import identity_number
+from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.methods.protocol import Photos
+
+
+@dataclass
+class ProtocolOptions:
+    """How much is drawn of how many. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
+    the test split, at most as many as there are. `prompts` is a text file with one per line.
+    """
+
+    subjects_per_batch: int = 1
+    num_identities: int = 100
+    num_references: int = 1
+    num_gallery: int = 200
+    prompts: str = "configs/prompts/people.txt"
+    num_prompts: int = 30
+    num_pictures: int = 10
+    num_resamples: int = 10_000
+
+
+class Unseen(NamedTuple):
+    """People of an evaluation. The first reference of each is the photo that methods are given.
+
+    `others` are photos of further people of the test split, one of each, to look for somebody among.
+    """
+
+    names: list[str]
+    references: Float[Tensor, "n v 3 h w"]
+    world: FaceWorld | None  # that draws true answers, where people are its own; their names are its numbers
+    others: Float[Tensor, "m 3 h w"]
+
+    @property
+    def photos(self) -> Photos:
+        """What methods are given."""
+        return Photos(self.names, self.references[:, 0])
+
+    @property
+    def gallery(self) -> Float[Tensor, "g 3 h w"]:
+        """A photo of each of the n people, and the others'; where somebody has another one, not the photo given."""
+        given = self.references[:, 0]
+        known = [
+            next((photo for photo in photos if not torch.equal(photo, first)), first)
+            for first, photos in zip(given, self.references, strict=True)
+        ]
+        return torch.cat([torch.stack(known), self.others])
+
+
+def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -> Unseen:
+    """The first test people of a source; on faceworld with plain views as references, and the world itself.
+
+    Raises:
+        ValueError: not as many, a smaller gallery, or the list beside `hypernet` says it was trained on one of them.
+    """
+    num, num_references = options.num_identities, options.num_references
+    if num < 1 or num_references < 1:
+        raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
+    if options.num_gallery < num:
+        raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
+    if source.source == "faceworld":
+        return unseen_faceworld(source, options)
+    people = People(source)
+    refuse_trained(people.splits, hypernet)
+    test, names, references, others = people.faces("test"), [], [], []
+    for index, name in enumerate(test.names):
+        evaluated = len(names) < num
+        samples = [test[draw, index] for draw in range(num_references if evaluated else 1)]
+        if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
+            continue
+        if evaluated:
+            names.append(name)
+            references.append(torch.stack([sample.reference for sample in samples]))
+        else:
+            others.append(samples[0].reference)
+        if len(names) + len(others) == options.num_gallery:
+            break
+    if len(names) < num:
+        usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
+        raise ValueError(f"num_identities is {num}, but {usable}")
+    known = torch.stack(references)
+    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
+
+
+def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:
+    num = options.num_identities
+    if num > len(SPLITS["test"]):
+        raise ValueError(f"num_identities is {num}, but faceworld has {len(SPLITS['test'])} test people")
+    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), SPLITS["test"][:num]
+    # Every third view is plain: a photo in a studio.
+    pairs = [
+        (world.identity(index), world.view(index, 3 * view))
+        for index in indices
+        for view in range(options.num_references)
+    ]
+    references = world.render(pairs).unflatten(0, (num, options.num_references))
+    others = references[:0, 0]
+    if strangers := SPLITS["test"][num : options.num_gallery]:
+        dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
+        others = torch.from_numpy(dataset.images[:, 0]).float() / 255
+    return Unseen(
+        names=[str(index) for index in indices],
+        references=references,
+        world=world,
+        others=others,
+    )

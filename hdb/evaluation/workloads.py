@@ -1,0 +1,159 @@
+"""The pieces of the way from one photo to pictures as calls that can be measured."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hdb.diffusion.base import DTYPES, BaseOptions, fitted, read_base
+from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.random_base import CONFIGS, is_random_base, random_stable_diffusion
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.evaluation.cost import StepClock
+from hdb.faces.crop import FaceCropper
+from hdb.faces.picture import open_picture, square
+from hdb.faces.sources import FaceBatch
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.hypernet.trained import predict
+from hdb.lidb.file import Subject
+from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.residuals import Residuals
+from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.device import timed
+from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
+from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+
+
+@dataclass
+class WorkloadOptions:
+    """What is measured. `base` is a base or a folder of configs alone, `batch_size` that of pretraining."""
+
+    base: str = "sd15-config"
+    dtype: str = "float32"
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=25))
+    instance_prompt: str = INSTANCE_PROMPT
+    batch_size: int = 8
+    num_pictures: int = 4
+    num_steps: int = 10
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    memory: str = "normal"
+
+
+def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
+    """The base that is named, on the device; of random weights where there are only configs."""
+    if options.dtype not in DTYPES:
+        raise ValueError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
+    folder = CONFIGS.get(options.base, Path(options.base))
+    if not is_random_base(folder):
+        return read_base(BaseOptions(path=options.base, dtype=options.dtype), memory=options.memory).to(device)
+    diffusion = random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
+    return fitted(diffusion, memory=options.memory)
+
+
+class Workloads:
+    """One base and one hypernetwork of random weights, resident; each method does one piece of work.
+
+    A method returns the seconds of its steps, or of itself as its only step.
+    """
+
+    def __init__(self, options: WorkloadOptions, *, folder: Path, device: torch.device) -> None:
+        self.options, self.folder, self.device = options, folder, device
+        self.diffusion, net = base_of(options, device), options.hypernet
+        encoder = FaceEncoder.from_folder(net.encoder) if Path(net.encoder).is_dir() else FaceEncoder(net.encoder)
+        # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one
+        # fused operation, and its arithmetic would not be counted.
+        self.hypernet = new_hypernet(net, encoder, layout_of(self.diffusion, options.lidb)).to(device)
+        self.personalized = PersonalizedDiffusion(self.diffusion, self.hypernet.layout)
+        self.cropper, self.start = FaceCropper(), Residuals.initial(self.hypernet.layout)
+        self.photo = torch.rand(1, 3, self.diffusion.resolution, self.diffusion.resolution)
+        save_image(to_image(self.photo[0]), folder / "photo.png")
+
+    def prediction(self) -> list[float]:
+        """The hypernetwork on one photo."""
+        return [timed(lambda: predict(self.hypernet, self.photo), self.device)]
+
+    def finetuning(self) -> list[float]:
+        """The steps on one photo, from setting up the trainer to the final theta."""
+        latents = torch.randn(1, *self.diffusion.latent_shape)
+        return [timed(lambda: self.finetune(latents, self.start), self.device)]
+
+    def photo_to_file(self) -> list[float]:
+        """Reading, face detection, encoding, prediction, finetuning and saving, everything being loaded."""
+
+        def personalize() -> None:
+            image = open_picture(self.folder / "photo.png")
+            self.cropper.detect(image)
+            photo = square(image, resolution=self.diffusion.resolution)[None]
+            prediction = Residuals(predict(self.hypernet, photo), self.hypernet.layout)
+            found = self.finetune(self.diffusion.encode_images(photo).float(), prediction).fitted
+            Subject(found.theta, found.layout, {"base": self.diffusion.name}).save(self.folder / "subject.safetensors")
+
+        return [timed(personalize, self.device)]
+
+    def pictures(self) -> list[float]:
+        """Pictures of one person, with classifier-free guidance."""
+        num, sampling = self.options.num_pictures, self.options.sampling
+        prompts = [self.options.instance_prompt] * num
+
+        def draw() -> Tensor:
+            return self.personalized.pictures(self.start, prompts, seeds=range(num), sampling=sampling)
+
+        return [timed(draw, self.device)]
+
+    def pretraining(self) -> list[float]:
+        """Steps on batches of different people by the diffusion loss."""
+        num, prompt = self.options.batch_size, self.options.instance_prompt
+        photos = self.photo.expand(num, -1, -1, -1)
+        batch = FaceBatch(photos, photos, [prompt] * num, torch.arange(num))
+        stage = HyperNetPretraining(self.personalized, self.hypernet, options=PretrainingOptions(beta=0.0))
+        seconds = self.fit(stage, DataLoader([batch] * self.options.num_steps, batch_size=None))
+        self.hypernet.to(self.device)  # a trainer leaves what it trained on the CPU
+        return seconds
+
+    def fitting(self, *, num_people: int, num_draws: int = 1) -> float:
+        """Seconds of all steps of pre-optimizing so many people together, on so many draws for each per step."""
+        latents = torch.randn(num_people, 1, *self.diffusion.latent_shape)
+        options = PreoptimizationOptions(num_steps=self.options.num_steps, views_per_step=num_draws)
+        stage = Preoptimization(
+            self.personalized, latents=latents, prompts=self.options.instance_prompt, options=options
+        )
+        return sum(self.fit(stage))
+
+    def finetune(self, latents: Tensor, start: Residuals) -> SubjectFinetuning:
+        stage = SubjectFinetuning(
+            self.personalized,
+            reference=latents,
+            start=start,
+            prompt=self.options.instance_prompt,
+            options=self.options.finetuning,
+        )
+        self.fit(stage)
+        return stage
+
+    def fit(self, stage: L.LightningModule, batches: DataLoader | None = None) -> list[float]:
+        """Seconds of each step."""
+        clock = StepClock(self.device)
+        trainer = L.Trainer(
+            accelerator=self.options.accelerator,
+            precision=self.options.precision,
+            devices=1,
+            max_steps=len(batches or stage.train_dataloader()),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            callbacks=[clock],
+        )
+        trainer.fit(stage, batches)
+        return clock.seconds

@@ -1,0 +1,68 @@
+"""A new hypernetwork as its options say, its embeddings standardized."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdb.hypernet.decoder import WeightDecoder
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.lidb.layout import Layout
+
+NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
+
+
+@dataclass
+class HyperNetOptions:
+    """Reference to theta. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's.
+
+    `learn_bases` trains the bases, too: no weight-space loss then, and finetuning is free.
+    """
+
+    encoder: str = "vit_huge_patch14_224.orig_in21k"
+    freeze_encoder: bool = True
+    width: int = 1024
+    num_layers: int = 2
+    num_heads: int = 8
+    iterations: int = 4
+    linear_path: bool = False
+    learn_bases: bool = False
+    seed: int = 0
+
+
+def new_hypernet(options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = "") -> HyperNet:
+    """An untrained hypernetwork around an encoder, which writes weights of this layout."""
+    decoder = WeightDecoder(
+        layout,
+        encoder,
+        width=options.width,
+        num_layers=options.num_layers,
+        num_heads=options.num_heads,
+        seed=options.seed,
+    )
+    return HyperNet(
+        encoder,
+        decoder,
+        layout,
+        iterations=options.iterations,
+        linear_path=options.linear_path,
+        freeze_encoder=options.freeze_encoder,
+        learn_bases=options.learn_bases,
+        base_digest=base_digest,
+    )
+
+
+@torch.no_grad()
+def standardize(hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device) -> None:
+    """Takes mean and scale of the embeddings from the first references of the training people.
+
+    Args:
+        device: where the encoder shall work: a ViT-H would take many minutes on a CPU.
+    """
+    seen, encoder = torch.stack(list(islice(references, NUM_STANDARDIZED))), hypernet.encoder.to(device)
+    embeddings = [encoder(part.to(device)).embedding for part in seen.split(32)]
+    hypernet.standardize(torch.cat(embeddings).to(hypernet.embedding_mean.device))

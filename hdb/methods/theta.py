@@ -1,0 +1,70 @@
+"""PersonalTheta: people as residuals of the base's LiDB layers, which is what most methods make of them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.lidb.file import Subject
+from hdb.lidb.residuals import Residuals
+
+
+class PersonalTheta:
+    """The residuals of n people, kept as subjects' files.
+
+    Args:
+        dtype: of the files, float16 or float32.
+    """
+
+    stores = "theta: factors of the residuals of the personalized layers"
+
+    def __init__(
+        self, personalized: PersonalizedDiffusion, residuals: Residuals, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.personalized, self.residuals, self.dtype = personalized, residuals, dtype
+
+    @classmethod
+    def load(
+        cls, personalized: PersonalizedDiffusion, paths: Sequence[Path], *, dtype: torch.dtype = torch.float32
+    ) -> "PersonalTheta":
+        """Subjects' files, of any ranks and bases.
+
+        Raises:
+            ValueError: one is missing, damaged, or for another base.
+        """
+        digest = personalized.diffusion.digest
+        people = [Subject.load(path, expected_base=digest).to(torch.float32) for path in paths]
+        return cls(personalized, Residuals.join(people), dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self.residuals)
+
+    def __getitem__(self, rows: list[int]) -> "PersonalTheta":
+        return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.residuals.layout.size * self.dtype.itemsize
+
+    def subjects(self, about: Sequence[Mapping[str, str]]) -> list[Subject]:
+        """Each person in the precision of the files, with their provenance."""
+        base, theta, layout = self.personalized.diffusion, self.residuals.theta.to(self.dtype), self.residuals.layout
+        made_for = {"base": base.name, "base_digest": base.digest}
+        return [Subject(theta[row : row + 1], layout, made_for | of) for row, of in enumerate(about)]
+
+    def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
+        for path, subject in zip(paths, self.subjects(about), strict=True):
+            subject.save(path)
+
+    def bound(self) -> AbstractContextManager[None]:
+        return self.personalized.bound(self.residuals)
+
+    def pictures(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+    ) -> Float[Tensor, "m 3 h w"]:
+        return self.personalized.pictures(self.residuals, prompts, seeds=seeds, sampling=sampling)

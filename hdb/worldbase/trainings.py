@@ -1,0 +1,249 @@
+"""The trainings of faceworld's base one after the other: how each part is built, fitted, resumed and recorded."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.world import SPLITS
+from hdb.files import write_json
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.metrics.embedders import TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+from hdb.training.callbacks import LossCurve
+from hdb.training.curves import write_curve
+from hdb.training.device import device_of, now
+from hdb.worldbase import models
+from hdb.worldbase.autoencoder import AutoencoderTraining
+from hdb.worldbase.classifier import HEADS, ClassifierTraining
+from hdb.worldbase.denoiser import DenoiserTraining
+from hdb.worldbase.identity import IdentityTraining
+from hdb.worldbase.part import Part
+from hdb.worldbase.report import weights_digest
+from hdb.worldbase.selfsupervised import SelfSupervisedTraining
+from hdb.worldbase.text import TextTraining, text_encoder_of
+from hdb.worldbase.views import Views
+
+# In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
+PARTS = {
+    "autoencoder": "base/vae",
+    "text": "clip",
+    "denoiser": "base",
+    "encoder": "encoder",
+    "recognizer": "recognizer",
+    "dino": "dino",
+    "classifier": "classifier",
+}
+NETWORKS = PARTS | {"denoiser": "base/unet"}  # where alone its own weights are
+CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+@dataclass
+class PartOptions:
+    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given.
+
+    `optimizer` is adamw or muon, which bears a rate ten times that of the other.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 1e-3
+    share: float = 0.1
+    optimizer: str = "adamw"
+
+
+@dataclass
+class WorldBaseOptions:
+    """What all trainings of the base share, and how each is trained. `minutes` bounds all of it, null takes steps."""
+
+    root: str = "data/faceworld"
+    resolution: int = 128
+    num_identities: int | None = None
+    views_per_identity: int = 12
+    num_workers: int = 2
+    output: str = "outputs/base"
+    weights: str = "outputs/base/weights"
+    minutes: float | None = None
+    autoencoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 32, 2e-3, 0.18))
+    text: PartOptions = field(default_factory=lambda: PartOptions(2000, 128, 1e-3, 0.06))
+    denoiser: PartOptions = field(default_factory=lambda: PartOptions(40000, 64, 6e-4, 0.44))
+    encoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
+    recognizer: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
+    dino: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 5e-4, 0.08))
+    classifier: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 1e-3, 0.04))
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    seed: int = 0
+
+
+def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
+    """The first people of the training split, rendered as far as they are not on disk."""
+    dataset = FaceWorldDataset(
+        options.root,
+        indices=SPLITS["train"][: options.num_identities],
+        views_per_identity=options.views_per_identity,
+        resolution=options.resolution,
+    )
+    dataset.prepare(num_workers=options.num_workers)
+    return dataset
+
+
+def waiting(parts: Sequence[str], options: WorldBaseOptions) -> list[str]:
+    """Those of these parts that are not trained yet, in the order of training.
+
+    Raises:
+        ValueError: an unknown part, or see `done`.
+    """
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
+    return [name for name in PARTS if name in parts and not done(options, name)]
+
+
+def done(options: WorldBaseOptions, name: str) -> bool:
+    """Whether a part is trained.
+
+    Raises:
+        ValueError: what lies there was begun at another resolution.
+    """
+    folder = Path(options.output) / name
+    for record in (folder / "steps.json", folder / "done.json"):
+        if record.is_file() and (begun := json.loads(record.read_text()).get("resolution")) != options.resolution:
+            raise ValueError(
+                f"{folder} is of {begun} px, not {options.resolution}: expected another output and weights"
+            )
+    return (folder / "done.json").is_file()
+
+
+def part_of(name: str, views: Views, options: WorldBaseOptions, *, num_steps: int) -> Part:
+    """The training of one part, built by plain calls."""
+    weights, r = Path(options.weights), options.resolution
+    settings: PartOptions = getattr(options, name)
+    common = {
+        "num_steps": num_steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "optimizer": settings.optimizer,
+        "seed": options.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
+    }
+    torch.manual_seed(common["seed"])  # networks of diffusers and timm draw their first weights from there
+    if name == "autoencoder":
+        return AutoencoderTraining(views, resolution=r, **common)
+    if name == "text":
+        return TextTraining(views, resolution=r, **common)
+    if name == "denoiser":
+        return DenoiserTraining(
+            views,
+            unet=models.denoiser(r),
+            autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
+            text_encoder=text_encoder_of(weights / PARTS["text"]),
+            tokenizer=models.tokenizer(),
+            **common,
+        )
+    if name == "encoder":
+        encoder = FaceEncoder(models.face_encoder(r), resolution=r, seed=common["seed"])
+        return IdentityTraining(
+            views.of_kind("plain"),  # a reference is a plain photo
+            encoder,
+            embed=lambda images: encoder(images).embedding,
+            write=encoder.save,
+            embedding_size=encoder.embedding_size,
+            **common,
+        )
+    if name == "recognizer":
+        model, arguments = models.recognizer(r)
+        judge = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
+        return IdentityTraining(
+            views, judge, embed=judge.outputs, write=judge.save, embedding_size=arguments["num_classes"], **common
+        )
+    if name == "dino":
+        model, arguments = models.dino(r)
+        network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
+        return SelfSupervisedTraining(views, network, **common)
+    model, arguments = models.classifier(r)
+    network = AttributeClassifier(model, arguments, heads=HEADS, seed=common["seed"], resolution=r, **CENTERED)
+    return ClassifierTraining(views, network, **common)
+
+
+def fit(
+    name: str,
+    views: Views,
+    options: WorldBaseOptions,
+    *,
+    identities: Sequence[int],
+    logger_of: Callable[[str, Path], Logger],
+) -> None:
+    """Trains one part to its end, or goes on where it was stopped; writes its weights, its curve and what it saw.
+
+    Args:
+        logger_of: the logger of a stage that writes into a folder.
+    """
+    folder = Path(options.output) / name
+    settings: PartOptions = getattr(options, name)
+    budget = folder / "steps.json"  # a run that is gone on with keeps the length it was started with
+    if not budget.is_file():
+        steps = settings.steps
+        if options.minutes is not None:
+            steps = steps_within(60 * options.minutes * settings.share, name, views, options)
+        write_json(budget, {"steps": steps, "resolution": options.resolution})
+    steps = json.loads(budget.read_text())["steps"]
+    part = part_of(name, views, options, num_steps=steps)
+    size = models.num_parameters(part.trained()) / 1e6
+    print(f"{name}: {size:.1f} M parameters, {steps} steps of {settings.batch_size} pictures")
+    started, last, curve = time.perf_counter(), folder / "last.ckpt", LossCurve()
+    trainer = Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,
+        logger=logger_of(f"base-{name}", folder),
+        callbacks=[
+            ModelCheckpoint(
+                dirpath=folder, filename="last", train_time_interval=timedelta(minutes=2), enable_version_counter=False
+            ),
+            TQDMProgressBar(refresh_rate=20),
+            curve,
+        ],
+        gradient_clip_val=1.0,
+        log_every_n_steps=20,
+        enable_model_summary=False,
+    )
+    trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    part.cpu().save(Path(options.weights) / PARTS[name])
+    seconds = round(time.perf_counter() - started)
+    write_curve(folder, curve.points)
+    record = {"steps": steps, "seconds": seconds, "resolution": options.resolution}
+    record["weights"] = weights_digest(Path(options.weights) / NETWORKS[name])
+    write_json(folder / "done.json", record | {"seen": seen(part.views, identities)})
+
+
+def seen(views: Views, identities: Sequence[int]) -> dict[str, object]:
+    """What a part was shown, read from the labels of its own pictures: proof that nothing held out is among them."""
+    shown = views.styles_and_contexts
+    return {
+        "identities": [min(identities), max(identities)],  # first and last
+        "pictures": len(views),
+        "styles": sorted({style for style, _ in shown}),
+        "pairs": len(shown),  # of style and context
+    }
+
+
+def steps_within(seconds: float, name: str, views: Views, options: WorldBaseOptions) -> int:
+    """How many steps of a part fit into a time: from that of three, after two to warm up."""
+    device = device_of(options.accelerator)
+    part = part_of(name, views, options, num_steps=10).to(device)
+    part.on_fit_start()
+    times = [now(device)]
+    for step in range(5):
+        part.loss(part.pick(step), torch.Generator().manual_seed(step))["loss"].backward()
+        times.append(now(device))
+    return max(10, int(seconds / ((times[5] - times[2]) / 3)))

@@ -1,0 +1,134 @@
+"""What the benchmark counts and compares, and that it runs on any base: read, or of random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from experiments import benchmark
+from experiments.cli import code
+from experiments.config import Benchmark, load
+from hdb.diffusion.base import fitted
+from hdb.diffusion.random_base import random_stable_diffusion
+from hdb.evaluation.cost import cost, matmul_ceiling, paired_ratios
+from hdb.evaluation.workloads import Workloads, base_of
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def measure(tiny_weights, tmp_path, monkeypatch):
+    """Runs the benchmark at toy size; gives back its exit code and what it wrote."""
+
+    def run(*words: str) -> tuple[int, dict]:
+        monkeypatch.chdir(tmp_path)
+        small = ["lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2", "finetuning.num_steps=2"]
+        few = ["num_steps=2", "num_repeats=1", "num_pairs=2", "num_people=2", "num_residuals=2", "batch_size=2"]
+        draw = ["sampling.num_inference_steps=2", "num_pictures=2", f"hypernet.encoder={tiny_weights}/encoder"]
+        common = [f"base={tiny_weights}/base", "accelerator=cpu"]
+        result = code(benchmark.main, [*common, *small, *few, *draw, *words])
+        path = Path("outputs/benchmark/results.json")
+        return result, json.loads(path.read_text()) if path.is_file() else {}
+
+    return run
+
+
+def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_only(measure, capsys):
+    (_, normal), (result, low) = (measure(f"memory={memory}") for memory in ("normal", "low"))
+    printed = capsys.readouterr().out
+    assert result == 0 and {"device", "torch", "dtype", "precision", "matmul_rate"} <= set(low)
+    assert len(low["costs"]) == 5 and len(low["ratios"]) == 2
+    for name, measured in low["costs"].items():
+        assert name in printed and measured["seconds"] > 0
+        assert measured["of_ceiling"] == pytest.approx(
+            measured["operations"] / measured["seconds"] / low["matmul_rate"]
+        )
+    assert all(name in printed and len(ratios) == 2 for name, ratios in low["ratios"].items())
+    prediction, finetuning, whole, _, _ = (measured["operations"] for measured in low["costs"].values())
+    assert whole > prediction + finetuning  # the face is looked for and encoded besides
+    more = [low["costs"][name]["operations"] / normal["costs"][name]["operations"] for name in normal["costs"]]
+    prediction, finetuning, whole, pretraining, pictures = more
+    assert prediction == pictures == 1
+    assert 1.2 < finetuning < 1.6 and whole > 1 and pretraining > 1.05
+
+
+def test_learned_bases_are_measured_where_they_are_asked_for(tiny_weights, tiny_diffusion, tmp_path):
+    words = [f"base={tiny_weights}/base", "lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2"]
+    words += [f"hypernet.encoder={tiny_weights}/encoder", "accelerator=cpu", "num_steps=2"]
+    operations = {}
+    for learn_bases in (False, True):
+        config = load(Benchmark, [*words, f"hypernet.learn_bases={learn_bases}"])
+        work = Workloads(config, folder=tmp_path, device=CPU)
+        assert len(work.pretraining()) == 2
+        operations[learn_bases] = cost(work.prediction, num_repeats=1, device=CPU).operations
+    assert operations[True] > operations[False]  # a prediction then holds the fold
+
+
+def test_a_base_of_configs_alone_is_drawn_at_random(measure, tiny_base, tmp_path, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    names = {"unet": "config", "vae": "config", "text_encoder": "config", "scheduler": "scheduler_config"}
+    for part, name in names.items():
+        (tmp_path / "shapes" / f"{part}.json").write_text((tiny_base / part / f"{name}.json").read_text())
+    monkeypatch.setattr("hdb.diffusion.random_base.TOKENIZER", tiny_base / "tokenizer")
+    result, results = measure("base=shapes", "dtype=bfloat16")
+    assert result == 0 and results["base"] == "shapes, random weights" and "bfloat16" in results["ceiling"]
+    (tmp_path / "shapes" / "vae.json").unlink()
+    with pytest.raises(ValueError, match="shapes lacks vae.json: expected unet.json, vae.json"):
+        random_stable_diffusion(Path("shapes"), device=CPU, dtype=torch.float32)
+
+
+def test_shapes_of_stable_diffusion_15_have_its_published_sizes():
+    diffusion = random_stable_diffusion(ROOT / "configs/sd15", device=torch.device("meta"), dtype=torch.float32)
+    sizes = {part: sum(weight.numel() for weight in getattr(diffusion, part).parameters()) for part in ("unet", "vae")}
+    sizes["text_encoder"] = sum(weight.numel() for weight in diffusion.text_encoder.parameters())
+    assert sizes == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+    assert diffusion.latent_shape == (4, 64, 64) and diffusion.resolution == 512
+
+
+def test_operations_of_both_directions_are_counted():
+    layer, x = nn.Linear(8, 16), torch.randn(4, 8, requires_grad=True)
+    once = lambda: [layer(x).sum().backward() or 1.0]  # noqa: E731
+    assert cost(once, device=CPU).operations == 3 * 2 * 4 * 8 * 16  # the output, and the gradients of x and weight
+    layer.requires_grad_(False)  # a frozen layer has none of its weight
+    assert cost(once, device=CPU, num_steps=2).operations == 2 * 2 * 4 * 8 * 16 // 2
+
+
+def test_fused_attention_on_a_cpu_is_counted():
+    q, k, v = torch.randn(3, 2, 4, 32, 8, requires_grad=True)
+    product = 2 * 2 * 4 * 32 * 32 * 8
+    with torch.no_grad():
+        measured = cost(lambda: [scaled_dot_product_attention(q, k, v).sum().item()], device=CPU)
+    assert measured.operations == 2 * product
+    both = cost(lambda: [scaled_dot_product_attention(q, k, v).sum().backward() or 1.0], device=CPU)
+    assert both.operations >= 6 * product  # backward: four products, and one more where the weights are made again
+
+
+def test_pairs_take_turns_in_who_is_first_and_the_warm_up_does_not_count():
+    calls = []
+    first, second = lambda: calls.append("a") or 6.0, lambda: calls.append("b") or 2.0
+    assert paired_ratios(first, second, num_pairs=3) == [3.0, 3.0, 3.0]
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+
+
+def test_ceiling_is_a_rate_that_a_small_product_does_not_pass():
+    x = torch.randn(64, 64)
+    product = cost(lambda: [0.0 * (x @ x).sum().item() + 1.0], device=CPU)
+    assert product.operations == 2 * 64**3
+    assert matmul_ceiling(CPU, torch.float32) > 1e8
+
+
+def test_unknown_settings_are_refused(measure, tiny_diffusion, capsys):
+    with pytest.raises(ValueError, match="memory is 'tiny', expected normal or low"):
+        fitted(tiny_diffusion, memory="tiny")
+    assert measure("dtype=int8")[0] == 2
+    assert "dtype is 'int8', expected one of float32, float16, bfloat16" in capsys.readouterr().err
+
+
+def test_a_base_with_weights_is_benchmarked_as_well_as_one_of_shapes(tiny_base, tiny_diffusion):
+    config = Benchmark(base=str(tiny_base), dtype="bfloat16")
+    loaded = base_of(config, torch.device("cpu"))
+    assert loaded.digest == tiny_diffusion.digest and loaded.dtype == torch.bfloat16

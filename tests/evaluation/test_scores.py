@@ -1,0 +1,102 @@
+"""Scores that are shares of pictures: what was asked for, and who is recognized."""
+
+import numpy as np
+import pytest
+import torch
+
+from hdb.evaluation import scores, tables
+from hdb.faceworld.view import HELD_OUT_STYLES
+from hdb.metrics.judges import JudgeOptions, Judges, classifier
+
+PROMPTS = ["a photo of a face in the snow", "a black and white photo of a face", "a face wearing a hat, oil painting"]
+
+
+@pytest.fixture(scope="module")
+def judges(tiny_weights):
+    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+
+
+@pytest.fixture(scope="module")
+def attributes(tiny_weights):
+    return classifier(f"{tiny_weights}/judges/classifier")
+
+
+def asked_of(source: str, judge: str | None, prompts: list[str]) -> scores.Asked | None:
+    return scores.what_is_asked(prompts, source=source, classifier=judge)
+
+
+def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_a_face():
+    gallery = torch.eye(4)
+    pictures = torch.stack([gallery[[0, 1]], torch.stack([gallery[1], torch.zeros(4)]), gallery[[2, 3]]])
+    pictures[0, 0] = torch.tensor([0.6, 0.5, 0.4, 0.3])
+    assert scores.recognized(pictures, gallery).tolist() == [[True, False], [True, False], [True, False]]
+    assert not scores.recognized(torch.zeros(1, 2, 4), gallery).any()  # no face: not the first person either
+
+
+def test_what_prompts_ask_for_is_known_of_captions_only():
+    captions, other = ["a photo of a [V] face in the snow", "a [V] face, oil painting"], ["a [V] face as a firefighter"]
+    assert [labels["style"] for labels in asked_of("faceworld", None, captions)] == [
+        "photo",
+        "oil",
+    ]
+    assert asked_of("flat", "folder", captions)[0]["context"] == "snow"
+    assert asked_of("flat", None, captions) is None
+    assert asked_of("faceworld", None, other) is None
+    with pytest.raises(ValueError, match="unknown word 'as' .*expected such prompts, or judges.classifier=null"):
+        asked_of("faceworld", "folder", other)
+
+
+def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows():
+    asked = asked_of("faceworld", None, PROMPTS)
+    assert scores.kinds_of_prompts(asked, num=3) == {"photo": [0], "styled": [1, 2]}
+    assert scores.kinds_of_prompts(asked[:1], num=1) == {"photo": [0]}
+    assert scores.kinds_of_prompts(None, num=3) == {"all": [0, 1, 2]}
+
+
+def test_shares_are_counted_person_by_person(judges, attributes):
+    pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    references = pictures[:, :1, 0]
+    answers = attributes.answers(pictures.flatten(0, 2))
+    of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
+    # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
+    asked = [{name: str(given[0, prompt, 0]) for name, given in of_prompt.items()} for prompt in range(3)]
+    asked[1]["accessory"] = "nothing of the kind"
+    gallery = judges.recognizer.embed_images(pictures[:, 0, 0])
+
+    def score(asked: scores.Asked | None) -> scores.PerIdentity:
+        panel = scores.Panel(judges, PROMPTS, asked, attributes)
+        return scores.score_pictures(panel, pictures, references, gallery=gallery)
+
+    per_person = score(asked)
+    for question in scores.PROMPTED:
+        wanted = np.array([labels[question] for labels in asked])[None, :, None]
+        expected = (of_prompt[question] == wanted).mean((1, 2))
+        assert per_person[f"prompted/{question}"] == pytest.approx(expected)
+    assert per_person["prompted/style"][0] >= 0.5 and per_person["prompted/accessory"][0] <= 4 / 6
+    vectors = judges.recognizer.embed_images(pictures.flatten(0, 2)).unflatten(0, (2, 6))
+    right = ((vectors @ gallery.T).argmax(-1) == torch.arange(2)[:, None]).double().mean(1)
+    styles = [name for name in ("photo", "styled") if f"rank_1/{name}" in per_person]
+    photos = sum(labels["style"] == "photo" for labels in asked)
+    weights = {"photo": photos / 3, "styled": 1 - photos / 3}
+    assert sum(weights[name] * per_person[f"rank_1/{name}"] for name in styles) == pytest.approx(right.numpy())
+    asked[2]["style"] = HELD_OUT_STYLES[0]
+    without = score(asked)
+    wanted = np.array([labels["style"] for labels in asked[:2]])[None, :, None]
+    assert without["prompted/style"] == pytest.approx((of_prompt["style"][:, :2] == wanted).mean((1, 2)))
+    free = score(None)
+    assert free["rank_1/all"] == pytest.approx(right.numpy())
+    assert not any(name.startswith("prompted") for name in free)
+
+
+def test_the_second_table_shows_shares_with_their_intervals_and_the_chance():
+    shares = {"prompted/style": np.array([1.0, 0.5]), "rank_1/photo": np.array([0.0, 0.5])}
+    per_person = {name: np.array([0.25, 0.75]) for name in tables.SCORES} | shares
+    methods = tables.summarize({"hyperdreambooth": per_person}, num_resamples=500, seed=0)
+    entry = methods["hyperdreambooth"]
+    assert entry["prompted"]["style"]["mean"] == 0.75 and entry["prompted"]["style"]["ci95"] == [0.5, 1.0]
+    assert entry["rank_1"] == {"photo": {"mean": 0.25, "ci95": [0.0, 0.5]}}
+    assert entry["dino"]["per_identity"] == [0.25, 0.75]
+    head, row, foot = tables.shares_table(methods, gallery=200).splitlines()
+    assert head.split() == ["style", "rank_1", "photo"]
+    assert row.split() == ["hyperdreambooth", "0.750", "±0.250", "0.250", "±0.250"]
+    assert "nearest of 200 people" in foot and foot.endswith("chance 0.005")

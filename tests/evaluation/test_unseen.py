@@ -1,0 +1,67 @@
+"""Whom an evaluation tests, and among whom somebody is looked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gray import level, png, save_gray, write_shard
+
+from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.faces.people import PeopleOptions
+from hdb.faceworld.world import FaceWorld
+
+FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """Seven people with one picture each, of gray level 0 to 6."""
+    for number in range(7):
+        save_gray(tmp_path / "flat" / f"{number}.png", number)
+    return tmp_path / "flat"
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """Nine people in three shards; number n is called person<n> and has the gray levels 10 n and 10 n + 1."""
+    for shard in range(3):
+        people = range(3 * shard, 3 * shard + 3)
+        files = {f"person{n}.{view}.png": png(10 * n + view) for n in people for view in range(2)}
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        write_shard(tmp_path / "shards" / f"faces-{shard}.tar", files)
+    return tmp_path / "shards"
+
+
+def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
+    (flat / "5.png").write_bytes(b"broken")
+    faces = PeopleOptions(source="flat", root=str(flat), **{**FEW, "num_test_identities": 3})
+    with pytest.warns(UserWarning, match="5.png is not a picture"):
+        people = unseen(faces, ProtocolOptions(num_identities=2), hypernet=flat)
+    assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="num_identities is 3, but 2 of the 3 test people"):
+        unseen(faces, ProtocolOptions(num_identities=3), hypernet=flat)
+
+
+def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_there_is_one(flat, shards, tmp_path):
+    few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
+    faces = PeopleOptions(source="flat", root=str(flat), **few)
+    for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
+        people = unseen(faces, ProtocolOptions(num_identities=2, num_gallery=gallery), hypernet=flat)
+        assert [level(photo) for photo in people.gallery] == expected
+    faces = PeopleOptions(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
+    people = unseen(faces, ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
+    assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
+    for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
+        assert level(given) != level(known)
+    with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
+        unseen(faces, ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
+
+
+def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
+    monkeypatch.setattr("hdb.evaluation.people.SPLITS", {"test": range(4, 8)})
+    faces = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32, render_workers=0)
+    world = FaceWorld(resolution=32)
+    for num_references, own_view in ((1, 0), (2, 3)):
+        people = unseen(faces, ProtocolOptions(num_identities=2, num_references=num_references), hypernet=tmp_path)
+        pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
+        torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk

@@ -1,0 +1,63 @@
+"""Files are there whole or not at all, whatever stops the writing."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hdb.files import write_files, write_json, write_text, written_whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_gets_its_name_at_the_end_and_folders_are_made(tmp_path):
+    with written_whole(tmp_path / "new" / "me.txt") as temporary:
+        temporary.write_text("me")
+        assert names(tmp_path / "new") == [temporary.name] != ["me.txt"]
+    assert (tmp_path / "new" / "me.txt").read_text() == "me" and names(tmp_path / "new") == ["me.txt"]
+    with written_whole(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "part").write_text("a")
+    assert names(tmp_path / "folder") == ["part"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no")])
+def test_an_older_file_survives_what_stops_the_writing_of_a_new_one(tmp_path, error):
+    write_text(tmp_path / "me.txt", "earlier")
+    with pytest.raises(type(error) if isinstance(error, Exception) else error):
+        with written_whole(tmp_path / "me.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+    assert names(tmp_path) == ["me.txt"] and (tmp_path / "me.txt").read_text() == "earlier"
+
+
+def test_two_processes_have_two_temporary_names(tmp_path, monkeypatch):
+    with written_whole(tmp_path / "a") as ours:
+        ours.touch()
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with written_whole(tmp_path / "a") as theirs:
+            theirs.touch()
+            assert ours != theirs
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch):
+    write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    real = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name.startswith(".a"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=rf"could not save 4 bytes to {tmp_path}: No space left .*; nothing was written"):
+        write_files({tmp_path / "a": b"11", tmp_path / "b": b"22"})
+    assert names(tmp_path) == ["a", "b"] and (tmp_path / "b").read_bytes() == b"2"
+
+
+def test_json_ends_with_a_line_break(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "b": [\n    1\n  ]\n}\n'

@@ -1,0 +1,94 @@
+"""Measures of the house: small commands, signatures one can read, no setting that nobody reads."""
+
+import ast
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from experiments import config as schemas
+
+ROOT = Path(__file__).parents[1]
+TREES = {
+    path.relative_to(ROOT): ast.parse(path.read_text())
+    for room in ("hdb", "experiments")
+    for path in sorted((ROOT / room).rglob("*.py"))
+}
+COMMANDS = {
+    "ablate": schemas.Ablate,
+    "base": schemas.TrainBase,
+    "benchmark": schemas.Benchmark,
+    "evaluate": schemas.Evaluate,
+    "export": schemas.Export,
+    "faceworld": schemas.RenderFaceworld,
+    "generate": schemas.Generate,
+    "inspect": schemas.Inspect,
+    "personalize": schemas.Personalize,
+    "preoptimize": schemas.Preoptimize,
+    "prepare": schemas.Prepare,
+    "pretrain": schemas.Pretrain,
+}
+HELPERS = {"experiments.tracking": "tracking.py", "experiments.config.variants": "config/variants.py"}
+SHARED = {"base": ["measure"]}  # two commands of one schema
+
+
+def attributes(*trees: ast.AST) -> set[str]:
+    """Names of all attributes that are read."""
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+def read_by(command: str) -> set[str]:
+    """What a command reads, with the helpers among the experiments that it imports."""
+    trees = [TREES[Path("experiments", f"{name}.py")] for name in (command, *SHARED.get(command, []))]
+    imported = {node.module for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return attributes(*trees, *(TREES[Path("experiments", HELPERS[name])] for name in imported & set(HELPERS)))
+
+
+def dead_fields(schema: type, asked: set[str], library: set[str], prefix: str = "") -> list[str]:
+    """Fields that nobody reads: those of hdb's own options are for hdb to read, all others for the command."""
+    dead, hints = [], get_type_hints(schema)
+    for entry in fields(schema):
+        owner = next(part for part in schema.__mro__ if entry.name in vars(part).get("__annotations__", {}))
+        readers = library | asked if owner.__module__.startswith("hdb.") else asked
+        if entry.name not in readers:
+            dead.append(f"{prefix}{entry.name}")
+        elif is_dataclass(hints[entry.name]):
+            dead += dead_fields(hints[entry.name], asked, library, f"{prefix}{entry.name}.")
+    return dead
+
+
+LIBRARY = attributes(*(tree for path, tree in TREES.items() if path.parts[0] == "hdb"))
+
+
+@pytest.mark.parametrize(("command", "schema"), COMMANDS.items(), ids=COMMANDS)
+def test_no_setting_of_an_experiment_does_nothing(command, schema):
+    assert dead_fields(schema, read_by(command), LIBRARY) == []
+
+
+def test_a_setting_that_nobody_reads_is_found():
+    @dataclass
+    class Idle:
+        output: str = ""
+        never_looked_at: int = 0
+
+    assert dead_fields(Idle, read_by("generate"), LIBRARY) == ["never_looked_at"]
+    assert "wandb" in dead_fields(schemas.Personalize, read_by("generate"), LIBRARY)
+
+
+def test_commands_are_at_most_60_lines_long():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "experiments").glob("*.py")}
+    assert {name: size for name, size in sizes.items() if size > 60} == {}
+
+
+def test_nothing_takes_more_than_eight_arguments():
+    found = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                of = node.args
+                names = [arg.arg for arg in (*of.posonlyargs, *of.args, *of.kwonlyargs)]
+                if (num := len([name for name in names if name not in ("self", "cls")])) > 8:
+                    found[f"{path}: {node.name}"] = num
+    assert found == {}

@@ -1,0 +1,25 @@
+"""The words of the paper, and the lists of prompts that ship."""
+
+from pathlib import Path
+
+import pytest
+
+from hdb.faceworld.captions import parse
+from hdb.faceworld.view import CONTEXTS, STYLES
+from hdb.prompts import IDENTIFIER, read_prompts
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def test_faceworld_prompts_are_understood_by_the_world_and_ask_for_many_things():
+    prompts = read_prompts(str(CONFIGS / "prompts" / "faceworld.txt"), num=30)
+    asked = [parse(prompt) for prompt in prompts]
+    assert {labels.style for labels in asked} == set(STYLES)
+    assert {labels.context for labels in asked} == set(CONTEXTS)
+    assert all(IDENTIFIER in prompt for prompt in prompts)
+
+
+def test_too_few_prompts_are_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a [V] face\n\n")
+    with pytest.raises(ValueError, match="num_prompts is 2, expected 1 to 1"):
+        read_prompts(str(tmp_path / "prompts.txt"), num=2)

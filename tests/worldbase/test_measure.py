@@ -1,0 +1,85 @@
+"""What the report of shipped weights says of the hypernetwork."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments import measure as command
+from experiments import pretrain
+from experiments.config import TrainBase
+from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.hypernet import HyperNet
+from hdb.worldbase import measure
+
+CONFIGS = Path("configs/faceworld").resolve()
+
+
+def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_validates(
+    call, tiny_weights, tiny_diffusion, monkeypatch
+):
+    assert call(pretrain, "faces.num_val_identities=5", "linear_lr=0.1", "num_val_draws=3") == 0
+    expected = json.loads(Path("outputs/pretrain/metrics.json").read_text())
+    weights = Path("weights")
+    weights.mkdir()
+    (weights / "encoder").symlink_to(tiny_weights / "encoder")
+    encoder = FaceEncoder.from_folder(weights / "encoder")
+    hypernet = HyperNet.from_checkpoint("outputs/pretrain/last.ckpt", encoder=encoder)
+    hypernet.save(weights / "hypernet", include_encoder=False, dtype=torch.float32)
+
+    # The people that training validated on are the test people here: the same numbers must come out.
+    monkeypatch.setattr(measure, "SPLITS", {"test": range(20, 30)})
+    config = TrainBase(
+        root=f"{tiny_weights}/data",
+        weights=str(weights),
+        resolution=32,
+        num_workers=0,
+        num_measured=5,
+        accelerator="cpu",
+        pretrain="mine.yaml",
+    )
+    settings = {
+        "faces": {"source": "faceworld", "target": "all", "views_per_identity": 4, "batch_size": 2},
+        "timesteps": "high_noise",
+        "num_val_draws": 3,
+    }
+
+    def measured(**changes: str) -> dict[str, float]:
+        Path("mine.yaml").write_text(yaml.safe_dump(settings | changes))
+        (row,) = measure.hypernetwork(config, tiny_diffusion, command.training_of(config.pretrain)).values()
+        return row
+
+    row = measured()
+    assert row["own_minus_other"] == pytest.approx(expected["val/own_minus_other"], rel=1e-4)
+    assert row["ci95"] == pytest.approx(expected["val/own_minus_other_ci95"], rel=1e-4)
+    assert row["own_better"] == pytest.approx(expected["val/own_better"])
+    assert row["own_minus_other"] != 0
+    assert measured(timesteps="uniform") != row
+    assert measured() == row
+
+
+def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(call, tiny_weights, monkeypatch):
+    weights = Path("weights")
+    weights.mkdir()
+    for name, place in {"base": "base", "encoder": "encoder", "hypernet": "hypernet"}.items():
+        (weights / name).symlink_to(tiny_weights / place)
+    for name in ("recognizer", "dino", "clip", "classifier"):
+        (weights / name).symlink_to(tiny_weights / "judges" / name)
+    seen = {"identities": [0, 3], "pictures": 12, "styles": ["photo"], "pairs": 1}
+    known = {"dino": {"steps": 4, "seconds": 5, "seen": seen}}
+    (weights / "report.json").write_text(json.dumps({"trained": known}))
+    (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
+    monkeypatch.setattr(measure, "OWN_FACES", 2)
+    words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
+    words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
+    words.append(f"pretrain={CONFIGS}/pretrain.yaml")
+    assert call(command, *words) == 0
+    report = json.loads((weights / "report.json").read_text())
+    assert report["trained"] == known
+    parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
+    assert parts <= set(report["measured"])
+    page = (weights / "REPORT.md").read_text()
+    assert "| dino | 4 | 5 | 0 to 3 | 12 | 1 | 1 |" in page
+    assert "(samples.png)" in page and "(curves.png)" in page
