@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         for picture in about["skipped"]:
             tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
     part_shards(jobs)
-    write_manifest(folder, list(jobs), people.splits, others=people.photos.others)
+    write_manifest(folder, list(jobs), people.splits, people.photos.others)
 
 
 if __name__ == "__main__":

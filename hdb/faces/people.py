@@ -7,7 +7,7 @@ from pathlib import Path
 from hdb.faces.artifacts import download
 from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
-from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
+from hdb.faces.photos import Listed, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
 from hdb.faces.sources import FaceSource, FaceworldFaces, PhotoFaces, one_of
 from hdb.faces.splits import Splits, refuse_overlap
@@ -56,7 +56,7 @@ class People:
 
     def __init__(self, options: PeopleOptions):
         one_of(options.source, (*READERS, "shards", "artifact", "faceworld"), "faces.source")
-        self.photos: Photos | None = None
+        self.photos: Listed | None = None
         if options.source == "faceworld":
             self.options, self.splits = options, faceworld_splits(options)
             return

@@ -1,6 +1,7 @@
 """A folder of prepared shards: whose photos go into which, gone on with after an interruption, its manifest."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -66,8 +67,11 @@ def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Pho
     write_text(record, yaml.safe_dump(settings, sort_keys=False))
 
 
-def write_manifest(folder: Path, shards: list[Path], splits: Splits, *, others: list[Other]) -> None:
-    """Writes the manifest and the splits, of whom there is a picture; says what was skipped or no picture at all.
+def write_manifest(folder: Path, shards: list[Path], splits: Splits, others: Sequence[Other]) -> None:
+    """Writes the manifest and the splits, of whom there is a picture; says what was skipped.
+
+    Args:
+        others: files beside the photos, which are named.
 
     Raises:
         ValueError: nobody is left.
