@@ -21,6 +21,7 @@ from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
 from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.layout import LiDBOptions
+from hdb.limits import a_seed, a_text, above, between, texts
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.hypernet_run import ScheduleOptions
@@ -43,9 +44,9 @@ class Preoptimize(PreoptimizationOptions, Logged):
     output: str = "outputs/preoptimize"
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: ReadPeople = field(default_factory=ReadPeople)
-    identities_per_shard: int = 16
+    identities_per_shard: int = between(16, 1)
     encoder: str | None = None
-    checkpoint_every: int = 50
+    checkpoint_every: int = between(50, 1)
 
 
 @dataclass
@@ -66,13 +67,24 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
     judges: JudgeOptions = field(default_factory=JudgeOptions)
     thetas: str | None = "outputs/preoptimize"
-    num_preview_identities: int = 4
-    preview_prompts: list[str] = field(default_factory=lambda: [PHOTO])
+    num_preview_identities: int = between(4, 1)
+    preview_prompts: list[str] = texts(lambda: [PHOTO])
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if the losses and the hypernetwork do not go together."""
+        net = self.hypernet
+        self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
+
+    def check_targets(self) -> None:
+        """Raises ValueError if there are none and a loss needs them; an ablation adds them to its words later."""
+        self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
 
 
 @dataclass
 class Personalize(Drawing):
-    """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
+    """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
+
+    `hypernet` null takes the newest of `make train`, else the shipped one.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
     where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
@@ -84,14 +96,15 @@ class Personalize(Drawing):
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
+    instance_prompt: str = a_text(INSTANCE_PROMPT)
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     crop: bool = True
-    min_face: int = 64
-    face: int | None = None
+    min_face: int = between(64, 1)
+    face: int | None = between(None, 1)
     consent: str = ""
     source: str | None = None
-    prompts: list[str] = field(default_factory=lambda: [PHOTO] * 4)
+    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+    overwrite: bool = False
 
 
 @dataclass
@@ -111,9 +124,9 @@ class Evaluate(ProtocolOptions, Drawing):
     judges: EvaluationJudges = field(default_factory=EvaluationJudges)
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
+    instance_prompt: str = a_text(INSTANCE_PROMPT)
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    no_hyper_lr: float | None = None
+    no_hyper_lr: float | None = above(None, 0)
 
 
 @dataclass
@@ -136,7 +149,8 @@ class Ablate:
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file.
+    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file;
+    `overwrite` allows to replace pictures that are not of an earlier call.
     """
 
     subject: list[str] = MISSING
@@ -145,6 +159,7 @@ class Generate(OnBase):
     prompts: list[str] = field(default_factory=lambda: [PHOTO])
     num_pictures: int = 4
     scale: float | None = None
+    overwrite: bool = False
 
 
 @dataclass
@@ -152,7 +167,8 @@ class Export:
     """A subject as other tools load it.
 
     `format` diffusers or kohya (ComfyUI, A1111) is a LoRA file of text encoder and UNet; merged is a whole pipeline
-    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file.
+    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file; `overwrite` allows
+    to replace a file that is no such LoRA.
     """
 
     subject: str = MISSING
@@ -160,6 +176,7 @@ class Export:
     format: str = "diffusers"
     scale: float | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
+    overwrite: bool = False
 
 
 @dataclass
@@ -183,11 +200,11 @@ class Benchmark(WorkloadOptions):
     """
 
     output: str = "outputs/benchmark"
-    num_residuals: int = 8
-    num_people: int = 16
-    num_repeats: int = 3
-    num_pairs: int = 7
-    seed: int = 0
+    num_residuals: int = between(8, 1)
+    num_people: int = between(16, 1)
+    num_repeats: int = between(3, 1)
+    num_pairs: int = between(7, 1)
+    seed: int = a_seed()
 
 
 @dataclass
@@ -195,11 +212,13 @@ class TrainBase(MeasureOptions):
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
     `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
+    `overwrite` allows to replace weights that lie in `weights` and were not trained in `output`.
     """
 
     pretrain: str = "configs/faceworld/pretrain.yaml"
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
+    overwrite: bool = False
 
 
 @dataclass
@@ -215,27 +234,31 @@ class Prepare:
     root: str = MISSING
     output: str = MISSING
     splits: str | None = None
-    num_identities: int | None = None
-    num_val_identities: int = 100
-    num_test_identities: int = 100
-    identities_per_shard: int = 256
-    resolution: int = 512
-    min_face: int = 64
-    max_turn: float = 45.0
-    margin: float = 0.0
-    num_workers: int | None = None
+    num_identities: int | None = between(None, 1)
+    num_val_identities: int = between(100, 0)
+    num_test_identities: int = between(100, 0)
+    identities_per_shard: int = between(256, 1)
+    resolution: int = between(512, 1)
+    min_face: int = between(64, 1)
+    max_turn: float = above(45.0, 0, 180)
+    margin: float = between(0.0, 0)
+    num_workers: int | None = between(None, 0)
 
 
 @dataclass
 class RenderFaceworld:
-    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
+    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`.
+
+    `overwrite` allows to replace a picture that is no portrait of ours.
+    """
 
     root: str = "data/faceworld"
     resolution: int = 128
-    views_per_identity: int = 12
-    num_identities: int | None = None
-    splits: list[str] = field(default_factory=lambda: ["train", "val", "test"])
-    num_workers: int = 2
-    seed: int = 0
+    views_per_identity: int = between(12, 1)
+    num_identities: int | None = between(None, 1)
+    splits: list[str] = texts(lambda: ["train", "val", "test"])
+    num_workers: int = between(2, 0)
+    seed: int = a_seed()
     portrait: str | None = None
-    identity: int = 2200
+    identity: int = between(2200, 0)
+    overwrite: bool = False

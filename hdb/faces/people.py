@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hdb import limits
 from hdb.faces.artifacts import download
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
@@ -14,6 +15,7 @@ from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
 
 READERS = {"folders": identity_folders, "flat": flat_folder, "celeba": celeba, "lfw": lfw}
+TARGETS = ("other", "same", "all", "plain")  # of photos the first two, of faceworld all but the first
 SPLITS_FILE = "splits.json"  # beside prepared shards, and in the folder of every run
 
 
@@ -35,15 +37,23 @@ class PeopleOptions:
     source: str = "flat"
     root: str = "data/celeba-hq"
     splits: str | None = None
-    resolution: int = 512
+    resolution: int = limits.between(512, 1)
     num_identities: int | None = 15000
     num_val_identities: int = 100
     num_test_identities: int = 100
-    views_per_identity: int = 12
-    target: str = "same"
+    views_per_identity: int = limits.between(12, 1)
+    target: str = limits.one_of("same", *TARGETS)
     crop: bool | None = None
-    render_workers: int | None = None
-    seed: int = 0
+    render_workers: int | None = limits.between(None, 0)
+    seed: int = limits.a_seed()
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if the source has no such target, or is none."""
+        one_of(self.source, (*READERS, "shards", "artifact", "faceworld"), f"{prefix}source")
+        of_source = TARGETS[1:] if self.source == "faceworld" else TARGETS[:2]
+        if self.target not in of_source:
+            given = f"{prefix}target is {self.target!r} of the source {self.source}"
+            raise ValueError(f"{given}, expected one of {', '.join(of_source)}")
 
 
 class People:

@@ -9,8 +9,9 @@ from torch import Tensor
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.limits import above, between, one_of
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps
+from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
 
 # By `free`. Measured at 64 px: 3e-2 within the bases and 4e-3 without them ruin other views of the person.
@@ -26,12 +27,12 @@ class FinetuningOptions:
     subject and step, `stratified` spreads the timesteps of a step evenly.
     """
 
-    basis: str = "lidb"
-    rank: int = 4
-    num_steps: int = 40
-    lr: float | None = None
-    batch_size: int = 4
-    timesteps: str = "uniform"
+    basis: str = one_of("lidb", "lidb", "free")
+    rank: int = between(4, 1, says="{name} is {value}: cannot relax rank 1 to {value}; expected 1 or more")
+    num_steps: int = between(40, 1)
+    lr: float | None = above(None, 0)
+    batch_size: int = between(4, 1)
+    timesteps: str = timesteps()
     stratified: bool = True
 
     def check(self, layout: Layout) -> None:
