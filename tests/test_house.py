@@ -29,7 +29,10 @@ COMMANDS = {
     "prepare": schemas.Prepare,
     "pretrain": schemas.Pretrain,
 }
-HELPERS = {"experiments.tracking": "tracking.py", "experiments.config.variants": "config/variants.py"}
+HELPERS = {
+    "experiments.tracking": "tracking.py",
+    "experiments.config.variants": "config/variants.py",
+}
 SHARED = {"base": ["measure"]}  # two commands of one schema
 
 

@@ -1,7 +1,9 @@
 """The people of an evaluation: unseen, with references, and a gallery to look for somebody among."""
 
+import os
 import re
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +86,7 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
         if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
             continue
         if evaluated:
-            names.append(re.sub(r"[^\w.-]", "_", name).lstrip("."))  # as files are called
+            names.append(file_name(name))
             references.append(torch.stack([sample.reference for sample in samples]))
         else:
             others.append(samples[0].reference)
@@ -96,6 +98,16 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
     refuse_duplicates(names)
     known = torch.stack(references)
     return Unseen(names, known, None, torch.stack(others) if others else known[:0, 0])
+
+
+def file_name(name: str) -> str:
+    """What a person's files are called; a name that is too long with their endings is cut, and told by its digest.
+
+    >>> file_name("people/Ann.jpg"), len(file_name("a" * 255))
+    ('people_Ann.jpg', 97)
+    """
+    plain = re.sub(r"[^\w.-]", "_", name).lstrip(".")
+    return plain if len(os.fsencode(plain)) <= 200 else f"{plain[:80]}-{sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:

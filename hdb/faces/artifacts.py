@@ -19,7 +19,7 @@ def mode_of_files() -> str | None:
     """What `wandb offline` or `wandb disabled` wrote; online is nobody's word but the default."""
     try:
         mode = client_settings().mode
-    except ValueError:  # pydantic's
+    except (OSError, ValueError):  # pydantic's are ValueErrors
         return None
     return None if mode == "online" else mode
 
@@ -29,7 +29,7 @@ def has_login() -> bool:
     try:
         settings = client_settings()
         return bool(settings.api_key or settings.identity_token_file or read_netrc_auth(host=settings.base_url))
-    except (wandb.Error, ValueError) as error:  # pydantic's are ValueErrors
+    except (wandb.Error, OSError, ValueError) as error:  # pydantic's are ValueErrors
         print(f"W&B cannot use the login it has: {' '.join(str(error).split())}", file=sys.stderr)
         return False
 

@@ -15,7 +15,7 @@ from hdb.files import write_text
 
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")  # the last two are old names of the first two
 RUN_ID = "wandb-run-id.txt"  # in a run's folder: a run that is gone on with is one run there, too
-PATIENCE = 10  # s that W&B gets to answer; with the start of its process about 15
+PATIENCE = {"init_timeout": 10, "finish_timeout": 60}  # s; with the start of W&B's process the first are about 15
 _told: set[str] = set()
 
 
@@ -53,7 +53,8 @@ def started(
         "job_type": os.environ.get("WANDB_JOB_TYPE") or stage,
         "config": config,
     }
-    patience = {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": PATIENCE}
+    patience = {name: time for name, time in PATIENCE.items() if not os.environ.get(f"WANDB_{name.upper()}")}
+    patience = {name: time for name, time in patience.items() if name in wandb.Settings.model_fields}
     run = None
     for tried in dict.fromkeys((mode, "disabled" if mode == "disabled" else "offline", "disabled")):
         try:
