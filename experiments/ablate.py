@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     plans = {name: plan(name, config) for name in config.variants}  # all are checked before the first begins
     folder, networks, targets, rows = own_place(config.output), {}, {}, {}
     places = places_of(plans, folder)
-    refuse_inputs(folder, named_paths(config))
     check_room(folder)
+    refuse_inputs(folder, named_paths(config))
     with locked(folder):
         for name, words in plans.items():
             place, trained_with = claim_variant(places[name], words), list(words.pretrain)

@@ -26,8 +26,8 @@ def writing(*files: Path, config: object, overwrite: bool, reads: Iterable[Path]
     """
     named = [*named_paths(config), *(("what is read", path) for path in reads)]
     for file in files:
-        refuse_inputs(file, named)
         check_room(file)
+        refuse_inputs(file, named)
         if file.is_dir():
             raise ValueError(f"{file} is a folder, expected the name of a file to write")
         if not overwrite:

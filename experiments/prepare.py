@@ -32,9 +32,9 @@ def main(argv: list[str]) -> None:
         )
     )
     folder = own_place(config.output)
+    check_room(folder)
     for place in (folder, *(folder / name for name in RECORDS)):
         refuse_inputs(place, named_paths(config), within=False)
-    check_room(folder)
     jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)
     settings = {key: value for key, value in dotted(config).items() if key not in ("output", "num_workers")}
     with locked(folder):

@@ -85,6 +85,7 @@ REFUSED = [
     (1, faceworld, "portrait=me.png", "me.png is there and not of an earlier call"),
     (1, pretrain, "output=photos", "photos holds ada, which is of no run: expected a new or empty folder"),
     (1, evaluate, "output=run prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
+    (1, pretrain, "output=run", "run holds config.yaml, which is of no run"),
     (1, preoptimize, "output=. faces.splits=photos/splits.json", "output . would take the place of"),
     (1, prepare, "source=folders root=photos output=photos", "photos would take the place of photos"),
     (1, prepare, "source=folders root=photos output=./photos/../photos", "would take the place of photos"),
@@ -181,25 +182,25 @@ def test_a_living_runs_folder_is_never_touched_and_a_dead_ones_is_free(spelled, 
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("link").symlink_to("run")
-    Path("run/config.yaml").write_text("seed: 1\n")
+    Path("run/config.yaml").write_text("lidb.seed: 1\n")
     child, kill = elsewhere(lambda: tmp_path / "run")
     with pytest.raises(ValueError, match=rf"another run works in .*process {child}"):
-        with run_folder(spelled, {"seed": 2}, result="r.json"):
+        with run_folder(spelled, {"lidb.seed": 2}, result="r.json"):
             pass
-    assert Path("run/config.yaml").read_text() == "seed: 1\n" and not Path("run.1").exists()
+    assert Path("run/config.yaml").read_text() == "lidb.seed: 1\n" and not Path("run.1").exists()
     kill()
-    with run_folder(spelled, {"seed": 2}, result="r.json") as resumed:
+    with run_folder(spelled, {"lidb.seed": 2}, result="r.json") as resumed:
         assert not resumed
-    assert Path("run.1/config.yaml").read_text() == "seed: 1\n"
+    assert Path("run.1/config.yaml").read_text() == "lidb.seed: 1\n"
     assert not lock_of("run").exists()
 
 
 def test_a_folder_with_a_living_run_within_is_not_set_aside(tmp_path):
     (tmp_path / "all" / "one").mkdir(parents=True)
-    (tmp_path / "all" / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "all" / "config.yaml").write_text("lidb.seed: 1\n")
     _, kill = elsewhere(lambda: tmp_path / "all" / "one")
     with pytest.raises(ValueError, match="a run goes on within"):
-        with run_folder(tmp_path / "all", {"seed": 2}, result="r.json"):
+        with run_folder(tmp_path / "all", {"lidb.seed": 2}, result="r.json"):
             pass
     kill()
 
@@ -277,11 +278,14 @@ def test_a_signal_is_said_and_keeps_what_was_reached(stage, number, call, tiny_w
 
 
 def test_what_whoever_started_us_has_us_ignore_stays_ignored(call, room, monkeypatch):
+    def read(*args: object, **kwargs: object) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise ValueError("went on")
+
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr(StableDiffusion, "from_pretrained", lambda *a, **k: os.kill(os.getpid(), signal.SIGHUP))
-        with pytest.raises(AttributeError):  # went on, with nothing for a base
-            call(generate, "subject=s.safetensors", "output=new")
+        monkeypatch.setattr(StableDiffusion, "from_pretrained", read)
+        assert call(generate, "subject=s.safetensors", "output=new") == 2
     finally:
         signal.signal(signal.SIGHUP, earlier)
 

@@ -41,30 +41,30 @@ def run_folder(folder: str | Path, settings: Mapping[str, object], *, result: st
 
 def check_folder(folder: str | Path, reads: Reads) -> None:
     """Raises ValueError if no run can write there: before networks are read."""
-    refuse_inputs(folder, reads)
     check_room(folder)
+    refuse_inputs(folder, reads)
     if foreign := _foreign(Path(folder)):
         raise ValueError(f"{folder} holds {foreign}, which is of no run: expected a new or empty folder as output")
 
 
 def _claimed(folder: Path, settings: dict[str, object], result: str, reads: Reads) -> bool:
-    record, finished = folder / RECORD, (folder / result).exists()
-    if not record.is_file():
+    begun, finished = _record(folder), (folder / result).exists()
+    if begun is None:
         check_folder(folder, reads)
-        return _begun(record, settings)
-    goes_on = _goes_on(record, settings)
+        return _begin(folder, settings)
+    goes_on = _goes_on(begun, settings)
     if goes_on and not finished:
         print(f"going on with the unfinished run in {folder}")
-        write_text(record, yaml.safe_dump(settings, sort_keys=False))
+        _begin(folder, settings)
         return True
     refuse_inputs(folder, reads)
     if lock := somebody_within(folder):
         raise ValueError(f"a run goes on within {folder} ({lock}): wait for its end, or give another output")
-    folder = folder.resolve()
+    folder = folder.resolve()  # of a link the folder is renamed, and the link leads to the new one
     number = next(n for n in range(1, 100_000) if not os.path.lexists(folder.with_name(f"{folder.name}.{n}")))
     aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
     print(f"the earlier run in {folder} is now in {aside}")
-    _begun(record, settings)
+    _begin(folder, settings)
     if not (goes_on and _has_fewer_steps(aside / result, settings) and (aside / LAST).is_file()):
         return False
     for name in (LAST, RUN_ID):
@@ -74,17 +74,22 @@ def _claimed(folder: Path, settings: dict[str, object], result: str, reads: Read
     return True
 
 
-def _begun(record: Path, settings: dict[str, object]) -> bool:
-    write_text(record, yaml.safe_dump(settings, sort_keys=False))
+def _begin(folder: Path, settings: dict[str, object]) -> bool:
+    write_text(folder / RECORD, yaml.safe_dump(settings, sort_keys=False))
     return False
 
 
-def _goes_on(record: Path, settings: Mapping[str, object]) -> bool:
+def _record(folder: Path) -> dict[str, object] | None:
+    """What the run in a folder was begun with; None where there is none: a config.yaml of other tools has no dots."""
     try:
-        begun = yaml.safe_load(record.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        begun = None
-    if not isinstance(begun, dict) or any(begun.get(key) != value for key, value in settings.items() if key != _STEPS):
+        begun = yaml.safe_load((folder / RECORD).read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return begun if isinstance(begun, dict) and any("." in str(key) for key in begun) else None
+
+
+def _goes_on(begun: Mapping[str, object], settings: Mapping[str, object]) -> bool:
+    if any(begun.get(key) != value for key, value in settings.items() if key != _STEPS):
         return False
     return _STEPS not in settings or begun.get(_STEPS, 0) <= settings[_STEPS]
 
@@ -98,7 +103,7 @@ def _has_fewer_steps(result: Path, settings: Mapping[str, object]) -> bool:
 
 def _foreign(folder: Path) -> str | None:
     """Something in a folder that no run's record accounts for; hidden files and W&B's logs do not count."""
-    if not folder.is_dir() or (folder / RECORD).is_file():
+    if not folder.is_dir() or _record(folder) is not None:
         return None
     names = sorted(path.name for path in folder.iterdir())
     return next((name for name in names if not name.startswith(".") and name != "wandb"), None)
