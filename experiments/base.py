@@ -1,5 +1,6 @@
 """Trains what is frozen later: faceworld's small Stable Diffusion, the face encoder and the judges; `make base`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import wandb
@@ -30,7 +31,9 @@ def main(argv: list[str]) -> None:
         check_room(place)
     if not config.overwrite:
         refuse_foreign_weights(names, config)
-    with locked(config.output), locked(config.weights):
+    with ExitStack() as locks:
+        for place in sorted({Path(config.output).resolve(), Path(config.weights).resolve()}):
+            locks.enter_context(locked(place))
         dataset = training_people(config)
         views = Views.load(dataset, seed=config.seed)
         for name in names:

@@ -15,7 +15,7 @@ from hdb.evaluation.people import unseen
 from hdb.evaluation.scores import Panel, what_is_asked
 from hdb.evaluation.tables import logged
 from hdb.files import write_json
-from hdb.hypernet.trained import hypernet_path, trained_hypernet, written_at
+from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
 from hdb.lidb.file import dtype_named
 from hdb.methods.hyperdreambooth import Finetuner
 from hdb.methods.table import Means, make_methods, methods_named
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
     asked = what_is_asked(prompts, source=config.faces.source, classifier=config.judges.classifier)
     path, folder = hypernet_path(config.hypernet), own_place(config.output)
     check_folder(folder, config)
+    refuse_missing_networks(hypernet=path, encoder=config.encoder)
+    config.judges.refuse_missing()
     people, device = unseen(config.faces, config, hypernet=path), device_of(config.accelerator)
     base = read_base(config.base, memory=config.memory).to(device)
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)

@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
     if not prompts or min(config.num_pictures, at_once) < 1:
         given = f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once}"
         raise ValueError(f"{given} were given, expected at least 1 each")
+    _ = [Subject.load(path) for path in config.subject]  # what cannot be read is said before gigabytes are
     folder, numbers = own_place(config.output), range(config.num_pictures)
     everything = list(product(range(len(prompts)), range(len(names)), numbers))
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]

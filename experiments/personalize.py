@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     check_mode(config)
     path, picture, device = hypernet_path(config.hypernet), output.with_suffix(".png"), device_of(config.accelerator)
     with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
+        config.refuse_missing(path)
         prompts, cropper = config.prompts, FaceCropper(min_size=config.min_face)
         base = read_base(config.base, memory=config.memory).to(device)
         read = cropper.crop if config.crop else cropper.check

@@ -14,7 +14,7 @@ from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.people import SPLITS_FILE, People
 from hdb.files import write_json
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.trained import face_encoder, refuse_missing_networks
 from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 from hdb.training.predictability import LEAST_PEOPLE
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     folder, device = own_place(config.output), device_of(config.accelerator)
     check_folder(folder, config)
+    refuse_missing_networks(encoder=config.encoder)
     everybody = People(config.faces)
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:

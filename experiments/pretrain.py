@@ -30,7 +30,7 @@ from hdb.training.pretrain import HyperNetPretraining
 def main(argv: list[str]) -> None:
     config, started = load(Pretrain, argv), time.perf_counter()
     folder, faces, net = own_place(config.output), config.faces, config.hypernet
-    config.check_targets()
+    config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), device_of(config.accelerator)  # before gigabytes are read, as nobody may be there
     layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)

@@ -1,6 +1,7 @@
 """One dataclass per experiment. What a class of hdb owns is embedded, or inherited where its fields stand alone."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -19,7 +20,9 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
+from hdb.faces.picture import open_picture
 from hdb.hypernet.options import HyperNetOptions
+from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.layout import LiDBOptions
 from hdb.limits import a_seed, a_text, above, between, texts
 from hdb.metrics.judges import JudgeOptions
@@ -75,9 +78,13 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
         net = self.hypernet
         self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
 
-    def check_targets(self) -> None:
-        """Raises ValueError if there are none and a loss needs them; an ablation adds them to its words later."""
+    def refuse_missing(self) -> None:
+        """Raises ValueError if targets or networks are not there; an ablation adds the targets to its words later."""
         self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
+        if self.beta and not any(Path(self.thetas).glob("thetas-*.safetensors")):
+            raise ValueError(f"no thetas-*.safetensors in {self.thetas}: run preoptimize first")
+        refuse_missing_networks(encoder=self.hypernet.encoder)
+        self.judges.refuse_missing()
 
 
 @dataclass
@@ -105,6 +112,11 @@ class Personalize(Drawing):
     source: str | None = None
     prompts: list[str] = texts(lambda: [PHOTO] * 4)
     overwrite: bool = False
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if the photo cannot be read or a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
+        open_picture(self.reference)
 
 
 @dataclass
