@@ -83,6 +83,8 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
         self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
         if self.beta and not any(Path(self.thetas).glob("thetas-*.safetensors")):
             raise ValueError(f"no thetas-*.safetensors in {self.thetas}: run preoptimize first")
+        if self.faces.num_val_identities < 1:
+            raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least 1")
         refuse_missing_networks(encoder=self.hypernet.encoder)
         self.judges.refuse_missing()
 

@@ -32,6 +32,15 @@ class PatientLogger(WandbLogger):
         attempted(lambda: WandbLogger.log_hyperparams(self, params))
 
 
+class NoRun:
+    """What logs nowhere, where W&B cannot even do that."""
+
+    id = name = None
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
 def started(
     output: Path, *, mode: str, project: str, name: str | None, stage: str, config: dict[str, object], keep: bool
 ) -> PatientLogger:
@@ -55,20 +64,22 @@ def started(
     }
     patience = {name: time for name, time in PATIENCE.items() if not os.environ.get(f"WANDB_{name.upper()}")}
     patience = {name: time for name, time in patience.items() if name in wandb.Settings.model_fields}
-    run = None
+    run: Any = NoRun()
     for tried in dict.fromkeys((mode, "disabled" if mode == "disabled" else "offline", "disabled")):
         try:
             output.mkdir(parents=True, exist_ok=True)
             run = wandb.init(mode=tried, settings=wandb.Settings(**patience), **asked)
             break
         except Exception as error:  # wandb's, pydantic's and the system's share no base
-            tell(f"W&B cannot log {tried} ({short(error)}): going on {'offline' if tried == 'online' else 'without'}")
+            tell(
+                f"W&B cannot log {tried} ({short(error)}): going on {'without' if tried in ('offline', 'disabled') else 'offline'}"
+            )
     if keep and mode != "disabled" and getattr(run, "id", None):
         with suppress(OSError):
             write_text(record, f"{run.id}\n")
-    if run is not None:  # as WandbLogger does for runs that it starts itself
-        attempted(lambda: run.define_metric("trainer/global_step"))
-        attempted(lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True))
+    # As WandbLogger does for runs that it starts itself:
+    attempted(lambda: run.define_metric("trainer/global_step"))
+    attempted(lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True))
     return PatientLogger(experiment=run, project=project, name=name, save_dir=str(output))
 
 
