@@ -71,9 +71,8 @@ def started(
             run = wandb.init(mode=tried, settings=wandb.Settings(**patience), **asked)
             break
         except Exception as error:  # wandb's, pydantic's and the system's share no base
-            tell(
-                f"W&B cannot log {tried} ({short(error)}): going on {'without' if tried in ('offline', 'disabled') else 'offline'}"
-            )
+            then = "without" if tried in ("offline", "disabled") else "offline"
+            tell(f"W&B cannot log {tried} ({short(error)}): going on {then}")
     if keep and mode != "disabled" and getattr(run, "id", None):
         with suppress(OSError):
             write_text(record, f"{run.id}\n")
