@@ -37,6 +37,8 @@ def is_text(kind: Any) -> bool:
 def text_of(word: str, kind: Any, *, optional: bool) -> str | list[str] | None:
     """What a word gives a field of text, or a field that lists texts, where one text is a list of one.
 
+    A list is in brackets, its texts parted by commas that stand in no quotes and no brackets of their own.
+
     >>> text_of("2024_05: a [V] face #1", str, optional=False)
     '2024_05: a [V] face #1'
     >>> text_of("[a [V] face, 'oil, on wood']", list[str], optional=False)
@@ -46,22 +48,9 @@ def text_of(word: str, kind: Any, *, optional: bool) -> str | list[str] | None:
         return None
     if kind is str:
         return word
-    return listed(word) if _is_list(word) else [word]
-
-
-def listed(word: str) -> list[str]:
-    """The texts of a list in brackets, parted by commas that stand in no quotes and no brackets of their own.
-
-    JSON and Python lists of quoted texts are read as what they are: W&B's agent writes the latter.
-    """
-    for read in (json.loads, ast.literal_eval):
-        try:
-            values = read(word)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(values, list) and all(isinstance(value, str) for value in values):
-            return values
-    return [_unquoted(part.strip()) for part in _parts(word[1:-1]) if part.strip()]
+    if (quoted := _quoted_texts(word)) is not None:
+        return quoted
+    return [_unquoted(part.strip()) for part in _parts(word[1:-1]) if part.strip()] if _is_list(word) else [word]
 
 
 def python_values(word: str) -> dict[str, Any] | None:
@@ -117,6 +106,18 @@ def _value(node: yaml.Node, schema: Any, path: Path) -> Any:
     return node.value
 
 
+def _quoted_texts(word: str) -> list[str] | None:
+    """What a list in JSON or Python holds, if that is quoted texts alone: W&B's agent writes Python."""
+    for read in (json.loads, ast.literal_eval) if word.startswith("[") else ():
+        try:
+            values = read(word)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return None
+
+
 def _is_list(word: str) -> bool:
     """Whether the bracket that a word begins with ends it; "[V]" is the identifier, and "[2023] me.png" a name."""
     if not word.startswith("[") or word.lower() == IDENTIFIER.lower():
@@ -131,11 +132,12 @@ def _is_list(word: str) -> bool:
 
 def _without_quoted(word: str) -> str:
     """The word, but what stands in quotes blank: quotes count where a value begins, not within a word (it's)."""
-    kept, quote, begins = [], "", True
+    kept, quote, begins, escaped = [], "", True, False
     for place, character in enumerate(word):
         if quote:
             kept.append(" ")
-            quote = "" if character == quote and word[place - 1] != "\\" else quote
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
         elif begins and character in "'\"" and character in word[place + 1 :]:
             quote = character
             kept.append(" ")
