@@ -51,20 +51,14 @@ def one_of(default: str | None, *names: str, **says: str) -> Any:
 
 
 def texts(default: Callable[[], list[str]]) -> Any:
-    """A field that lists texts: at least one, and none that is blank."""
-    limit = Limit(lambda value: bool(value) and all(text.strip() for text in value), "at least one text, none blank")
-    return field(default_factory=default, metadata={_KEY: limit})
-
-
-def a_text(default: str) -> Any:
-    """A field of text that is not blank."""
-    return _limited(default, Limit(lambda value: bool(value.strip()), "text that is not blank"))
+    """A field that lists texts: at least one."""
+    return field(default_factory=default, metadata={_KEY: Limit(bool, "at least one text")})
 
 
 def check(options: Any, prefix: str = "") -> None:
     """Checks every setting of a dataclass and of those within it, then what a dataclass has to say of several.
 
-    No number may be infinite or none at all, and no text may hold the character that ends a path.
+    No number may be infinite or none at all.
 
     Args:
         prefix: that the settings' names have, `finetuning.` say.
@@ -87,8 +81,6 @@ def _check(value: Any, name: str, limit: Limit | None) -> None:
         raise ValueError(f"{name} is {str(value)!r}, expected a finite number")
     if limit is not None and value is not None and not limit.holds(value):
         limit.refuse(name, value)
-    if "\0" in "".join([value] if isinstance(value, str) else value if isinstance(value, list) else []):
-        raise ValueError(f"{name} is {value!r}, expected text without a zero character")
 
 
 def _limited(default: Any, limit: Limit) -> Any:

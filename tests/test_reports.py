@@ -98,7 +98,6 @@ REFUSED = [
       for of, words in ((personalize, PERSON), (pretrain, ""), (preoptimize, ""), (evaluate, ""), (base, ""),
                         (generate, "subject=s.safetensors")) for given in (-1, 2**63)),
     (11, personalize, PERSON + "prompts=[]", "prompts is .., expected at least one text"),
-    (11, personalize, PERSON + "prompts=", "prompts is .*none blank"),
     (11, personalize, PERSON + f"output={LONG}.safetensors", "output has a name of 312 bytes .*at most 255"),
     (11, personalize, PERSON + "output=/proc/me.safetensors", "output /proc/.* cannot be written"),
     (11, personalize, PERSON + "output=me.png/me.safetensors", "me.safetensors cannot be written: .*me.png"),
@@ -109,7 +108,6 @@ REFUSED = [
     (11, personalize, PERSON + "precision=12", "precision is '12', expected one of 32-true"),
     (11, personalize, PERSON + "memory=none", "memory is 'none', expected normal or low"),
     (11, personalize, PERSON + "face=0", "face is 0, expected at least 1"),
-    (11, personalize, PERSON + "instance_prompt=", "instance_prompt is '', expected text that is not blank"),
     (11, personalize, PERSON + "wandb.mode=sometimes", "wandb.mode is 'sometimes', expected one of online"),
     (11, personalize, "reference=you.png", "you.png: no such file"),
     (11, personalize, PERSON + "hypernet=nowhere/last.ckpt", "no checkpoint at nowhere/last.ckpt"),
@@ -529,11 +527,11 @@ def test_text_in_a_yaml_is_what_is_spelled_there(tmp_path):
         load(schemas.Pretrain, [str(path)])
 
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
+TEXT = st.text()
 
 
 @settings(deadline=None, max_examples=25)
-@given(text=TEXT.filter(lambda text: text not in ("null", "None")), texts=st.lists(TEXT.filter(str.strip), min_size=1))
+@given(text=TEXT.filter(lambda text: text not in ("null", "None")), texts=st.lists(TEXT, min_size=1))
 def test_random_words_arrive_in_every_field_of_text(text, texts):
     names = ("reference", "consent", "source", "hypernet", "wandb.name", "wandb.project", "base.path")
     config = load(schemas.Personalize, [*(f"{name}={text}" for name in names), f"prompts={texts!r}"])

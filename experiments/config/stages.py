@@ -24,7 +24,7 @@ from hdb.faces.picture import open_picture
 from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.layout import LiDBOptions
-from hdb.limits import a_seed, a_text, above, between, texts
+from hdb.limits import a_seed, above, between, texts
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.hypernet_run import ScheduleOptions
@@ -105,7 +105,7 @@ class Personalize(Drawing):
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = a_text(INSTANCE_PROMPT)
+    instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     crop: bool = True
     min_face: int = between(64, 1)
@@ -138,7 +138,7 @@ class Evaluate(ProtocolOptions, Drawing):
     judges: EvaluationJudges = field(default_factory=EvaluationJudges)
     hypernet: str | None = None
     encoder: str | None = None
-    instance_prompt: str = a_text(INSTANCE_PROMPT)
+    instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     no_hyper_lr: float | None = above(None, 0)
 
