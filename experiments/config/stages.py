@@ -117,8 +117,8 @@ class Personalize(Drawing):
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if the photo cannot be read or a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
         open_picture(self.reference)
+        refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
 
 
 @dataclass

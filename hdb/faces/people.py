@@ -47,14 +47,6 @@ class PeopleOptions:
     render_workers: int | None = limits.between(None, 0)
     seed: int = limits.a_seed()
 
-    def refuse_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if the source has no such target, or is none."""
-        one_of(self.source, (*READERS, "shards", "artifact", "faceworld"), f"{prefix}source")
-        of_source = TARGETS[1:] if self.source == "faceworld" else TARGETS[:2]
-        if self.target not in of_source:
-            given = f"{prefix}target is {self.target!r} of the source {self.source}"
-            raise ValueError(f"{given}, expected one of {', '.join(of_source)}")
-
 
 class People:
     """Everybody in a source, listed by split: `splits`.
@@ -68,6 +60,7 @@ class People:
         self.photos: Photos | None = None
         if options.source == "faceworld":
             self.options, self.splits = options, faceworld_splits(options)
+            one_of(options.target, TARGETS[1:], "faces.target")
             return
         for name, least in (("num_identities", 1), ("num_val_identities", 0), ("num_test_identities", 0)):
             if (num := getattr(options, name)) is not None and num < least:
@@ -95,6 +88,7 @@ class People:
                 sorted(self.photos), num_val=options.num_val_identities, num_test=options.num_test_identities
             )
             self.splits = replace(splits, train=splits.train[: options.num_identities], data=data)
+        one_of(options.target, TARGETS[:2], "faces.target")  # before networks are read
 
     def faces(self, split: str) -> FaceSource:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""

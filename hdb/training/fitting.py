@@ -97,6 +97,7 @@ class ThetaFitting(Stage):
         self.thetas = nn.Parameter(start.theta.detach().float().cpu().expand(num_people, -1).clone())
         self.register_buffer("latents", latents.detach(), persistent=False)
         self.prompts, self.options = prompts, options
+        self.loss = torch.zeros(())  # of the last step
 
     @property
     def fitted(self) -> Residuals:
@@ -121,8 +122,9 @@ class ThetaFitting(Stage):
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
         )
-        self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
-        self.log("train/loss", losses.detach().mean())
+        self.loss = losses.detach().mean()
+        self.log("train/diffusion_loss", self.loss, prog_bar=True)
+        self.log("train/loss", self.loss)
         return losses.sum() / num_draws  # summed over people: a row's gradient is that of being alone
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -145,7 +147,8 @@ class ThetaFitting(Stage):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["layout_digest"] = self.layout.digest
+        checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.layout.check_digest(checkpoint["layout_digest"], of="the checkpoint")
+        self.loss = torch.tensor(checkpoint.get("loss", 0.0))

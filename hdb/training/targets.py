@@ -77,7 +77,7 @@ class ShardFitting:
         identities = torch.tensor([self.people[index].identity for index in members])
         save_thetas(folder, number, stage.fitted, identities=identities)
         forget(last)  # the shard holds its result
-        return float(trainer.callback_metrics["train/diffusion_loss"])
+        return float(stage.loss)  # of the step before, where it was stopped after the last
 
     def stage(self, members: range) -> Preoptimization:
         """What the Trainer fits: their pictures, encoded."""
