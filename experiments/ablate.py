@@ -15,8 +15,8 @@ from experiments.config.variants import claim_variant, places_of, plan
 from experiments.outputs import named_paths
 from hdb.evaluation.ablation import table
 from hdb.files import write_text
-from hdb.runs.locks import locked, own_place
-from hdb.runs.outputs import check_room, refuse_inputs
+from hdb.runs.folder import added_to
+from hdb.runs.locks import own_place
 
 
 def main(argv: list[str]) -> None:
@@ -26,9 +26,7 @@ def main(argv: list[str]) -> None:
     plans = {name: plan(name, config) for name in config.variants}  # all are checked before the first begins
     folder, networks, targets, rows = own_place(config.output), {}, {}, {}
     places = places_of(plans, folder)
-    check_room(folder)
-    refuse_inputs(folder, named_paths(config))
-    with locked(folder):
+    with added_to(folder, list(named_paths(config))):
         for name, words in plans.items():
             place, trained_with = claim_variant(places[name], words), list(words.pretrain)
             if words.preoptimize:

@@ -13,11 +13,12 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.evaluate import evaluate
 from hdb.evaluation.people import unseen
 from hdb.evaluation.scores import Panel, what_is_asked
+from hdb.evaluation.subjects import subjects_folder
 from hdb.evaluation.tables import logged
 from hdb.files import write_json
 from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
 from hdb.lidb.file import dtype_named
-from hdb.methods.hyperdreambooth import Finetuner
+from hdb.methods.studio import Studio
 from hdb.methods.table import Means, make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
 from hdb.prompts import read_prompts, without_identifier
@@ -39,8 +40,8 @@ def main(argv: list[str]) -> None:
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision}
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
-    finetuner = Finetuner(PersonalizedDiffusion(base, hypernet.layout), config.finetuning, **options)
-    methods = make_methods(chosen, Means(hypernet, finetuner, config.no_hyper_lr, people.world))
+    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
+    methods = make_methods(chosen, Means(hypernet, studio, config, people.world, subjects_folder(folder)))
     judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
     panel = Panel(judges, [without_identifier(prompt) for prompt in prompts], asked, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": written_at(path)}

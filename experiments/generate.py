@@ -6,18 +6,15 @@ python -m experiments.generate configs/faceworld/generate.yaml "subject=[me.safe
 from itertools import product
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import Generate, load
 from experiments.outputs import writing
 from hdb.diffusion.base import read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks, tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_image
-from hdb.lidb.file import Subject
-from hdb.lidb.residuals import Residuals
+from hdb.methods.kinds import read_people, refuse_unreadable
 from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 
@@ -30,23 +27,20 @@ def main(argv: list[str]) -> None:
     if not prompts or min(config.num_pictures, at_once) < 1:
         given = f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once}"
         raise ValueError(f"{given} were given, expected at least 1 each")
-    _ = [Subject.load(path) for path in config.subject]  # what cannot be read is said before gigabytes are
+    refuse_unreadable(config.subject)
     folder, numbers = own_place(config.output), range(config.num_pictures)
     everything = list(product(range(len(prompts)), range(len(names)), numbers))
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
     grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
     with writing(grid, *files, config=config, overwrite=config.overwrite):
         base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
-        subjects = [Subject.load(path, expected_base=base.digest) for path in config.subject]
+        people = read_people(base, config.subject, scale=config.scale)
         for remark in prompt_remarks(base, prompts):
             print(remark)
-        scales = [subject.scale if config.scale is None else config.scale for subject in subjects]
-        people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
-        personalized = PersonalizedDiffusion(base, people.layout)
         for spots in tqdm(tiled_batches(len(prompts), len(numbers), len(names), at_once=at_once), desc="batches"):
             shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
             wanted, sampling = [prompts[prompt] for prompt, _, _ in spots], config.sampling
-            pictures = personalized.pictures(people[shown], wanted, seeds=seeds, sampling=sampling)
+            pictures = people[shown].pictures(wanted, seeds=seeds, sampling=sampling)
             for (prompt, number, person), picture in zip(spots, pictures, strict=True):
                 drawn[prompt, person, number] = picture
                 save_image(to_image(picture), file_of[prompt, person, number])

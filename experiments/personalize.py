@@ -19,6 +19,7 @@ from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.protocol import Photos
+from hdb.methods.studio import Studio
 from hdb.training.device import device_of
 
 
@@ -38,10 +39,10 @@ def main(argv: list[str]) -> None:
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            machine = {"accelerator": config.accelerator, "precision": config.precision, "logger": logger}
-            machine["log_every_n_steps"] = 1
-            options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
-            method = HyperDreamBooth(hypernet, Finetuner(personalized, config.finetuning, **options))
+            machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
+            how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
+            studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
+            method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
             person = method.personalize(Photos([source], photo))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])

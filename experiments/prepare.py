@@ -1,8 +1,9 @@
 """Crops photos once, into tar shards: python -m experiments.prepare source=folders root=photos output=shards
 
 Under `output`: {train,val,test}-00000.tar and so on, splits.json (who is in which split), manifest.json (what is in
-each shard, every picture that was skipped and why, every one with several faces). An interrupted run goes on: shards
-that exist are kept. Training reads them with faces.source=shards faces.root=<output>.
+each shard, every picture that was skipped and why, every remark on one that was not, every other file). No picture is
+in two splits, also under two names. An interrupted run goes on: shards that exist are kept. Training reads them with
+faces.source=shards faces.root=<output>.
 """
 
 import sys
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
 from experiments.outputs import named_paths
+from hdb.faces.copies import part_shards
 from hdb.faces.people import People, PeopleOptions
 from hdb.faces.preparation import RECORDS, claim_shards, shard_jobs, write_manifest
 from hdb.faces.prepared import prepare_shards
@@ -45,7 +47,8 @@ def main(argv: list[str]) -> None:
         for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
             for picture in about["skipped"]:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
-        write_manifest(folder, list(jobs), people.splits)
+        part_shards(jobs)
+        write_manifest(folder, list(jobs), people.splits, people.photos.others)
 
 
 if __name__ == "__main__":

@@ -16,21 +16,27 @@ def diffusion_loss(
     noise_pred: Float[Tensor, "n c h w"],
     target: Float[Tensor, "n c h w"],
     *,
+    weight: Float[Tensor, "h w"] | None = None,
     reduction: Literal["mean", "none"] = "mean",
 ) -> Float[Tensor, ""] | Float[Tensor, " n"]:
     """Mean squared error of the denoiser's answer, over the batch or per sample.
 
-        L = |noise_pred - target|² / (c·h·w)
+        L = |noise_pred - target|² / (c·h·w)          with weights m: sum(m · (noise_pred - target)²) / (c · sum(m))
 
     `target` is what the scheduler's prediction type asks for: the noise, or the velocity.
+
+    Args:
+        weight: of each place in the picture, not negative and not all zero; None is the same for all.
 
     >>> diffusion_loss(torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8), reduction="none")
     tensor([1., 1.])
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
-    per_sample = (noise_pred.float() - target.float()).square().flatten(1).mean(1)
-    return _reduce(per_sample, reduction)
+    squares = (noise_pred.float() - target.float()).square()
+    if weight is not None:
+        squares = squares * (weight / weight.mean())
+    return _reduce(squares.flatten(1).mean(1), reduction)
 
 
 def weight_space_loss(

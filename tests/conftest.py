@@ -55,6 +55,12 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
     faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
     judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
+    baselines = [f"{name}.num_steps=2" for name in ("lora_dreambooth", "textual_inversion")]
+    for name in ("dreambooth", "dreambooth_agg1", "dreambooth_agg2"):
+        baselines += [f"{name}.num_steps=2", f"{name}.num_class_pictures=2"]
+    unseen = [*judges, encoder, few, *baselines, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
+    unseen += ["num_prompts=2", "num_pictures=2", "num_references=2"]
+    unseen += ["faces.resolution=32", "faces.render_workers=0", f"faces.root={tiny_weights}/data"]
     return {
         "preoptimize": [*base, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
         "pretrain": [
@@ -70,9 +76,8 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
         + ["hypernet.iterations=2", "max_steps=4", "val_every=4", "checkpoint_every=1", "num_val_draws=1"]
         + ["num_preview_identities=2"],
         "personalize": [*common, encoder, few],
-        "evaluate": [*common, *judges, encoder, few, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
-        + ["num_prompts=2", "num_pictures=2", "num_references=2", f"judges.classifier={tiny_weights}/judges/classifier"]
-        + ["faces.resolution=32", "faces.render_workers=0", f"faces.root={tiny_weights}/data"],
+        "evaluate": [*common, *unseen, f"judges.classifier={tiny_weights}/judges/classifier"],
+        "search": [*common, *unseen],
         "generate": common,
     }
 

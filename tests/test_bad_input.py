@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
+from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain, search
 from hdb.diffusion.sheet import to_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld import dataset
@@ -62,6 +62,10 @@ WORDS = [
     (evaluate, "finetuning.basis=lora", "finetuning.basis is 'lora', expected lidb or free"),
     (evaluate, "dtype=int8", "dtype of a subject's file is 'int8', expected float16 or float32"),
     (evaluate, "num_prompts=3", "num_prompts is 3, expected 1 to 2"),
+    (evaluate, "methods=[dreamboth,hyperdreambooth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
+    (evaluate, "instance_prompt=somebody", "the instance prompt 'somebody' has no .V., the word whose embedding"),
+    (search, "methods=[dreamboth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
+    (search, "methods=[oracle]", "grids has no field for oracle, expected one at least"),
     (evaluate, "num_identities=0", "num_identities is 0 .*expected at least 1"),
     (evaluate, "num_identities=11", "num_identities is 11, but faceworld has 10 test people"),
     (evaluate, "hypernet=nowhere", "nowhere.* is missing"),

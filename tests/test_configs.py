@@ -15,6 +15,7 @@ SCHEMAS = {
     "ablations": schemas.Ablate,
     "base": schemas.TrainBase,
     "base-full": schemas.TrainBase,
+    "shipped": schemas.Pretrain,
     "full": schemas.Pretrain,
     "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,
@@ -23,6 +24,7 @@ SCHEMAS = {
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
+    "search": schemas.Search,
 }
 REQUIRED = {
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],

@@ -18,7 +18,9 @@ from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 
-METHODS = ["unpersonalized", "mean_theta", "only_hyper", "no_hyper", "hyperdreambooth", "oracle"]
+OF_THETA = ["only_hyper", "no_hyper", "hyperdreambooth"]
+STORING = ["textual_inversion", "dreambooth_agg2", *OF_THETA]
+METHODS = ["unpersonalized", "mean_theta", *STORING, "oracle"]  # of `make eval`
 
 
 def interrupt(monkeypatch, owner: object, name: str, *, at: int) -> None:
@@ -70,7 +72,7 @@ def test_the_four_stages_in_a_row(call, capsys):
             assert sum(entry[score]["per_identity"]) / 3 == pytest.approx(entry[score]["mean"], abs=1e-4)
         assert list(entry["prompted"]) == ["style", "context", "accessory"]
         assert list(entry["rank_1"]) == ["photo", "styled"]  # one prompt each
-        assert (entry["bytes"] > 0) == (entry["seconds"] > 0) == (method in METHODS[2:5])
+        assert (entry["bytes"] > 0) == (entry["seconds"] > 0) == (entry["seconds_alone"] > 0) == (method in STORING)
     assert results["protocol"]["gallery"] == 10  # all test people
     assert results["methods"]["oracle"]["face_rec"]["normalized"] == pytest.approx(1)
     assert results["methods"]["unpersonalized"]["face_rec"]["normalized"] == pytest.approx(0)
@@ -163,11 +165,11 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-    interrupt(monkeypatch, StableDiffusion, "sample", at=4)
+    interrupt(monkeypatch, StableDiffusion, "sample", at=8)  # the class pictures, 6 of 5 methods, then no_hyper's
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
     kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}
-    assert len(kept) == 2 * 3 + 2
+    assert len(kept) == 2 * len(STORING) + 2
     assert call(evaluate, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(Path("outputs/eval/manifest.jsonl").read_text().splitlines()) == len(METHODS) * 2
@@ -183,8 +185,8 @@ def test_finetuning_without_bases_and_files_in_half_precision_are_one_override_a
     ):
         assert call(evaluate, *words, f"output={name}", *more) == 0
         methods = json.loads(Path(name, "results.json").read_text())["methods"]
-        sizes[name] = {method: methods[method]["bytes"] for method in METHODS[2:5]}
-        for method in METHODS[2:5]:
+        sizes[name] = {method: methods[method]["bytes"] for method in OF_THETA}
+        for method in OF_THETA:
             for path in Path(name, "subjects", method).glob("*.safetensors"):
                 subject = Subject.load(path)
                 assert subject.layout.free == (name == "free" and method != "only_hyper")

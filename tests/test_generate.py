@@ -12,8 +12,11 @@ from PIL import Image
 from experiments import generate
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions, tiled_batches
+from hdb.diffusion.weights import weights_of
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.methods.dreambooth import PersonalModels
+from hdb.methods.textual_inversion import PersonalWords
 
 PROMPT = "a photo of a [V] face"
 
@@ -68,6 +71,20 @@ def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(cal
     assert call(generate, *words, "scale=1.5") == 0
     assert np.abs(picture("00-bob-0.png") - expected(1.5)).max() <= 1
     assert np.abs(expected(1.5) - expected(0.5)).max() > 1
+
+
+def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, tiny_diffusion, capsys):
+    few, word = SamplingOptions(2, 3.0), torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    model = {name: value + 0.05 * torch.randn_like(value) for name, value in weights_of(tiny_diffusion).items()}
+    people = {"word": PersonalWords(tiny_diffusion, word), "model": PersonalModels(tiny_diffusion, [model, model])}
+    for kind, made in people.items():
+        made.save([Path(f"{kind}-0"), Path(f"{kind}-1")], about=[{}, {}])
+        words = [f"subject=[{kind}-0,{kind}-1]", f"prompts={PROMPT}", "num_pictures=1", f"output={kind}"]
+        assert call(generate, *words) == 0
+        expected = made[[1]].pictures([PROMPT], seeds=[0], sampling=few)[0].mul(255).round().int().permute(1, 2, 0)
+        assert np.abs(picture(f"00-{kind}-1-0.png", kind) - expected.numpy()).max() <= 1
+    assert call(generate, "subject=[word-0,model-0]", f"prompts={PROMPT}") == 2
+    assert "people of one call are of one kind, given a word (word-0) and a model (model-0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("people", "at_once"), [(1, 8), (3, 8), (3, 2), (5, 1), (2, 100)])

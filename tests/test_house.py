@@ -28,6 +28,7 @@ COMMANDS = {
     "preoptimize": schemas.Preoptimize,
     "prepare": schemas.Prepare,
     "pretrain": schemas.Pretrain,
+    "search": schemas.Search,
 }
 HELPERS = {
     "experiments.tracking": "tracking.py",

@@ -96,3 +96,12 @@ def test_diffusion_loss_is_computed_in_full_precision():
     noise_pred, target = torch.full((1, 4, 8, 8), 1.0).half(), torch.full((1, 4, 8, 8), 1.001).half()
     exact = (noise_pred.float() - target.float()).square().mean()
     assert torch.equal(diffusion_loss(noise_pred, target), exact)
+
+
+def test_a_weighted_diffusion_loss_looks_where_the_weight_is_and_keeps_the_scale():
+    noise_pred, target = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    target[0, :, :, :2], target[1, :, :, 2:] = 1.0, 2.0
+    right = torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(4, 4)
+    assert_close(diffusion_loss(noise_pred, target, weight=right, reduction="none"), torch.tensor([0.0, 4.0]))
+    same = diffusion_loss(noise_pred, target, weight=torch.full((4, 4), 3.0))
+    assert_close(same, diffusion_loss(noise_pred, target))

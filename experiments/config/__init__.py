@@ -20,6 +20,7 @@ from experiments.config.stages import (
     Prepare,
     Pretrain,
     RenderFaceworld,
+    Search,
     TrainBase,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "Pretrain",
     "ReadPeople",
     "RenderFaceworld",
+    "Search",
     "TrainBase",
     "Variant",
     "Wandb",

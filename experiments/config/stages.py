@@ -25,8 +25,10 @@ from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.layout import LiDBOptions
 from hdb.limits import a_seed, above, between, texts
+from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.device import precision
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
@@ -57,7 +59,7 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
-    timesteps below the share `identity_until`.
+    timesteps below the share `identity_until`, and at `identity_samples` of a batch at most.
 
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
     loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
@@ -122,13 +124,12 @@ class Personalize(Drawing):
 
 
 @dataclass
-class Evaluate(ProtocolOptions, Drawing):
+class Evaluate(ProtocolOptions, MethodOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
-    `no_hyper_lr` is the best rate of finetuning from zero: at the rate of the others, which null takes, it would look
-    worse than it is. `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has
-    an answer for. `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated
-    and others of the test split, at most as many as there are.
+    `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
+    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
+    the test split, at most as many as there are.
     """
 
     output: str = "outputs/eval"
@@ -139,8 +140,34 @@ class Evaluate(ProtocolOptions, Drawing):
     hypernet: str | None = None
     encoder: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
-    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    no_hyper_lr: float | None = above(None, 0)
+
+
+@dataclass
+class Search(ProtocolOptions, MethodOptions, OnBase):
+    """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
+
+    `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
+    `methods` null searches for all that have a grid. `clip_t_within` is how far clip_t may fall below the
+    unpersonalized base's for a setting to keep the prompt. All other fields are those of `Evaluate`.
+    """
+
+    output: str = "outputs/search"
+    methods: list[str] | None = None
+    precision: str = precision()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    dtype: str = "float32"
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    judges: JudgeOptions = field(default_factory=JudgeOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    clip_t_within: float = between(0.02, 0)
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
+        self.judges.refuse_missing()
 
 
 @dataclass

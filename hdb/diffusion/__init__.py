@@ -2,6 +2,7 @@
 
 `pipeline` reads and writes folders in diffusers' layout, `stable_diffusion` is the frozen base, `base` reads the one
 that is asked for and `random_base` makes one of random weights. `personalized` is a base with LiDB layers in it, bound
-to people; `sampling` draws many people and prompts in one batch, `sheet` shows the pictures, `facts` what a base or a
-subject's file is made of.
+to people; `denoise` is its loss, `word` a learned word in place of the identifier, `weights` exchanges the base's own
+for somebody's and puts them back; `sampling` draws many people and prompts in one batch, `sheet` shows the pictures,
+`facts` what a base or a subject's file is made of.
 """

@@ -3,31 +3,22 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hdb.diffusion.denoise import Denoised, denoise
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout, LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.losses import diffusion_loss
 
 
 def layout_of(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
     """The layout that personal weights of this base have."""
     return Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
-
-
-class Denoised(NamedTuple):
-    """What the base made of noisy latents, and its loss per sample."""
-
-    losses: Float[Tensor, " m"]
-    noisy_latents: Float[Tensor, "m c h w"]
-    noise_pred: Float[Tensor, "m c h w"]
 
 
 class PersonalizedDiffusion:
@@ -85,9 +76,10 @@ class PersonalizedDiffusion:
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         """The diffusion loss of each sample under its own person's residuals; see `denoise`."""
-        return self.denoise(people, latents, prompts, noise=noise, timesteps=timesteps).losses
+        return self.denoise(people, latents, prompts, noise=noise, timesteps=timesteps, weight=weight).losses
 
     def denoise(
         self,
@@ -97,20 +89,18 @@ class PersonalizedDiffusion:
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
     ) -> Denoised:
         """Denoises each sample under its own person's residuals, which stay bound.
 
         Args:
             people: n of them; sample i belongs to person i mod n (tiled).
             prompts: n of them, encoded once, or m. The text encoder is personalized too, so they cannot be cached.
+            weight: of each place in the loss.
         """
         self.bind(people)
         prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompts), 1, 1)
-        noisy_latents = self.diffusion.add_noise(latents, noise, timesteps)
-        noise_pred = self.diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
-        target = self.diffusion.denoising_target(latents, noise, timesteps)
-        return Denoised(diffusion_loss(noise_pred, target, reduction="none"), noisy_latents, noise_pred)
+        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight)
 
     @torch.no_grad()
     def pictures(

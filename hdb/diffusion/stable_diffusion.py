@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.word import LearnedWord
 
 
 class StableDiffusion(nn.Module):
@@ -44,6 +45,7 @@ class StableDiffusion(nn.Module):
                 f"the UNet of {name or 'this base'} takes {unet.config.in_channels} channels and the autoencoder makes "
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
+        self.word = LearnedWord()  # nobody's, until one is bound
         self.digest = self._weights_digest()
         self.requires_grad_(False).eval()
 
@@ -192,7 +194,9 @@ class StableDiffusion(nn.Module):
         return tokens.input_ids.to(self.device)
 
     def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
-        """Prompts -> prompt_embeds. Differentiable through the residuals that are bound to the text encoder."""
+        """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
+        if self.word.vectors is not None:
+            return self.word.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
         return self.text_encoder(self.tokenize(prompts)).last_hidden_state
 
     def add_noise(

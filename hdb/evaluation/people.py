@@ -1,9 +1,6 @@
 """The people of an evaluation: unseen, with references, and a gallery to look for somebody among."""
 
-import os
-import re
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.faces.names import file_names
 from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
 from hdb.faces.sources import identity_number
-from hdb.faces.splits import refuse_duplicates
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.limits import between
 from hdb.methods.protocol import Photos
@@ -64,8 +61,11 @@ class Unseen(NamedTuple):
         return torch.cat([torch.stack(known), self.others])
 
 
-def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -> Unseen:
-    """The first test people of a source; on faceworld with plain views as references, and the world itself.
+def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, split: str = "test") -> Unseen:
+    """The first people of a split of a source; on faceworld with plain views as references, and the world itself.
+
+    Args:
+        split: test, or val for what is chosen before anybody is tested.
 
     Raises:
         ValueError: not as many, a smaller gallery, or the list beside `hypernet` says it was trained on one of them.
@@ -76,45 +76,34 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path) -
     if options.num_gallery < num:
         raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
     if source.source == "faceworld":
-        return unseen_faceworld(source, options)
+        return unseen_faceworld(source, options, split=split)
     people = People(source)
     refuse_trained(people.splits, hypernet)
-    test, names, references, others = people.faces("test"), [], [], []
+    test, names, references, others = people.faces(split), [], [], []
     for index, name in enumerate(test.names):
         evaluated = len(names) < num
         samples = [test[draw, index] for draw in range(num_references if evaluated else 1)]
         if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
             continue
         if evaluated:
-            names.append(file_name(name))
+            names.append(name)
             references.append(torch.stack([sample.reference for sample in samples]))
         else:
             others.append(samples[0].reference)
         if len(names) + len(others) == options.num_gallery:
             break
     if len(names) < num:
-        usable = f"{len(names)} of the {len(test)} test people of {source.root} have a usable picture"
+        usable = f"{len(names)} of the {len(test)} {split} people of {source.root} have a usable picture"
         raise ValueError(f"num_identities is {num}, but {usable}")
-    refuse_duplicates(names)
     known = torch.stack(references)
-    return Unseen(names, known, None, torch.stack(others) if others else known[:0, 0])
+    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
 
 
-def file_name(name: str) -> str:
-    """What a person's files are called; a name that is too long with their endings is cut, and told by its digest.
-
-    >>> file_name("people/Ann.jpg"), len(file_name("a" * 255))
-    ('people_Ann.jpg', 97)
-    """
-    plain = re.sub(r"[^\w.-]", "_", name).lstrip(".")
-    return plain if len(os.fsencode(plain)) <= 200 else f"{plain[:80]}-{sha256(os.fsencode(name)).hexdigest()[:16]}"
-
-
-def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:
-    num = options.num_identities
-    if num > len(SPLITS["test"]):
-        raise ValueError(f"num_identities is {num}, but faceworld has {len(SPLITS['test'])} test people")
-    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), SPLITS["test"][:num]
+def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions, *, split: str = "test") -> Unseen:
+    num, people = options.num_identities, SPLITS[split]
+    if num > len(people):
+        raise ValueError(f"num_identities is {num}, but faceworld has {len(people)} {split} people")
+    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), people[:num]
     # Every third view is plain: a photo in a studio.
     pairs = [
         (world.identity(index), world.view(index, 3 * view))
@@ -123,7 +112,7 @@ def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions) -> Unseen:
     ]
     references = world.render(pairs).unflatten(0, (num, options.num_references))
     others = references[:0, 0]
-    if strangers := SPLITS["test"][num : options.num_gallery]:
+    if strangers := people[num : options.num_gallery]:
         dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
         others = torch.from_numpy(dataset.images[:, 0]).float() / 255
     return Unseen(

@@ -2,12 +2,19 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from hdb.files import write_json
 from hdb.methods.protocol import Method, Personalization, Photos, StoringMethod
 
-Cost = dict[str, float]  # seconds and bytes of one person, as results.json has them
+# Of one person, as results.json has it: seconds as one of a batch, seconds_alone, bytes.
+Cost = dict[str, float]
+
+
+def subjects_folder(folder: Path) -> Path:
+    """Where the files of an evaluation lie, in a folder for each method."""
+    return folder / "subjects"
 
 
 def personalize_everybody(
@@ -20,8 +27,8 @@ def personalize_everybody(
         at_once: people together, if the method can.
     """
     if not isinstance(method, StoringMethod):
-        return method.personalize(photos), {"seconds": 0.0, "bytes": 0}
-    place = folder / "subjects" / method.name
+        return method.personalize(photos), {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}
+    place = subjects_folder(folder) / method.name
     paths, times = [place / f"{name}.safetensors" for name in photos.names], place / "seconds.json"
     seconds = json.loads(times.read_text()) if times.is_file() else {}
     size = min(at_once, method.at_once or at_once)
@@ -38,6 +45,25 @@ def personalize_everybody(
         write_json(times, seconds)
     cost = {
         "seconds": sum(seconds.values()) / len(photos),
+        "seconds_alone": seconds_alone(method, photos, place / "alone.json", known=seconds, size=size),
         "bytes": sum(path.stat().st_size for path in paths) / len(photos),
     }
     return method.load(paths), cost
+
+
+def seconds_alone(
+    method: StoringMethod, photos: Photos, record: Path, *, known: Mapping[str, float], size: int
+) -> float:
+    """What one person takes who does not share the machine: known, or measured on the first one and kept in `record`.
+
+    Args:
+        known: seconds of each person.
+        size: how many people these were measured together.
+    """
+    if min(size, len(photos)) == 1:
+        return sum(known.values()) / len(known)
+    if not record.is_file():
+        started = time.perf_counter()
+        method.personalize(photos[:1])
+        write_json(record, {"seconds": time.perf_counter() - started})
+    return json.loads(record.read_text())["seconds"]

@@ -59,7 +59,7 @@ def logged(methods: Mapping[str, dict]) -> dict[str, float]:
 
 def table(methods: Mapping[str, dict]) -> str:
     """The scores as text: mean, half-width of the interval, normalized."""
-    lines = [f"{'':16}" + "".join(f"{name:^24}" for name in SCORES) + f"{'seconds':>8}{'bytes':>9}"]
+    lines = [f"{'':18}" + "".join(f"{name:^24}" for name in SCORES) + f"{'seconds':>8}{'bytes':>9}"]
     for method, entry in methods.items():
         cells = []
         for name in SCORES:
@@ -67,7 +67,7 @@ def table(methods: Mapping[str, dict]) -> str:
             share = entry[name]["normalized"]
             on_scale = "" if share is None else f"({share:+.2f})"
             cells.append(f"{entry[name]['mean']:8.3f} ±{(high - low) / 2:.3f} {on_scale:8}")
-        lines.append(f"{method:16}" + "".join(cells) + f"{entry['seconds']:8.1f}{entry['bytes']:9.0f}")
+        lines.append(f"{method:18}" + "".join(cells) + f"{entry['seconds']:8.1f}{entry['bytes']:9.0f}")
     lines.append("mean ± half of the 95 % interval over people; in brackets 0 = unpersonalized, 1 = oracle")
     return "\n".join(lines)
 
@@ -77,13 +77,13 @@ def shares_table(methods: Mapping[str, dict], *, gallery: int) -> str:
     first = next(iter(methods.values()))
     columns = [(score, part) for score in ("prompted", "rank_1") for part in first.get(score, {})]
     names = [part if score == "prompted" else f"{score} {part}" for score, part in columns]
-    lines = [f"{'':16}" + "".join(f"{name:^16}" for name in names)]
+    lines = [f"{'':18}" + "".join(f"{name:^16}" for name in names)]
     for method, entry in methods.items():
         cells = []
         for score, part in columns:
             low, high = entry[score][part]["ci95"]
             cells.append(f"{entry[score][part]['mean']:8.3f} ±{(high - low) / 2:.3f} ")
-        lines.append((f"{method:16}" + "".join(cells)).rstrip())
+        lines.append((f"{method:18}" + "".join(cells)).rstrip())
     chance = f"chance {1 / gallery:.3f}"
     lines.append(f"shares of pictures that are right; rank_1: the nearest of {gallery} people is their own, {chance}")
     return "\n".join(lines)

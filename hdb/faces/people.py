@@ -6,8 +6,9 @@ from pathlib import Path
 
 from hdb import limits
 from hdb.faces.artifacts import download
+from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
-from hdb.faces.photos import Photos, celeba, flat_folder, identity_folders, kind_of, lfw, select
+from hdb.faces.photos import Listed, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
 from hdb.faces.sources import FaceSource, FaceworldFaces, PhotoFaces, one_of
 from hdb.faces.splits import Splits, refuse_overlap
@@ -57,7 +58,7 @@ class People:
 
     def __init__(self, options: PeopleOptions):
         one_of(options.source, (*READERS, "shards", "artifact", "faceworld"), "faces.source")
-        self.photos: Photos | None = None
+        self.photos: Listed | None = None
         if options.source == "faceworld":
             self.options, self.splits = options, faceworld_splits(options)
             one_of(options.target, TARGETS[1:], "faces.target")
@@ -89,6 +90,8 @@ class People:
             )
             self.splits = replace(splits, train=splits.train[: options.num_identities], data=data)
         one_of(options.target, TARGETS[:2], "faces.target")  # before networks are read
+        if self.photos is not None:
+            self.photos, self.splits = apart(self.photos, self.splits)
 
     def faces(self, split: str) -> FaceSource:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""

@@ -1,32 +1,77 @@
 """Photos of many people, listed by person: a folder each, a folder of single pictures, CelebA, LFW."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torchvision
 
+from hdb.faces.folders import HIDDEN, READABLE, Other, list_pictures
+from hdb.faces.names import as_text, in_sentence
 from hdb.faces.picture import Picture
 from hdb.faces.splits import refuse_duplicates
 
-READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-SUFFIXES = (*READABLE, ".heic", ".heif")  # the last are listed to be refused by name, not overlooked
 Photos = Mapping[str, Sequence[Picture]]
+DEEPER = "lies in a folder in a folder, and nobody knows whether these are people; expected <name>/<picture>"
 
 
-def identity_folders(root: str | Path) -> Photos:
-    """A folder per identity: root/<name>/*.jpg."""
-    people = {folder.name: pictures_in(folder) for folder in sorted(existing(root).iterdir()) if folder.is_dir()}
-    return refuse_empty({name: pictures for name, pictures in people.items() if pictures}, root, "<name>/<picture>")
+class Listed(dict[str, Sequence[Picture]]):
+    """Photos found in a folder, and what else lies there: `others`."""
+
+    def __init__(self, people: Photos, others: Sequence[Other] = ()):
+        super().__init__(people)
+        self.others = list(others)
 
 
-def flat_folder(root: str | Path) -> Photos:
+def identity_folders(root: str | Path) -> Listed:
+    """A folder per identity: root/<name>/*.jpg.
+
+    Pictures in further folders within it are theirs too, if there are pictures of theirs beside those folders.
+    """
+    pictures, others = list_pictures(existing(root))
+    people: dict[str, list[Path]] = {}
+    for path in pictures:
+        name, *below = path.relative_to(root).parts
+        if below:
+            people.setdefault(name, []).append(path)
+        else:
+            others.append(Other(in_sentence(str(path)), "lies in no folder; expected <name>/<picture>"))
+    for name, paths in list(people.items()):
+        folders = {path.parent for path in paths}
+        if len(folders) > 1 and Path(root, name) not in folders:
+            others += [Other(in_sentence(str(path)), DEEPER) for path in people.pop(name)]
+    return told_and_named(people, others, root, "<name>/<picture>")
+
+
+def flat_folder(root: str | Path) -> Listed:
     """A folder, or a tree of them, in which each picture is its own person: FFHQ, SFHQ, CelebA-HQ as in the paper.
 
     An identity is called by the picture's path below `root`.
     """
-    pictures = sorted(path for path in existing(root).rglob("*") if is_picture(path))
-    return refuse_empty({path.relative_to(root).as_posix(): [path] for path in pictures}, root, "<picture>")
+    pictures, others = list_pictures(existing(root))
+    return told_and_named({path.relative_to(root).as_posix(): [path] for path in pictures}, others, root, "<picture>")
+
+
+def told_and_named(people: Mapping[str, list[Path]], others: list[Other], root: str | Path, layout: str) -> Listed:
+    """The people under names that can be written anywhere; a warning says what was passed over.
+
+    Raises:
+        ValueError: nobody there, or two names that are written alike.
+    """
+    counted = [other for other in others if other.reason != HIDDEN]
+    if counted:
+        first = "; ".join(f"{other.path}: {other.reason}" for other in counted[:3])
+        rest = f"; and {len(counted) - 3} more" if len(counted) > 3 else ""
+        message = f"{len(counted)} files in {in_sentence(str(root))} are not used: {first}{rest}"
+        warnings.warn(message, stacklevel=3)
+    if not people:
+        found = f", but {len(counted)} other files, first {counted[0].path}: {counted[0].reason}" if counted else ""
+        expected = f"expected {root}/{layout} with one of {', '.join(READABLE)}"
+        raise ValueError(f"{in_sentence(str(root))} holds no picture{found}; {expected}")
+    names = [as_text(name) for name in people]
+    refuse_duplicates(names)
+    return Listed(dict(sorted(zip(names, people.values(), strict=True))), others)
 
 
 def kind_of(root: str | Path) -> str:
@@ -35,13 +80,11 @@ def kind_of(root: str | Path) -> str:
     Raises:
         ValueError: none of them.
     """
-    entries = sorted(existing(root).iterdir())
-    if any(path.suffix == ".tar" for path in entries):
+    if any(path.suffix == ".tar" for path in existing(root).iterdir()):
         return "shards"
-    if any(is_picture(path) for path in entries):
-        return "flat"
-    if any(path.is_dir() and pictures_in(path) for path in entries):
-        return "folders"
+    depths = {len(path.relative_to(root).parts) for path in list_pictures(root).pictures}
+    if depths:
+        return "flat" if 1 in depths else "folders"
     raise ValueError(f"{root} holds neither *.tar shards, nor pictures, nor folders of pictures, one per identity")
 
 
@@ -93,22 +136,7 @@ def group(pictures: Iterable[tuple[str, Path]]) -> Photos:
     return dict(sorted(people.items()))
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_picture(path))
-
-
-def is_picture(path: Path) -> bool:
-    """By its name; a name that begins with a dot is some system's own file."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
 def existing(root: str | Path) -> Path:
     if not Path(root).is_dir():
         raise ValueError(f"{root} is no folder; expected a folder of pictures")
     return Path(root)
-
-
-def refuse_empty(people: Photos, root: str | Path, layout: str) -> Photos:
-    if not people:
-        raise ValueError(f"{root} holds no picture; expected {root}/{layout} with one of {', '.join(READABLE)}")
-    return people

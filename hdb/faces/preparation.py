@@ -1,12 +1,15 @@
 """A folder of prepared shards: whose photos go into which, gone on with after an interruption, its manifest."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 
 import yaml
 
+from hdb.faces.folders import Other
+from hdb.faces.names import in_sentence
 from hdb.faces.people import READERS, SPLITS_FILE, People
 from hdb.faces.photos import Photos, select
 from hdb.faces.picture import name_of
@@ -68,8 +71,11 @@ def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Pho
     write_text(record, yaml.safe_dump(settings, sort_keys=False))
 
 
-def write_manifest(folder: Path, shards: list[Path], splits: Splits) -> None:
+def write_manifest(folder: Path, shards: list[Path], splits: Splits, others: Sequence[Other]) -> None:
     """Writes the manifest and the splits, of whom there is a picture; says what was skipped.
+
+    Args:
+        others: files beside the photos, which are named.
 
     Raises:
         ValueError: nobody is left.
@@ -78,13 +84,15 @@ def write_manifest(folder: Path, shards: list[Path], splits: Splits) -> None:
     there = {name: num for about in abouts.values() for name, num in about["people"].items()}
     skipped = [picture for about in abouts.values() for picture in about["skipped"]]
     counts = dict(Counter(picture["reason"] for picture in skipped))
+    notes = [note for about in abouts.values() for note in about["notes"]]
     manifest = {
         "people": len(there),
         "pictures": sum(there.values()),
         "skipped": counts,
         "shards": {name: about["people"] for name, about in abouts.items()},
         "skipped_pictures": skipped,
-        "notes": [note for about in abouts.values() for note in about["notes"]],
+        "notes": notes,
+        "other_files": [other._asdict() for other in others],
     }
     write_json(folder / "manifest.json", manifest)
     kept = {split: [name for name in getattr(splits, split) if name in there] for split in ("train", "val", "test")}
@@ -92,4 +100,7 @@ def write_manifest(folder: Path, shards: list[Path], splits: Splits) -> None:
     said = ", ".join(f"{reason} {num}" for reason, num in counts.items()) or "nothing"
     if not there:
         raise ValueError(f"none of the {len(skipped)} pictures can be used ({said}); {folder}/manifest.json says why")
-    print(f"{folder}: {len(there)} people, {sum(there.values())} pictures in {len(shards)} shards; skipped: {said}")
+    people, pictures = f"{len(there)} people", f"{sum(there.values())} pictures"
+    print(f"{in_sentence(str(folder))}: {people}, {pictures} in {len(shards)} shards; skipped: {said}")
+    if notes or others:
+        print(f"{len(notes)} remarks and {len(others)} other files: see manifest.json there")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import webdataset
@@ -14,10 +14,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hdb.faces.crop import FaceCropper
-from hdb.faces.photos import READABLE, SUFFIXES, Photos
+from hdb.faces.folders import HEIC, READABLE
+from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, StoredPicture
 from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, read_pictures
 from hdb.prompts import INSTANCE_PROMPT
+
+URLS = ("http://", "https://")
 
 
 class ShardPerson(NamedTuple):
@@ -58,7 +61,7 @@ class ShardReader:
     def person(self, record: dict) -> ShardPerson | None:
         """A tar record as a person, or None where it is none."""
         name = f"{record['__key__']} in {record['__url__']}"
-        fields = sorted(field for field in record if f".{field}".lower().endswith(SUFFIXES))
+        fields = sorted(field for field in record if f".{field}".lower().endswith((*READABLE, *HEIC)))
         if not fields:
             self.skipped.add("no picture", f"{name} holds none of {', '.join(READABLE)}")
             return None
@@ -75,7 +78,7 @@ class ShardReader:
         for shard in shards:
             self.shard = shard["url"]
             try:
-                with closing(webdataset.gopen(self.shard)) as file:
+                with closing(open_shard(self.shard)) as file:
                     stream = Tail(file.read)
                     yield shard | {"stream": stream}
                     stream.read()
@@ -236,12 +239,20 @@ def list_shards(shards: str | Path | Sequence[str], *, split: str | None = None)
             raise ValueError(f"{shards} holds no *.tar shard")
         names = [name for name in found if Path(name).name.startswith(f"{split}-")] or found
     else:
-        names = webdataset.shardlists.expand_urls(str(shards)) if isinstance(shards, (str, Path)) else list(shards)
+        names = expand(str(shards)) if isinstance(shards, (str, Path)) else list(shards)
     if len(set(names)) != len(names):
         raise ValueError(f"a shard is listed twice among {len(names)}; expected each once")
     for name in names:
-        if "://" not in name and not name.startswith("pipe:") and Path(name).is_file():
-            continue
-        if not name.startswith(("http://", "https://")):  # webdataset would run "pipe:..." in a shell
+        if not Path(name).is_file() and not name.startswith(URLS):  # webdataset would run "pipe:..." in a shell
             raise ValueError(f"shard {name!r} is neither a file nor an http(s) URL")
     return names
+
+
+def expand(shards: str) -> list[str]:
+    """A pattern as a list; what is a file is no pattern, whatever letters its name has."""
+    return [shards] if Path(shards).is_file() else webdataset.shardlists.expand_urls(shards)
+
+
+def open_shard(name: str) -> Any:
+    """A stream of bytes; of a file also in a folder `a:b`, which webdataset takes for the scheme of a URL."""
+    return webdataset.gopen(name) if name.startswith(URLS) and not Path(name).is_file() else Path(name).open("rb")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
-from hdb.faces.picture import REASONS, FaceError, Picture, open_picture, square
+from hdb.faces.picture import REASONS, FaceError, Picture, crashed, open_picture, square
 from hdb.faces.splits import refuse_duplicates
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
@@ -204,6 +204,8 @@ def read_pictures(
                 usable.append(cropper.crop(picture, resolution=resolution))
         except FaceError as error:
             skipped.add(error.reason, str(error))
+        except Exception as error:  # whatever a photo brings a library to: it is that photo's, and not the training's
+            skipped.add("crashed", crashed(picture, error))
         if len(usable) == num:
             break
     return usable
@@ -211,7 +213,8 @@ def read_pictures(
 
 def identity_number(name: str) -> int:
     """A name as 63 bits of its sha256: the same in every run, process and split, unlike a position or `hash`."""
-    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 1
+    # a foreign shard may hold a name that is no UTF-8
+    return int.from_bytes(sha256(name.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 def one_of(value: str, known: Sequence[str], name: str) -> str:

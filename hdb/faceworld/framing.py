@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 EYE_DISTANCES, MOUTH_DISTANCES = 4.0, 3.6  # a side is as many distances from eye to eye, or from eyes to mouth
 DROP = 0.1  # from the eyes to the center of the square, as a share of the way to the mouth
+# A face, in distances from eyes to mouth: how far its middle is below the eyes, half its width, half its height.
+FACE_MIDDLE, FACE_WIDTH, FACE_HEIGHT = 0.15, 1.15, 1.5
+SOFTNESS = 0.15  # of its edge, as a share of its radius
 
 
 class Framing(NamedTuple):
@@ -36,3 +39,22 @@ class Framing(NamedTuple):
         side = max(EYE_DISTANCES * np.linalg.norm(across), MOUTH_DISTANCES * np.linalg.norm(down))
         axis = across + np.array([down[1], -down[0]])
         return cls(eyes + DROP * down, side, axis / max(np.linalg.norm(axis), 1e-6))
+
+
+def face_weight(size: int) -> Float[np.ndarray, "size size"]:
+    """How much of a framed square's places is face: near 1 within a soft ellipse, near 0 outside of it.
+
+        1 / (1 + exp((r - 1) / softness))          r = 1 on the ellipse
+
+    Of every picture in this frame, whoever it shows: nothing is detected.
+
+    >>> weight = face_weight(64)
+    >>> bool(weight[32, 32] > 0.99), bool(weight[0, 0] < 0.01)
+    (True, True)
+    """
+    mouth = 1 / MOUTH_DISTANCES  # from the eyes, as a share of the side
+    middle = 0.5 + (FACE_MIDDLE - DROP) * mouth
+    places = (np.arange(size, dtype=np.float32) + 0.5) / size
+    across, down = (places - 0.5) / (FACE_WIDTH * mouth), (places - middle) / (FACE_HEIGHT * mouth)
+    radius = np.hypot(across[None], down[:, None])
+    return (1 / (1 + np.exp((radius - 1) / SOFTNESS))).astype(np.float32)

@@ -70,6 +70,8 @@ def written_at(path: Path) -> str:
 
 
 @torch.no_grad()
-def predict(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p"]:
-    """The hypernetwork's answer, on the CPU."""
-    return hypernet(photos.to(hypernet.initial.device)).cpu()
+def predict(
+    hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], *, iterations: int | None = None
+) -> Float[Tensor, "n p"]:
+    """The hypernetwork's answer, on the CPU; `iterations` overrides its own number."""
+    return hypernet(photos.to(hypernet.initial.device), iterations=iterations).cpu()

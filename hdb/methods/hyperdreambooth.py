@@ -1,13 +1,11 @@
 """HyperDreamBooth: predict, relax the rank, finetune; and the methods that lack a part of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning import Trainer
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
@@ -15,44 +13,35 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import predict
 from hdb.lidb.residuals import Residuals
 from hdb.methods.protocol import Photos
+from hdb.methods.studio import Studio
 from hdb.methods.theta import PersonalTheta
-from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 
 
 @dataclass(frozen=True)
 class Finetuner:
-    """The 40 steps that several methods end with.
+    """The 40 steps that several methods end with, in a studio."""
 
-    Args:
-        personalized: of the layout that the steps start in.
-        trainer: arguments of the Trainer: accelerator, precision, logger.
-        dtype: of the subjects' files.
-    """
-
-    personalized: PersonalizedDiffusion
+    studio: Studio
     options: FinetuningOptions = field(default_factory=FinetuningOptions)
-    prompt: str = INSTANCE_PROMPT
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    dtype: torch.dtype = torch.float32
 
     def finetune(self, images: Float[Tensor, "n 3 h w"], start: Residuals) -> PersonalTheta:
         """All people together, each on their own photo, from one start for all or one for each."""
+        studio, options = self.studio, self.options
         stage = SubjectFinetuning(
-            self.personalized,
-            reference=self.personalized.diffusion.encode_images(images).float(),
+            studio.personalized,
+            reference=studio.latents(images),
             start=start,
-            prompt=self.prompt,
-            options=self.options,
-            seed=self.seed,
+            prompt=studio.prompt,
+            options=options,
+            prior=studio.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            seed=studio.seed,
         )
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-        Trainer(max_steps=self.options.num_steps, devices=1, **(quiet | dict(self.trainer))).fit(stage)
-        return PersonalTheta(self.personalized, stage.fitted, dtype=self.dtype)
+        studio.fit(stage, num_steps=options.num_steps)
+        return PersonalTheta(studio.personalized, stage.fitted, dtype=studio.dtype)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
-        return PersonalTheta.load(self.personalized, paths, dtype=self.dtype)
+        return PersonalTheta.load(self.studio.personalized, paths, dtype=self.studio.dtype)
 
 
 class HyperDreamBooth:
@@ -66,17 +55,29 @@ class HyperDreamBooth:
 
     name = "hyperdreambooth"
     at_once = None
+    iterations: int | None = None  # of the decoder; None is the network's own number
 
     def __init__(self, hypernet: HyperNet, finetuner: Finetuner) -> None:
         finetuner.options.check(hypernet.layout)
         self.hypernet, self.finetuner = hypernet, finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        prediction = Residuals(predict(self.hypernet, photos.images), self.hypernet.layout)
+        theta = predict(self.hypernet, photos.images, iterations=self.iterations)
+        prediction = Residuals(theta, self.hypernet.layout)
         return self.finetuner.finetune(photos.images, prediction)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
+
+
+class OneIteration(HyperDreamBooth):
+    """The same with a decoder that looks once: nothing is refined.
+
+    Source: Ruiz et al., HyperDreamBooth, section 5.3 ("k = 1"), https://arxiv.org/abs/2307.06949
+    """
+
+    name = "k1"
+    iterations = 1
 
 
 class NoHyper:
@@ -89,11 +90,11 @@ class NoHyper:
     at_once = None
 
     def __init__(self, finetuner: Finetuner) -> None:
-        finetuner.options.check(finetuner.personalized.layout)
+        finetuner.options.check(finetuner.studio.personalized.layout)
         self.finetuner = finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.images, Residuals.initial(self.finetuner.personalized.layout))
+        return self.finetuner.finetune(photos.images, Residuals.initial(self.finetuner.studio.personalized.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
@@ -132,3 +133,27 @@ class MeanTheta:
     def personalize(self, photos: Photos) -> PersonalTheta:
         everyone = self.hypernet.mean_theta.detach().cpu().expand(len(photos), -1)
         return PersonalTheta(self.personalized, Residuals(everyone, self.hypernet.layout))
+
+
+class SomebodyElse:
+    """Everyone drawn with another person's HyperDreamBooth file: a control that has seen a photo, the wrong one.
+
+    Args:
+        folder: of the files that HyperDreamBooth made of the same people, <name>.safetensors.
+    """
+
+    name = "somebody_else"
+
+    def __init__(self, finetuner: Finetuner, folder: Path) -> None:
+        self.finetuner, self.folder = finetuner, folder
+
+    def personalize(self, photos: Photos) -> PersonalTheta:
+        """The next person's file for each, the first one's for the last.
+
+        Raises:
+            ValueError: there is nobody else, or no file of them yet.
+        """
+        if len(photos) < 2:
+            raise ValueError(f"{self.name} needs at least 2 people, given {len(photos)}: leave it out of methods")
+        others = [*photos.names[1:], photos.names[0]]
+        return self.finetuner.load([self.folder / f"{name}.safetensors" for name in others])

@@ -37,7 +37,11 @@ class Personalization(Protocol):
         ...
 
     def bound(self) -> AbstractContextManager[None]:
-        """The base is personalized within a `with` block, and as it was before behind it."""
+        """The base is personalized within a `with` block, and as it was before behind it.
+
+        Raises:
+            ValueError: several people, of a method that changes the base itself.
+        """
         ...
 
     def pictures(
@@ -51,9 +55,11 @@ class Personalization(Protocol):
 class StoredPersonalization(Personalization, Protocol):
     """One that files keep, a file for each person.
 
-    `stores` says in words what is in a file: theta, one vector, a whole UNet; `num_bytes` how large that is.
+    `stores` says in words what is in a file: theta, one vector, a whole UNet; `num_bytes` how large that is. `kind` is
+    the word for it in the file's header, by which `kinds.read_people` finds the class that reads it.
     """
 
+    kind: str
     stores: str
 
     @property

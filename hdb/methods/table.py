@@ -1,14 +1,48 @@
 """The list of methods, in the order of the table, and how each is made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.hypernet import HyperNet
-from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth, MeanTheta, NoHyper, OnlyHyper
+from hdb.limits import above
+from hdb.methods.dreambooth import DreamBooth, DreamBoothAgg1, DreamBoothAgg2
+from hdb.methods.hyperdreambooth import (
+    Finetuner,
+    HyperDreamBooth,
+    MeanTheta,
+    NoHyper,
+    OneIteration,
+    OnlyHyper,
+    SomebodyElse,
+)
+from hdb.methods.lora import LoRADreamBooth, lora_options
 from hdb.methods.oracle import Oracle
 from hdb.methods.protocol import Method
+from hdb.methods.studio import Studio
+from hdb.methods.textual_inversion import TextualInversion
 from hdb.methods.unpersonalized import Unpersonalized
+from hdb.training.dreambooth import DreamBoothOptions
+from hdb.training.personalize import FinetuningOptions
+from hdb.training.textual_inversion import TextualInversionOptions
+
+
+@dataclass
+class MethodOptions:
+    """How each method trains. Steps are the paper's, rates are open there; `experiments.search` finds those of a base.
+
+    `finetuning` is of ours and its ablations; `no_hyper_lr` is the rate of finetuning from zero, null that of
+    `finetuning`, at which it would look worse than it is.
+    """
+
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    no_hyper_lr: float | None = above(None, 0)
+    lora_dreambooth: FinetuningOptions = field(default_factory=lora_options)
+    dreambooth: DreamBoothOptions = field(default_factory=DreamBoothOptions)
+    dreambooth_agg1: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=400, lr=1e-5))
+    dreambooth_agg2: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=40, lr=5e-5))
+    textual_inversion: TextualInversionOptions = field(default_factory=TextualInversionOptions)
 
 
 @dataclass(frozen=True)
@@ -16,29 +50,41 @@ class Means:
     """What methods are made of.
 
     Args:
-        no_hyper_lr: rate of finetuning from zero; None is that of `finetuner`.
         world: that the people are of, if they are of one.
+        subjects: folder with a folder of files for each method, if there is one.
     """
 
     hypernet: HyperNet
-    finetuner: Finetuner
-    no_hyper_lr: float | None = None
+    studio: Studio
+    options: MethodOptions = field(default_factory=MethodOptions)
     world: FaceWorld | None = None
+    subjects: Path | None = None
+
+    @property
+    def finetuner(self) -> Finetuner:
+        return Finetuner(self.studio, self.options.finetuning)
+
+    @property
+    def from_zero(self) -> Finetuner:
+        options, lr = self.options.finetuning, self.options.no_hyper_lr
+        return Finetuner(self.studio, options if lr is None else replace(options, lr=lr))
 
 
-def _no_hyper(means: Means) -> NoHyper:
-    options = means.finetuner.options
-    lr = options.lr if means.no_hyper_lr is None else means.no_hyper_lr
-    return NoHyper(replace(means.finetuner, options=replace(options, lr=lr)))
-
-
-# None where the means do not have what a method needs. The first knows nothing of the person, the last is the truth.
+# None where the means do not have what a method needs. The first knows nothing of the person, the last is the truth;
+# whoever looks at another one's files comes after it.
 METHODS: dict[str, Callable[[Means], Method | None]] = {
-    "unpersonalized": lambda means: Unpersonalized(means.finetuner.personalized),
-    "mean_theta": lambda means: MeanTheta(means.finetuner.personalized, means.hypernet),
-    "only_hyper": lambda means: OnlyHyper(means.finetuner.personalized, means.hypernet, dtype=means.finetuner.dtype),
-    "no_hyper": _no_hyper,
+    "unpersonalized": lambda means: Unpersonalized(means.studio.personalized),
+    "mean_theta": lambda means: MeanTheta(means.studio.personalized, means.hypernet),
+    "textual_inversion": lambda means: TextualInversion(means.studio, means.options.textual_inversion),
+    "dreambooth": lambda means: DreamBooth(means.studio, means.options.dreambooth),
+    "dreambooth_agg1": lambda means: DreamBoothAgg1(means.studio, means.options.dreambooth_agg1),
+    "dreambooth_agg2": lambda means: DreamBoothAgg2(means.studio, means.options.dreambooth_agg2),
+    "lora_dreambooth": lambda means: LoRADreamBooth(Finetuner(means.studio, means.options.lora_dreambooth)),
+    "only_hyper": lambda means: OnlyHyper(means.studio.personalized, means.hypernet, dtype=means.studio.dtype),
+    "no_hyper": lambda means: NoHyper(means.from_zero),
+    "k1": lambda means: OneIteration(means.hypernet, means.finetuner),
     "hyperdreambooth": lambda means: HyperDreamBooth(means.hypernet, means.finetuner),
+    "somebody_else": lambda means: SomebodyElse(means.finetuner, means.subjects / OURS) if means.subjects else None,
     "oracle": lambda means: Oracle(means.world) if means.world else None,
 }
 OURS = "hyperdreambooth"  # what all others are compared with

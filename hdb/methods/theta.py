@@ -10,8 +10,10 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
+from hdb.methods.stored import THETA
 
 
 class PersonalTheta:
@@ -21,6 +23,7 @@ class PersonalTheta:
         dtype: of the files, float16 or float32.
     """
 
+    kind = THETA
     stores = "theta: factors of the residuals of the personalized layers"
 
     def __init__(
@@ -40,6 +43,21 @@ class PersonalTheta:
         digest = personalized.diffusion.digest
         people = [Subject.load(path, expected_base=digest).to(torch.float32) for path in paths]
         return cls(personalized, Residuals.join(people), dtype=dtype)
+
+    @classmethod
+    def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalTheta":
+        """The same for a base without LiDB layers, which gets them; everyone at the strength of their file.
+
+        Args:
+            scale: strength for everybody instead.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        subjects = [Subject.load(path, expected_base=diffusion.digest) for path in paths]
+        scales = [subject.scale if scale is None else scale for subject in subjects]
+        people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
+        return cls(PersonalizedDiffusion(diffusion, people.layout), people)
 
     def __len__(self) -> int:
         return len(self.residuals)

@@ -7,7 +7,6 @@ Each takes images in [0, 1] of any size and does its own preprocessing, the same
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hdb.metrics.networks import Framing, TimmNetwork, require
+from hdb.metrics.networks import Framing, TimmNetwork, refuse_empty, require
 
 FACENET_WEIGHTS = "20180402-114759-vggface2.pt"  # facenet-pytorch's release v2.2.9
 BATCH = 64  # pictures in one pass, so that a whole evaluation may be handed over at once
@@ -174,11 +173,13 @@ class FaceNet(nn.Module):
         # weights_only: tensors are read, pickled code is refused
         safe = paths[0].suffix == ".safetensors"
         network = InceptionResnetV1()
+        refuse_empty(paths[0])
         try:
             weights = load_file(paths[0]) if safe else torch.load(paths[0], weights_only=True, map_location="cpu")
             network.load_state_dict({name: value for name, value in weights.items() if not name.startswith("logits.")})
-        except (RuntimeError, UnpicklingError, SafetensorError) as error:
-            raise ValueError(f"{paths[0]} holds no InceptionResnetV1: {' '.join(str(error).split())[:200]}") from None
+        except Exception as error:  # what reads a damaged pickle or zip raises anything: EOFError, KeyError, ...
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(f"{paths[0]} holds no InceptionResnetV1: {said}") from None
         return cls(network)
 
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:

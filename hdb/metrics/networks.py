@@ -97,9 +97,14 @@ class TimmNetwork(nn.Module):
         config_path, weights_path = require(folder, "config.json", "model.safetensors")
         try:
             config = json.loads(config_path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{config_path} holds no readable {cls.__name__}: {error}") from None
+        try:
             network = cls(**config)
             network.network.load_state_dict({name: value.float() for name, value in load_file(weights_path).items()})
-        except (json.JSONDecodeError, SafetensorError, TypeError) as error:
+        except SafetensorError as error:
+            raise ValueError(f"{weights_path} holds no readable {cls.__name__}: {error}") from None
+        except TypeError as error:
             raise ValueError(f"{folder} holds no readable {cls.__name__}: {error}") from None
         except RuntimeError as error:
             raise ValueError(f"weights and config in {folder} do not fit: {' '.join(str(error).split())}") from None
@@ -157,4 +162,12 @@ def require(folder: str | Path, *names: str) -> list[Path]:
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
         raise ValueError(f"{', '.join(absent)} missing in {folder}; expected there: {', '.join(names)}")
+    for path in paths:
+        refuse_empty(path)
     return paths
+
+
+def refuse_empty(path: Path) -> None:
+    """Raises ValueError for a file of zero bytes: what an interrupted download or a full disk leaves."""
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty (0 bytes); delete it and fetch or copy it again")

@@ -39,6 +39,19 @@ def run_folder(folder: str | Path, settings: Mapping[str, object], *, result: st
         yield _claimed(Path(folder), dict(settings), result, reads)
 
 
+@contextmanager
+def added_to(folder: str | Path, reads: Reads) -> Iterator[None]:
+    """Keeps others out of a folder that many runs add to within the `with` block.
+
+    Raises:
+        ValueError: somebody else works there, it cannot be written, or an input lies in it.
+    """
+    check_room(folder)
+    refuse_inputs(folder, reads)
+    with locked(folder):
+        yield
+
+
 def check_folder(folder: str | Path, reads: Reads) -> None:
     """Raises ValueError if no run can write there: before networks are read."""
     check_room(folder)

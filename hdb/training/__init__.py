@@ -1,1 +1,1 @@
-"""One LightningModule per stage: preoptimize, pretrain, personalize; and what they share."""
+"""One LightningModule per stage: preoptimize, pretrain, personalize; DreamBooth, Textual Inversion; what they share."""

@@ -1,18 +1,23 @@
-"""ThetaFitting: gradient descent on the rows of theta themselves, each as if it were alone."""
+"""Gradient descent on rows of numbers, a row for each person, each as if it were alone: theta, or a learned word."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.faceworld.framing import face_weight
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.training.denoising import Stage, Timesteps
+from hdb.training.prior import Prior
+
+MASKS = (None, "face")
 
 
 class Steps:
@@ -40,13 +45,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class FittingOptions:
-    """How rows of theta are fitted.
+    """How rows are fitted.
 
     Args:
         batch_size: draws of a picture, noise and timestep per person and step.
         stratified: put the timesteps of a step into equal shares.
         mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
         gradient_clip: largest norm of one row's gradient.
+        mask: `face` weighs the loss of a picture to the face in its frame, None looks at all of it.
+
+    Raises:
+        ValueError: an unknown mask.
     """
 
     num_steps: int
@@ -56,10 +65,15 @@ class FittingOptions:
     stratified: bool = True
     mean_pull: float = 0.0
     gradient_clip: float = 1.0
+    mask: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask not in MASKS:
+            raise ValueError(f"mask is {self.mask!r}, expected face or null")
 
 
-class ThetaFitting(Stage):
-    """Fits n thetas to the pictures of n people in one batch: what `preoptimize` and `personalize` have in common.
+class RowFitting(Stage):
+    """Fits n rows to the pictures of n people in one batch: what all stages that leave the base alone have in common.
 
     Every row has its own loss, gradient clipping and (Adam works elementwise) optimizer state, and all rows see the
     same views, noise and timesteps: a row does not depend on who else is in the run, and what the draws did to it they
@@ -69,9 +83,10 @@ class ThetaFitting(Stage):
         latents: v pictures of each of n people, encoded once.
         prompts: one for all pictures, or those of each person and picture.
         start: one row for all or n.
+        prior: what the base knows of anybody, to be preserved.
 
     Raises:
-        ValueError: a start for another base or number of people, or not finite; prompts that do not match the latents.
+        ValueError: a start for another number of people; prompts that do not match the latents.
     """
 
     def __init__(
@@ -80,8 +95,9 @@ class ThetaFitting(Stage):
         *,
         latents: Float[Tensor, "n v c h w"],
         prompts: str | Sequence[Sequence[str]],
-        start: Residuals,
+        start: Float[Tensor, "_ p"],
         options: FittingOptions,
+        prior: Prior | None = None,
         seed: int,
     ) -> None:
         super().__init__(personalized, timesteps=options.timesteps, seed=seed)
@@ -89,20 +105,26 @@ class ThetaFitting(Stage):
         prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
         if [len(views) for views in prompts] != [num_views] * num_people:
             raise ValueError(f"prompts must be {num_people} x {num_views} like the latents, not {len(prompts)} x ...")
-        personalized.lidb.check(start.layout)
-        start.layout.check(start.theta, finite=True)
         if len(start) not in (1, num_people):
             raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
-        self.layout: Layout = start.layout
-        self.thetas = nn.Parameter(start.theta.detach().float().cpu().expand(num_people, -1).clone())
+        self.rows = nn.Parameter(start.detach().float().cpu().expand(num_people, -1).clone())
         self.register_buffer("latents", latents.detach(), persistent=False)
-        self.prompts, self.options = prompts, options
+        weight = torch.from_numpy(face_weight(latents.shape[-1])) if options.mask else None
+        self.register_buffer("weight", weight, persistent=False)
+        self.prompts, self.options, self.prior = prompts, options, prior
         self.loss = torch.zeros(())  # of the last step
 
-    @property
-    def fitted(self) -> Residuals:
-        """A copy of the personal weights, on the CPU."""
-        return Residuals(self.thetas.detach().cpu().clone(), self.layout)
+    @abstractmethod
+    def losses(
+        self,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
+    ) -> Float[Tensor, " m"]:
+        """The denoising loss of each sample under its own person's row; sample i belongs to person i mod n."""
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)
@@ -115,21 +137,37 @@ class ThetaFitting(Stage):
         prompts = [[of_person[view] for of_person in self.prompts] for view in views]
         if all(of_draw == prompts[0] for of_draw in prompts):
             prompts = prompts[:1]  # encoded once for all draws
-        losses = self.personalized.denoising_losses(
-            Residuals(self.thetas, self.layout),
+        losses = self.losses(
             torch.cat([self.latents[:, view] for view in views]),  # tiled, as LiDB layers take it
             [prompt for of_draw in prompts for prompt in of_draw],
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
+            weight=self.weight,
         )
+        self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
+        if self.prior is not None:
+            losses = losses + self.prior.weight * self.prior_losses(generator)
         self.loss = losses.detach().mean()
-        self.log("train/diffusion_loss", self.loss, prog_bar=True)
         self.log("train/loss", self.loss)
         return losses.sum() / num_draws  # summed over people: a row's gradient is that of being alone
 
+    def prior_losses(self, generator: torch.Generator) -> Float[Tensor, " m"]:
+        """The loss of as many class pictures for everyone as there were draws of their own."""
+        num_people, num_draws = len(self.latents), self.options.batch_size
+        latents = self.prior.draw(num_draws, generator).to(self.device)
+        noise, timesteps = self.draw(num_draws, generator, stratified=self.options.stratified)
+        losses = self.losses(
+            latents.repeat_interleave(num_people, 0),
+            [self.prior.prompt] * num_people,
+            noise=noise.repeat_interleave(num_people, 0),
+            timesteps=timesteps.repeat_interleave(num_people, 0),
+        )
+        self.log("train/prior_loss", losses.detach().mean())
+        return losses
+
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
-        norm = self.thetas.grad.norm(dim=1, keepdim=True)
-        self.thetas.grad.mul_((self.options.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
+        norm = self.rows.grad.norm(dim=1, keepdim=True)
+        self.rows.grad.mul_((self.options.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -138,13 +176,37 @@ class ThetaFitting(Stage):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.options.mean_pull:  # not in a hook after the batch: checkpoints are written before those
             with torch.no_grad():
-                mean = self.thetas.mean(0, keepdim=True).expand_as(self.thetas)
-                self.thetas.lerp_(mean, lr * self.options.mean_pull)
+                mean = self.rows.mean(0, keepdim=True).expand_as(self.rows)
+                self.rows.lerp_(mean, lr * self.options.mean_pull)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW([self.thetas], lr=self.options.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW([self.rows], lr=self.options.lr, weight_decay=0.0)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.options.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class ThetaFitting(RowFitting):
+    """Fits n thetas: what `preoptimize` and `personalize` have in common.
+
+    Raises:
+        ValueError: a start for another base or not finite, or see `RowFitting`.
+    """
+
+    def __init__(self, personalized: PersonalizedDiffusion, *, start: Residuals, **fitting: Any) -> None:
+        personalized.lidb.check(start.layout)
+        start.layout.check(start.theta, finite=True)
+        super().__init__(personalized, start=start.theta, **fitting)
+        self.layout: Layout = start.layout
+
+    @property
+    def fitted(self) -> Residuals:
+        """A copy of the personal weights, on the CPU."""
+        return Residuals(self.rows.detach().cpu().clone(), self.layout)
+
+    def losses(
+        self, latents: Float[Tensor, "m c h w"], prompts: Sequence[str], **draws: Tensor | None
+    ) -> Float[Tensor, " m"]:
+        return self.personalized.denoising_losses(Residuals(self.rows, self.layout), latents, prompts, **draws)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)

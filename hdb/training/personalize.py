@@ -13,6 +13,7 @@ from hdb.limits import above, between, one_of
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
+from hdb.training.prior import Prior
 
 # By `free`. Measured at 64 px: 3e-2 within the bases and 4e-3 without them ruin other views of the person.
 DEFAULT_LR = {False: 5e-3, True: 1e-3}
@@ -25,6 +26,10 @@ class FinetuningOptions:
     `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
     of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `batch_size` counts draws of noise and timestep per
     subject and step, `stratified` spreads the timesteps of a step evenly.
+
+    Two ways to keep finetuning from copying more of the photo than the person, both off by default and ours:
+    `prior_preservation` is DreamBooth's, the weight of a loss on `num_class_pictures` pictures that the base itself
+    draws for the class prompt; `mask` face weighs the loss to the face in the photo's frame.
     """
 
     basis: str = one_of("lidb", "lidb", "free")
@@ -34,11 +39,14 @@ class FinetuningOptions:
     batch_size: int = between(4, 1)
     timesteps: str = timesteps()
     stratified: bool = True
+    prior_preservation: float = between(0.0, 0)
+    num_class_pictures: int = between(32, 1)
+    mask: str | None = one_of(None, "face", says="{name} is {value!r}, expected {words} or null")
 
     def check(self, layout: Layout) -> None:
         """Raises ValueError if a prediction of this layout cannot be finetuned so."""
         Residuals.initial(layout).relax(self.rank, free=self.leaves_bases(layout))
-        Timesteps.named(self.timesteps)
+        self.fitting(lr=0.0)
 
     def leaves_bases(self, layout: Layout) -> bool:
         """Whether finetuning leaves the LiDB bases.
@@ -58,6 +66,18 @@ class FinetuningOptions:
             )
         return self.basis == "free"
 
+    def fitting(self, *, lr: float, gradient_clip: float = 1.0) -> FittingOptions:
+        """The same at this rate, as a fit of rows takes it."""
+        return FittingOptions(
+            num_steps=self.num_steps,
+            lr=lr,
+            batch_size=self.batch_size,
+            timesteps=Timesteps.named(self.timesteps),
+            stratified=self.stratified,
+            gradient_clip=gradient_clip,
+            mask=self.mask,
+        )
+
 
 class SubjectFinetuning(ThetaFitting):
     """Rank-relaxed fast finetuning of one or many subjects, each on their one reference.
@@ -76,11 +96,12 @@ class SubjectFinetuning(ThetaFitting):
         reference: latents of the n references.
         start: n rows, or one row for all.
         prompt: the instance prompt, or one per subject.
+        prior: with class pictures, where the options ask for prior preservation.
         gradient_clip: largest norm of one subject's gradient.
 
     Raises:
         ValueError: a start for another base, not finite or of another number of people; a rank below the start's; an
-            unknown basis, or lidb where the start has left the bases.
+            unknown basis, or lidb where the start has left the bases; a weight of class pictures, but none given.
 
     Source: HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
     """
@@ -93,23 +114,22 @@ class SubjectFinetuning(ThetaFitting):
         start: Residuals,
         prompt: str | Sequence[str] = INSTANCE_PROMPT,
         options: FinetuningOptions | None = None,
+        prior: Prior | None = None,
         gradient_clip: float = 1.0,
         seed: int = 0,
     ) -> None:
         tuning = options or FinetuningOptions()
         free = tuning.leaves_bases(start.layout)
+        if tuning.prior_preservation and prior is None:
+            raise ValueError(f"prior_preservation is {tuning.prior_preservation}, but no class pictures were given")
         super().__init__(
             personalized,
             latents=reference[:, None],
             prompts=prompt if isinstance(prompt, str) else [[of_subject] for of_subject in prompt],
             start=start.relax(tuning.rank, free=free),
-            options=FittingOptions(
-                num_steps=tuning.num_steps,
-                lr=DEFAULT_LR[free] if tuning.lr is None else tuning.lr,
-                batch_size=tuning.batch_size,
-                timesteps=Timesteps.named(tuning.timesteps),
-                stratified=tuning.stratified,
-                gradient_clip=gradient_clip,
+            options=tuning.fitting(
+                lr=DEFAULT_LR[free] if tuning.lr is None else tuning.lr, gradient_clip=gradient_clip
             ),
+            prior=prior,
             seed=seed,
         )

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion.personalized import Denoised, PersonalizedDiffusion
+from hdb.diffusion.denoise import Denoised
+from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
@@ -25,8 +26,9 @@ class PretrainingOptions:
 
     `alpha`, `beta` and `gamma` weigh the diffusion, the weight-space and the identity loss; one with weight 0 is not
     computed. `distance` of the weight-space loss is that of residuals, or of factors like the paper's. The identity
-    loss, which is ours, looks at photographs, with `identity_styled` also at paintings and statues, and at timesteps
-    below the share `identity_until`: above, the clean picture is a guess. `lr` is that of the decoder's layers
+    loss, which is ours, looks at photographs, with `identity_styled` also at paintings and statues, at timesteps below
+    the share `identity_until`, above which the clean picture is a guess, and at no more than `identity_samples` of a
+    batch: decoding them costs as much as the rest of a step. `lr` is that of the decoder's layers
     (and of the encoder where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs:
     theta is linear in them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is of learned
     bases, in which theta is linear, too, null that of `linear_lr`; what they change of a residual is in proportion to
@@ -37,8 +39,9 @@ class PretrainingOptions:
     alpha: float = between(1.0, 0)
     beta: float = between(1.0, 0)
     gamma: float = between(0.0, 0)
-    identity_until: float = between(0.85, 0, 1)
+    identity_until: float = above(0.85, 0, 1)
     identity_styled: bool = False
+    identity_samples: int = between(16, 1)
     distance: str = one_of("residuals", *DISTANCES)
     lr: float = above(1e-4, 0)
     linear_lr: float = above(1e-3, 0)
@@ -151,7 +154,7 @@ class HyperNetPretraining(Stage):
         looked_at = timesteps < self.options.identity_until * self.diffusion.num_train_timesteps
         if batch.photos is not None and not self.options.identity_styled:
             looked_at = looked_at & batch.photos.to(looked_at.device)
-        rows = torch.nonzero(looked_at).squeeze(1)
+        rows = torch.nonzero(looked_at).squeeze(1)[: self.options.identity_samples]
         if not len(rows):
             return denoised.losses[:0]
         noisy, noise_pred = denoised.noisy_latents[rows], denoised.noise_pred[rows].float()

@@ -1,4 +1,4 @@
-"""A start for the autoencoder: principal components of patches, in closed form, instead of random weights."""
+"""The encoder of the autoencoder in closed form: principal components of patches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ ENOUGH = 2**18  # positions for a least-squares fit of some hundred numbers
 
 @torch.no_grad()
 def start_at_components(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 h w"]) -> None:
-    """Makes the latents the principal components of patches, and the decoder the best linear one, level by level.
+    """Makes the latents the principal components of patches: cells of 2x2 cells of 2x2 cells of 2x2 pixels.
 
-        encoder: cells of 2x2 cells of 2x2 cells of 2x2 pixels, the directions of largest variance at each step
-        decoder: nearest-neighbor upsampling and one convolution, fitted to the pixels, three times
-
-    The loudness of the components is halfway to equal: equal, the denoiser would spend itself on noise-like detail;
-    untouched, the brightness of a cell would outshout the noise of the last timestep. Residual blocks start as the
-    identity, so nothing of the architecture is lost. At 64 px the closed form alone reaches 24.5 dB on faceworld, what
-    19,000 pictures of training from random weights had reached.
+    Each strided convolution keeps the directions of largest variance. The loudness of the components is halfway to
+    equal: equal, the denoiser would spend itself on noise-like detail; untouched, the brightness of a cell would
+    outshout the noise of the last timestep. Residual blocks start as the identity, so nothing of the architecture is
+    lost. The best linear decoder behind 24 components reaches 28.7 dB on portraits of 64 px. It is no start for the
+    decoder: as convolutions between norms it is so finely balanced that twenty steps of training leave 18 dB of it, and
+    from random weights Muon needs two hundred.
 
     Args:
         images: some hundreds, in [0, 1].
@@ -40,13 +39,6 @@ def start_at_components(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 h
         if isinstance(block, Attention):
             block.to_out[0].weight.zero_()
             block.to_out[0].bias.zero_()
-    start_encoder(autoencoder, pixels)
-    latents = autoencoder.encode(pixels).latent_dist.mean
-    start_decoder(autoencoder, pixels, latents)
-
-
-def start_encoder(autoencoder: AutoencoderKL, pixels: Tensor) -> None:
-    """Pairs of pixels, of pairs, of pairs of those: each strided convolution keeps the components of 2 x 2 cells."""
     encoder = autoencoder.encoder
     identity(encoder.conv_in)
     known = pixels
@@ -72,24 +64,6 @@ def start_encoder(autoencoder: AutoencoderKL, pixels: Tensor) -> None:
     fit(encoder.conv_out, seen, wanted)
     encoder.conv_out.bias[len(wanted[0]) :] = -6.0  # log variance: noise of 5 % of a latent's deviation
     identity(autoencoder.quant_conv)
-
-
-def start_decoder(autoencoder: AutoencoderKL, pixels: Tensor, latents: Tensor) -> None:
-    """Each level predicts the pixels of its cells from those of the level below, as well as one convolution can."""
-    decoder, levels = autoencoder.decoder, len(autoencoder.config.block_out_channels)
-    identity(autoencoder.post_quant_conv)
-    cells = F.pixel_unshuffle(pixels, 2 ** (levels - 1))
-    mean, directions, _ = components(cells, min(cells.shape[1], decoder.conv_in.out_channels))
-    fit(decoder.conv_in, latents, torch.einsum("kd,ndhw->nkhw", directions, cells - mean[:, None, None]))
-    known = decoder.conv_in(latents)
-    for level, block in enumerate(decoder.up_blocks[:-1]):
-        conv = block.upsamplers[0].conv
-        known = F.interpolate(known[:, : conv.in_channels], scale_factor=2)
-        known = F.pad(known, (0, 0, 0, 0, 0, conv.in_channels - known.shape[1]))
-        fit(conv, known, F.pixel_unshuffle(pixels, 2 ** (levels - 2 - level)))
-        known = conv(known)
-    flatten_norm(decoder.up_blocks[-1].resnets[-1].conv2, decoder.conv_norm_out)
-    fit(decoder.conv_out, activations(decoder, decoder.conv_act, latents), pixels)
 
 
 def identity(conv: nn.Conv2d) -> None:

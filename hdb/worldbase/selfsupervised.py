@@ -49,6 +49,13 @@ class SelfSupervisedTraining(Part):
         framing = self.embedder.framing.config
         return transforms.normalize(images, framing["mean"], framing["std"])
 
+    def read(self, tower: nn.Sequential, images: Tensor) -> Tensor:
+        """What a network says of pictures, (n, prototypes); its head in full precision: temperatures are small."""
+        network, head = tower
+        features = network(images)
+        with torch.autocast(features.device.type, enabled=False):
+            return head(features.float())
+
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         images = self.views.pictures(flat).to(self.device)
         size = images.shape[-1]
@@ -60,10 +67,13 @@ class SelfSupervisedTraining(Part):
         large = [crop(elsewhere(images, generator=generator), (0.6, 1.0), size) for _ in range(2)]
         small = [crop(elsewhere(images, generator=generator), (0.25, 0.6), size // 2) for _ in range(4)]
         with torch.no_grad():
-            logits = self.teacher(torch.cat(large))
+            logits = self.read(self.teacher, torch.cat(large))
             targets = F.softmax((logits - self.center) / TEACHER_TEMPERATURE, dim=-1).chunk(2)
             self.center.lerp_(logits.mean(0), 0.1)
-        guesses = [*self.student(torch.cat(large)).chunk(2), *self.student(torch.cat(small)).chunk(4)]
+        guesses = [
+            *self.read(self.student, torch.cat(large)).chunk(2),
+            *self.read(self.student, torch.cat(small)).chunk(4),
+        ]
         pairs = [
             -(target * F.log_softmax(guess / STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
             for t, target in enumerate(targets)

@@ -1,40 +1,67 @@
 """Every method from the list keeps to the protocol: who is who, what is kept, what comes back."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.weights import checksum, weights_of
 from hdb.faceworld.world import FaceWorld
+from hdb.files import write_safetensors
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.residuals import Residuals
-from hdb.methods.hyperdreambooth import Finetuner
+from hdb.methods.kinds import read_people
 from hdb.methods.protocol import Method, Personalization, Photos, StoredPersonalization, StoringMethod
-from hdb.methods.table import METHODS, OURS, SCALE, Means, make_methods, methods_named
-from hdb.methods.theta import PersonalTheta
+from hdb.methods.stored import kind_of
+from hdb.methods.studio import Studio
+from hdb.methods.table import METHODS, OURS, SCALE, Means, MethodOptions, make_methods, methods_named
+from hdb.methods.unpersonalized import Nobody
+from hdb.training.dreambooth import DreamBoothOptions
 from hdb.training.personalize import FinetuningOptions
+from hdb.training.textual_inversion import TextualInversionOptions
 
 FEW = SamplingOptions(num_inference_steps=2, guidance_scale=3.0)
 PROMPTS = ["a photo of a [V] face"] * 2
-STORING = {"only_hyper", "no_hyper", "hyperdreambooth"}
+# What a file of each holds, as its header says.
+STORING = {
+    **dict.fromkeys(["lora_dreambooth", "only_hyper", "no_hyper", "k1", "hyperdreambooth"], "theta"),
+    **dict.fromkeys(["dreambooth", "dreambooth_agg1", "dreambooth_agg2"], "model"),
+    "textual_inversion": "word",
+}
+HEADER = {"theta": 4000, "word": 500, "model": 60_000}  # bytes that a file may have beside its numbers
 
 
 @pytest.fixture
-def means(tiny_weights, tiny_diffusion) -> Means:
+def means(tiny_weights, tiny_diffusion, tmp_path) -> Means:
     encoder = FaceEncoder.from_folder(tiny_weights / "encoder")
     hypernet = HyperNet.from_folder(tiny_weights / "hypernet", encoder=encoder).eval()
     torch.nn.init.normal_(hypernet.linear_path.weight, generator=torch.Generator().manual_seed(0))
-    tuning = FinetuningOptions(num_steps=2, rank=2, batch_size=1)
+    ours, whole = FinetuningOptions(num_steps=2, rank=2, batch_size=1), {"num_steps": 2, "num_class_pictures": 2}
+    options = MethodOptions(
+        finetuning=ours,
+        lora_dreambooth=replace(ours, basis="free"),
+        dreambooth=DreamBoothOptions(lr=1e-3, **whole),
+        dreambooth_agg1=DreamBoothOptions(lr=2e-3, **whole),
+        dreambooth_agg2=DreamBoothOptions(lr=3e-3, **whole),
+        textual_inversion=TextualInversionOptions(num_steps=2, lr=0.1),
+    )
     trainer = {"accelerator": "cpu", "enable_progress_bar": False}
-    personalized = PersonalizedDiffusion(tiny_diffusion, hypernet.layout)
-    return Means(hypernet, Finetuner(personalized, tuning, trainer=trainer), world=FaceWorld(resolution=64))
+    studio = Studio(PersonalizedDiffusion(tiny_diffusion, hypernet.layout), trainer=trainer, sampling=FEW)
+    return Means(hypernet, studio, options, world=FaceWorld(resolution=64), subjects=tmp_path / "subjects")
 
 
 @pytest.fixture
 def photos(means) -> Photos:
     world = means.world
-    return Photos(["0", "1"], world.render([(world.identity(person), world.view(person, 0)) for person in range(2)]))
+    people = Photos(["0", "1"], world.render([(world.identity(person), world.view(person, 0)) for person in range(2)]))
+    paths = [means.subjects / OURS / f"{name}.safetensors" for name in people.names]
+    make_methods([OURS], means)[0].personalize(people).save(paths, about=[{}, {}])
+    return people
 
 
 def draw(people: Personalization) -> torch.Tensor:
@@ -43,20 +70,22 @@ def draw(people: Personalization) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_it_was(name, means, photos):
-    diffusion = means.finetuner.personalized.diffusion
+    diffusion = means.studio.diffusion
     (method,) = make_methods([name], means)
     assert isinstance(method, Method) and method.name == name
-    before = diffusion.encode_prompts(PROMPTS)
+    before, kept = diffusion.encode_prompts(PROMPTS), checksum(weights_of(diffusion))
     people = method.personalize(photos)
     assert isinstance(people, Personalization) and len(people) == len(photos)
-    with people.bound():
+    with people[[1]].bound():
         changed = not torch.equal(diffusion.encode_prompts(PROMPTS), before)
-    assert changed == (name in STORING)  # the mean of an untrained network is no residual
+    assert changed == (name in {*STORING, "somebody_else"})  # the mean of an untrained network is no residual
     both = draw(people)
     for row in range(2):
         alone = people[[row]].pictures(PROMPTS[:1], seeds=[row], sampling=FEW)
         torch.testing.assert_close(alone[0], both[row], rtol=0, atol=1e-4)
     assert torch.equal(diffusion.encode_prompts(PROMPTS), before)
+    assert checksum(weights_of(diffusion)) == kept
+    assert not any(weight.requires_grad or weight.grad is not None for weight in weights_of(diffusion).values())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -66,29 +95,153 @@ def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, means, 
     if name not in STORING:
         return
     people, paths = method.personalize(photos), [tmp_path / f"{person}.safetensors" for person in photos.names]
-    assert isinstance(people, StoredPersonalization) and "theta" in people.stores
+    assert isinstance(people, StoredPersonalization) and people.stores
     people.save(paths, about=[{"source": person} for person in photos.names])
-    assert torch.equal(draw(method.load(paths)), draw(people))
-    assert all(people.num_bytes < path.stat().st_size < people.num_bytes + 4000 for path in paths)
-    swapped = method.load(paths[::-1])
-    assert torch.equal(swapped[[1]].residuals.theta, people[[0]].residuals.theta)
+    drawn, kind = draw(people), STORING[name]
+    assert torch.equal(draw(method.load(paths)), drawn)
+    assert people.kind == kind_of(paths[0]) == kind
+    assert all(people.num_bytes < path.stat().st_size < people.num_bytes + HEADER[kind] for path in paths)
+    swapped = method.load(paths[::-1])[[1]].pictures(PROMPTS[:1], seeds=[0], sampling=FEW)
+    torch.testing.assert_close(swapped[0], drawn[0], rtol=0, atol=1e-4)
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
 
 
-def test_files_of_another_base_are_refused(means, photos, tmp_path):
-    personalized = means.finetuner.personalized
-    PersonalTheta(personalized, Residuals.initial(personalized.layout)).save([tmp_path / "me"], about=[{}])
-    personalized.diffusion.digest = "0ther"
+@pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
+def test_a_file_gives_the_same_pictures_in_a_new_process(name, means, photos, tmp_path, tiny_base):
+    people = make_methods([name], means)[0].personalize(photos)
+    paths = [tmp_path / f"{person}.safetensors" for person in photos.names]
+    people.save(paths, about=[{}, {}])
+    code = (
+        "import sys, torch; from safetensors.torch import save_file\n"
+        "from hdb.diffusion.sampling import SamplingOptions; from hdb.methods.kinds import read_people\n"
+        "from hdb.diffusion.stable_diffusion import StableDiffusion\n"
+        "torch.set_num_threads(1); base, drawn, *paths = sys.argv[1:]\n"
+        "people = read_people(StableDiffusion.from_pretrained(base), paths)\n"
+        f"pictures = people.pictures({PROMPTS}, seeds=[0, 1], sampling=SamplingOptions(2, 3.0))\n"
+        "save_file({'pictures': pictures}, drawn)"
+    )
+    drawn = tmp_path / "drawn.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, tiny_base, drawn, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(load_file(drawn)["pictures"], draw(people), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
+def test_files_of_another_base_or_another_kind_are_refused(name, means, photos, tmp_path):
+    (method,), diffusion = make_methods([name], means), means.studio.diffusion
+    method.personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
+    other = "textual_inversion" if name != "textual_inversion" else "dreambooth"
+    with pytest.raises(ValueError, match="me (holds a|has format version)"):
+        make_methods([other], means)[0].load([tmp_path / "me"])
+    diffusion.digest = "0ther"
     with pytest.raises(ValueError, match="me belongs to base [0-9a-f]{16} .*, expected 0ther"):
-        PersonalTheta.load(personalized, [tmp_path / "me"])
+        method.load([tmp_path / "me"])
+    with pytest.raises(ValueError, match="me belongs to base [0-9a-f]{16} .*, expected 0ther"):
+        read_people(diffusion, [tmp_path / "me"])
+
+
+def test_files_of_several_kinds_of_an_unknown_one_or_with_a_strength_they_do_not_have_are_refused(
+    means, photos, tmp_path
+):
+    words, diffusion = make_methods(["textual_inversion"], means)[0].personalize(photos[:1]), means.studio.diffusion
+    words.save([tmp_path / "word"], about=[{}])
+    theta = means.subjects / OURS / "0.safetensors"
+    with pytest.raises(ValueError, match=r"of one kind, given a word \(.*word\) and a theta \(.*0.safetensors\)"):
+        read_people(diffusion, [tmp_path / "word", theta])
+    with pytest.raises(ValueError, match="scale is 0.5, but .*word holds a word, which has no strength: expected null"):
+        read_people(diffusion, [tmp_path / "word"], scale=0.5)
+    write_safetensors(tmp_path / "song", {"song": torch.ones(1)}, {"kind": "song"})
+    with pytest.raises(ValueError, match="song holds a 'song', expected one of theta, word, model"):
+        read_people(diffusion, [tmp_path / "song"])
+    words.words[0, 3] = float("nan")
+    words.save([tmp_path / "word"], about=[{}])
+    with pytest.raises(ValueError, match="word has 1 values of 16 that are not finite"):
+        read_people(diffusion, [tmp_path / "word"])
+
+
+def test_somebody_else_is_the_next_person_of_those_personalized_before(means, photos):
+    (ours, other) = make_methods([OURS, "somebody_else"], means)
+    mine, theirs = ours.personalize(photos).residuals.theta, other.personalize(photos).residuals.theta
+    torch.testing.assert_close(theirs, mine[[1, 0]], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="somebody_else needs at least 2 people, given 1"):
+        other.personalize(photos[:1])
+    (means.subjects / OURS / "1.safetensors").unlink()
+    with pytest.raises(ValueError, match="no file .*1.safetensors"):
+        other.personalize(photos)
+
+
+def test_k1_is_ours_with_a_decoder_that_looks_once(means, photos):
+    means.hypernet.iterations = 3
+    torch.nn.init.normal_(means.hypernet.decoder.weights_out, generator=torch.Generator().manual_seed(1))
+    once, ours = (make_methods([name], means)[0].personalize(photos).residuals.theta for name in ("k1", OURS))
+    assert not torch.equal(once, ours)
+    means.hypernet.iterations = 1
+    torch.testing.assert_close(make_methods([OURS], means)[0].personalize(photos).residuals.theta, once)
+
+
+def test_the_base_is_one_persons_model_at_a_time(means, photos):
+    (method,) = make_methods(["dreambooth"], means)
+    assert method.at_once == 1
+    with pytest.raises(ValueError, match="1 person's model at a time, given 2"), method.personalize(photos).bound():
+        pass
+
+
+def test_a_strength_lies_between_the_base_and_the_persons_model(means, photos, tmp_path):
+    diffusion = means.studio.diffusion
+    make_methods(["dreambooth_agg2"], means)[0].personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
+    before = {name: value.clone() for name, value in weights_of(diffusion).items()}
+    found = {}
+    for scale in (0.0, 0.5, 1.0):
+        with read_people(diffusion, [tmp_path / "me"], scale=scale).bound():
+            found[scale] = {name: value.clone() for name, value in weights_of(diffusion).items()}
+    torch.testing.assert_close(found[0.0], before, rtol=0, atol=0)
+    middle = {name: (before[name] + found[1.0][name]) / 2 for name in before}
+    torch.testing.assert_close(found[0.5], middle)
+    assert any(not torch.equal(found[1.0][name], before[name]) for name in before)
+
+
+def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_when_off(means, photos):
+    def learned(**changes) -> torch.Tensor:
+        options = replace(means.options, finetuning=replace(means.options.finetuning, **changes))
+        return make_methods([OURS], replace(means, options=options))[0].personalize(photos).residuals.theta
+
+    plain = learned()
+    assert torch.equal(learned(prior_preservation=0.0, num_class_pictures=7), plain)
+    found = [learned(prior_preservation=1.0, num_class_pictures=2), learned(mask="face")]
+    assert not any(torch.equal(of, plain) for of in found)
+    with pytest.raises(ValueError, match="mask is 'hair', expected face or null"):
+        learned(mask="hair")
+    with pytest.raises(ValueError, match="prior_preservation is -1.0, expected 0 or more"):
+        learned(prior_preservation=-1.0)
+    with pytest.raises(ValueError, match="num_class_pictures is 0, expected at least 1"):
+        learned(prior_preservation=1.0, num_class_pictures=0)
 
 
 def test_finetuning_from_zero_has_a_rate_of_its_own(means, photos):
-    finetuner = means.finetuner
     alone = {
-        lr: make_methods(["no_hyper"], Means(means.hypernet, finetuner, lr))[0].personalize(photos).residuals.theta
+        lr: make_methods(["no_hyper"], replace(means, options=replace(means.options, no_hyper_lr=lr)))[0]
+        .personalize(photos)
+        .residuals.theta
         for lr in (None, 5e-3, 2e-2)
     }
     assert torch.equal(alone[None], alone[5e-3]) and not torch.equal(alone[None], alone[2e-2])
+
+
+def test_a_new_method_is_one_class_and_one_line(means, photos, monkeypatch):
+    class Toy:
+        name = "toy"
+
+        def __init__(self, means: Means) -> None:
+            self.personalized = means.studio.personalized
+
+        def personalize(self, photos: Photos) -> Nobody:
+            return Nobody(self.personalized, num_people=len(photos))
+
+    monkeypatch.setitem(METHODS, "toy", Toy)
+    (toy,) = make_methods(["toy"], means)
+    assert methods_named([OURS, "toy"]) == (OURS, "toy") and isinstance(toy, Method)
+    (nobody,) = make_methods(SCALE[:1], means)
+    assert torch.equal(draw(toy.personalize(photos)), draw(nobody.personalize(photos)))
 
 
 def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(means):
@@ -99,5 +252,5 @@ def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(mea
         methods_named(["lora", OURS])
     with pytest.raises(ValueError, match="methods is oracle, expected hyperdreambooth"):
         methods_named(["oracle"])
-    without_world = make_methods(methods_named(None), Means(means.hypernet, means.finetuner))
-    assert [method.name for method in without_world] == list(METHODS)[:-1]
+    without_world = make_methods(methods_named(None), Means(means.hypernet, means.studio))
+    assert [method.name for method in without_world] == list(METHODS)[:-2]  # nor without files

@@ -26,7 +26,7 @@ def fit(personalized, latents, trainer):
         )
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
-        return module.thetas.detach().clone()
+        return module.rows.detach().clone()
 
     return run
 
@@ -43,10 +43,10 @@ def test_batch_of_identities_equals_loop_over_identities(fit, clip):
 
 def test_each_identity_is_clipped_by_its_own_norm(personalized, latents):
     module = Preoptimization(personalized, latents=latents, gradient_clip=2.0)
-    directions = torch.nn.functional.normalize(torch.randn_like(module.thetas), dim=1)
-    module.thetas.grad = directions * torch.tensor([[1.0], [2.0], [50.0]])
+    directions = torch.nn.functional.normalize(torch.randn_like(module.rows), dim=1)
+    module.rows.grad = directions * torch.tensor([[1.0], [2.0], [50.0]])
     module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
-    assert_close(module.thetas.grad, directions * torch.tensor([[1.0], [2.0], [2.0]]))
+    assert_close(module.rows.grad, directions * torch.tensor([[1.0], [2.0], [2.0]]))
 
 
 def test_fitting_denoises_better_than_the_shared_start(fit, personalized, latents):

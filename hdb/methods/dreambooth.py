@@ -1,0 +1,186 @@
+"""DreamBooth: the base itself finetuned on one person; and its two quicker variants."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.weights import checksum, exchanged, weights_of
+from hdb.methods.protocol import Photos
+from hdb.methods.stored import check_person, write_person
+from hdb.methods.studio import Studio
+from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
+
+Weights = Mapping[str, Tensor]
+
+
+class DreamBooth:
+    """Finetunes UNet and text encoder whole with prior preservation, one person after the other.
+
+    The base is changed meanwhile, and put back bit by bit before the next person and after the last. Class pictures are
+    drawn once, by the base as it is, and count to the time of whoever comes first.
+
+    Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
+    """
+
+    name = "dreambooth"
+    at_once = 1
+
+    def __init__(self, studio: Studio, options: DreamBoothOptions) -> None:
+        self.studio, self.options = studio, options
+
+    def personalize(self, photos: Photos) -> "PersonalModels":
+        studio = self.studio
+        models = [self._finetune(latents) for latents in studio.latents(photos.images).split(1)]
+        return PersonalModels(studio.diffusion, models, dtype=studio.dtype)
+
+    def _finetune(self, reference: Float[Tensor, "1 c h w"]) -> Weights:
+        studio, options = self.studio, self.options
+        stage = DreamBoothFinetuning(
+            studio.personalized,
+            reference=reference,
+            prompt=studio.prompt,
+            options=options,
+            prior=studio.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            seed=studio.seed,
+        )
+        before = checksum(weights_of(studio.diffusion))
+        with exchanged(studio.diffusion) as weights:
+            studio.fit(stage, num_steps=options.num_steps)
+            trained = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+        if (after := checksum(weights_of(studio.diffusion))) != before:
+            raise RuntimeError(f"{self.name} left the base with the checksum {after}, it was {before}")
+        return trained
+
+    def load(self, paths: Sequence[Path]) -> "PersonalModels":
+        return PersonalModels.read(self.studio.diffusion, paths)
+
+
+class DreamBoothAgg1(DreamBooth):
+    """A third of the steps at a higher rate.
+
+    Source: Ruiz et al., HyperDreamBooth, section 5.2 ("DreamBooth-Agg-1"), https://arxiv.org/abs/2307.06949
+    """
+
+    name = "dreambooth_agg1"
+
+
+class DreamBoothAgg2(DreamBooth):
+    """As many steps as HyperDreamBooth's, at a still higher rate.
+
+    Source: Ruiz et al., HyperDreamBooth, section 5.2 ("DreamBooth-Agg-2"), https://arxiv.org/abs/2307.06949
+    """
+
+    name = "dreambooth_agg2"
+
+
+class PersonalModels:
+    """A UNet and a text encoder of their own for each of n people; the base holds one of them at a time.
+
+    Args:
+        models: the weights of each, as `weights_of` names them, or the file they are in: of many people they would not
+            fit in memory.
+        scale: how far from the base towards the person's weights; 1 is the person.
+        dtype: of the files, float16 or float32.
+    """
+
+    kind = "model"
+    stores = "all weights of UNet and text encoder"
+
+    def __init__(
+        self,
+        diffusion: StableDiffusion,
+        models: Sequence[Weights | Path],
+        *,
+        scale: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.diffusion, self.models, self.scale, self.dtype = diffusion, list(models), scale, dtype
+
+    @classmethod
+    def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalModels":
+        """People's files; their weights are read when they are drawn.
+
+        Raises:
+            ValueError: one is missing, damaged, of another kind or for another base.
+        """
+        shapes = {name: value.shape for name, value in weights_of(diffusion).items()}
+        for path in paths:
+            check_person(path, kind=cls.kind, base=diffusion, shapes=shapes)
+        return cls(diffusion, [Path(path) for path in paths], scale=1.0 if scale is None else scale)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __getitem__(self, rows: list[int]) -> "PersonalModels":
+        models = [self.models[row] for row in rows]
+        return PersonalModels(self.diffusion, models, scale=self.scale, dtype=self.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(value.numel() for value in weights_of(self.diffusion).values()) * self.dtype.itemsize
+
+    def weights(self, person: int) -> Weights:
+        """Those of one person.
+
+        Raises:
+            ValueError: their file is damaged, or holds numbers that are not finite.
+        """
+        model = self.models[person]
+        if isinstance(model, Mapping):
+            return model
+        try:
+            weights = load_file(model)
+        except SafetensorError as error:
+            raise ValueError(f"{model} is damaged: {error}; expected a safetensors file") from error
+        for name, value in weights.items():
+            if bad := value.numel() - int(value.isfinite().sum()):
+                raise ValueError(f"{model}: {name} has {bad} values that are not finite, expected 0")
+        return weights
+
+    def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
+        for person, (path, of) in enumerate(zip(paths, about, strict=True)):
+            weights = {name: value.to(self.dtype) for name, value in self.weights(person).items()}
+            write_person(path, weights, kind=self.kind, base=self.diffusion, about=of)
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """As `Personalization.bound`, of one person.
+
+        Raises:
+            ValueError: of more than one.
+        """
+        if len(self) != 1:
+            raise ValueError(f"the base can be 1 person's model at a time, given {len(self)}")
+        weights = self.weights(0)
+        if self.scale != 1:
+            weights = {
+                name: torch.lerp(value.detach().float().cpu(), weights[name].float(), self.scale)
+                for name, value in weights_of(self.diffusion).items()
+            }
+        with exchanged(self.diffusion, weights):
+            yield
+
+    def pictures(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+    ) -> Float[Tensor, "m 3 h w"]:
+        """One person after the other.
+
+        Raises:
+            ValueError: the number of prompts is no multiple of the number of people.
+        """
+        if len(prompts) % len(self) or not prompts:
+            raise ValueError(f"{len(prompts)} prompts for {len(self)} people: expected a multiple")
+        pictures: list[Tensor] = [torch.empty(0)] * len(prompts)
+        for person in range(len(self)):
+            own = slice(person, None, len(self))
+            with self[[person]].bound():
+                pictures[own] = draw(self.diffusion, prompts[own], seeds=seeds[own], sampling=sampling)
+        return torch.stack(pictures)

@@ -1,0 +1,113 @@
+"""DreamBoothFinetuning: UNet and text encoder finetuned whole on one person, beside what the base knew of anybody."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hdb.diffusion.denoise import denoise
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.weights import weights_of
+from hdb.limits import above, between
+from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.denoising import Stage, Timesteps, timesteps
+from hdb.training.fitting import Steps
+from hdb.training.prior import Prior
+
+
+@dataclass
+class DreamBoothOptions:
+    """How the base is finetuned whole. Paper: 1,200 iterations. The other values are those of diffusers' example.
+
+    `prior_preservation` weighs the loss on `num_class_pictures` pictures that the base itself draws; 0 leaves it out.
+    `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
+    """
+
+    num_steps: int = between(1200, 1)
+    lr: float = above(5e-6, 0)
+    batch_size: int = between(1, 1)
+    timesteps: str = timesteps()
+    prior_preservation: float = between(1.0, 0)
+    num_class_pictures: int = between(200, 1)
+
+
+class DreamBoothFinetuning(Stage):
+    """DreamBooth of one person on their one photo.
+
+        loss = diffusion loss of the photo + weight · diffusion loss of class pictures        all weights move
+
+    The only stage that changes the base: it trains the base's own parameters, so one person at a time, and whoever
+    runs it keeps what they were (`hdb.diffusion.weights.exchanged`). They are still no part of this module, and in no
+    checkpoint.
+
+    Args:
+        reference: latents of the reference.
+        prior: with class pictures, where the options ask for prior preservation.
+        gradient_clip: largest norm of the gradient.
+
+    Raises:
+        ValueError: a weight of class pictures, but none given.
+
+    Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
+    """
+
+    def __init__(
+        self,
+        personalized: PersonalizedDiffusion,
+        *,
+        reference: Float[Tensor, "1 c h w"],
+        prompt: str = INSTANCE_PROMPT,
+        options: DreamBoothOptions | None = None,
+        prior: Prior | None = None,
+        gradient_clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        options = options or DreamBoothOptions()
+        super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
+        if options.prior_preservation and prior is None:
+            raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
+        self.register_buffer("reference", reference.detach(), persistent=False)
+        self.prompt, self.options, self.prior, self.gradient_clip = prompt, options, prior, gradient_clip
+        self.weights = weights_of(personalized.diffusion)
+
+    def train_dataloader(self) -> Steps:
+        return Steps(self.options.num_steps)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.personalized.bind(None)
+        for parameter in self.weights.values():
+            parameter.requires_grad_(True)
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        generator, num = self.step_generator(batch_idx), self.options.batch_size
+        noise, timesteps = self.draw(num, generator)
+        loss = self.loss(self.reference.expand(num, -1, -1, -1), self.prompt, noise=noise, timesteps=timesteps)
+        self.log("train/diffusion_loss", loss.detach(), prog_bar=True)
+        if self.prior is not None:
+            latents = self.prior.draw(num, generator).to(self.device)
+            noise, timesteps = self.draw(num, generator)
+            of_class = self.loss(latents, self.prior.prompt, noise=noise, timesteps=timesteps)
+            self.log("train/prior_loss", of_class.detach())
+            loss = loss + self.prior.weight * of_class
+        self.log("train/loss", loss.detach())
+        return loss
+
+    def loss(
+        self,
+        latents: Float[Tensor, "m c h w"],
+        prompt: str,
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+    ) -> Float[Tensor, ""]:
+        """The diffusion loss of pictures under one prompt."""
+        prompt_embeds = self.diffusion.encode_prompts([prompt])
+        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps).losses.mean()
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.gradient_clip)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.weights.values(), lr=self.options.lr)  # a constant rate, as in the paper

@@ -1,0 +1,24 @@
+"""The folder of a run: gone on with where it is the same run, set aside where it is another."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.config import Inspect
+from experiments.runs import claim
+
+
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [({}, True), ({"an.old.field": 3}, True), ({"lidb.a": 7}, False), ({"base_digest": "0ther"}, False)],
+)
+def test_a_run_is_gone_on_with_where_its_settings_are_those_of_now_but_for_fields_that_are_no_more(
+    tmp_path, written, same
+):
+    folder, inputs = tmp_path / "run", {"base_digest": "ba5e"}
+    assert not claim(folder, Inspect(), result="done.json", inputs=inputs)
+    record = folder / "config.yaml"
+    record.write_text(yaml.safe_dump(yaml.safe_load(record.read_text()) | written))
+    assert claim(folder, Inspect(), result="done.json", inputs=inputs) == same
+    assert Path(f"{folder}.1").exists() == (not same)
