@@ -20,7 +20,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_end_to_end import interrupt
 
-from experiments import ablate, base, evaluate, export, faceworld, generate, personalize, preoptimize, prepare, pretrain
+from experiments import (
+    ablate,
+    base,
+    evaluate,
+    export,
+    faceworld,
+    generate,
+    personalize,
+    preoptimize,
+    prepare,
+    pretrain,
+    search,
+)
 from experiments import config as schemas
 from experiments.config import load
 from hdb.diffusion.sheet import save_image
@@ -41,6 +53,7 @@ from hdb.training.pretrain import HyperNetPretraining
 
 LONG = "n" * 300
 PERSON = "reference=me.png "
+GRID = 'grids={"k1":{"finetuning.lr":[0.1]}}'
 
 
 @pytest.fixture
@@ -86,6 +99,7 @@ REFUSED = [
     (1, pretrain, "output=photos", "photos holds ada, which is of no run: expected a new or empty folder"),
     (1, evaluate, "output=run prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
     (1, pretrain, "output=run", "run holds config.yaml, which is of no run"),
+    (1, search, GRID + " output=run prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
     (1, preoptimize, "output=. faces.splits=photos/splits.json", "output . would take the place of"),
     (1, prepare, "source=folders root=photos output=photos", "photos would take the place of photos"),
     (1, prepare, "source=folders root=photos output=./photos/../photos", "would take the place of photos"),
@@ -132,6 +146,15 @@ REFUSED = [
     (11, preoptimize, "lidb.a=0", "lidb.a is 0, expected at least 1"),
     (11, evaluate, "num_resamples=0", "num_resamples is 0, expected at least 1"),
     (11, evaluate, "no_hyper_lr=0", "no_hyper_lr is 0.0, expected a number above 0"),
+    (11, evaluate, "finetuning.mask=eye", "finetuning.mask is 'eye', expected face or null"),
+    (11, evaluate, "dreambooth.num_class_pictures=0", "dreambooth.num_class_pictures is 0, expected at least 1"),
+    (11, evaluate, "textual_inversion.batch_size=0", "textual_inversion.batch_size is 0, expected at least 1"),
+    (11, pretrain, "identity_until=0", "identity_until is 0.0, expected a number above 0 to 1"),
+    (11, pretrain, "identity_samples=0", "identity_samples is 0, expected at least 1"),
+    (11, search, "", "grids is empty, expected at least one method"),
+    (11, search, GRID + " hypernet=nowhere", "nowhere.* is missing"),
+    (11, search, 'grids={"k1":{"finetuning.lr":[]}}', "grids has no field for k1, expected one at least"),
+    (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
     (11, generate, "subject=s.safetensors scale=inf", "scale is 'inf', expected a finite number"),
     (11, generate, f"subject=s.safetensors output={LONG}", "output has a name of 300 bytes"),
     (11, prepare, "source=folders root=photos output=o margin=nan", "margin is 'nan'"),
@@ -214,6 +237,7 @@ def test_a_folder_with_a_living_run_within_is_not_set_aside(tmp_path):
     (personalize, PERSON + "output=you.safetensors", "you.safetensors"),
     (export, "subject=s.safetensors output=l.safetensors", "l.safetensors"),
     (generate, "subject=s.safetensors output=pictures", "pictures/grid.png"),
+    (search, GRID + " output=search", "search"),
 ])  # fmt: skip
 def test_a_second_call_for_the_same_files_gets_a_sentence(command, words, place, call, blind, capsys):
     Path(place).parent.mkdir(exist_ok=True)
