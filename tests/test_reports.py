@@ -151,7 +151,7 @@ REFUSED = [
     (11, evaluate, "textual_inversion.batch_size=0", "textual_inversion.batch_size is 0, expected at least 1"),
     (11, pretrain, "identity_until=0", "identity_until is 0.0, expected a number above 0 to 1"),
     (11, pretrain, "identity_samples=0", "identity_samples is 0, expected at least 1"),
-    (11, search, "", "grids is empty, expected at least one method"),
+    (11, search, "methods=[]", "no method to search for, expected at least one in grids"),
     (11, search, GRID + " hypernet=nowhere", "nowhere.* is missing"),
     (11, search, 'grids={"k1":{"finetuning.lr":[]}}', "grids has no field for k1, expected one at least"),
     (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),

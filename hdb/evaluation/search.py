@@ -33,7 +33,7 @@ def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str,
     chosen = list(grids) if methods is None else methods
     methods_named([OURS, *chosen])
     if not chosen:
-        raise ValueError("grids is empty, expected at least one method with a field and its values")
+        raise ValueError("there is no method to search for, expected at least one in grids")
     if without := [name for name in chosen if not grids.get(name) or not all(grids[name].values())]:
         raise ValueError(f"grids has no field for {without[0]}, expected one at least with its values")
     return {name: settings(grids[name]) for name in chosen}
