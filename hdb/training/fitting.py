@@ -210,7 +210,9 @@ class ThetaFitting(RowFitting):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)
+        checkpoint["state_dict"] = {"thetas": checkpoint["state_dict"]["rows"]}  # what these rows are
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.layout.check_digest(checkpoint["layout_digest"], of="the checkpoint")
         self.loss = torch.tensor(checkpoint.get("loss", 0.0))
+        checkpoint["state_dict"] = {"rows": checkpoint["state_dict"]["thetas"]}
