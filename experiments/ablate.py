@@ -7,43 +7,46 @@ finished runs are kept.
 """
 
 import json
-from pathlib import Path
 
 from experiments import evaluate, preoptimize, pretrain
 from experiments.cli import run
 from experiments.config import Ablate, load
-from experiments.config.variants import plan
-from experiments.runs import claim_variant
+from experiments.config.variants import claim_variant, places_of, plan
+from experiments.outputs import named_paths
 from hdb.evaluation.ablation import table
 from hdb.files import write_text
+from hdb.runs.folder import added_to
+from hdb.runs.locks import own_place
 
 
 def main(argv: list[str]) -> None:
     config = load(Ablate, argv)
     if not config.variants:
         raise ValueError("variants is empty, expected at least one name with its changes")
-    folder, networks, targets, rows = Path(config.output), {}, {}, {}
     plans = {name: plan(name, config) for name in config.variants}  # all are checked before the first begins
-    for name, words in plans.items():
-        place, trained_with = claim_variant(folder / name.replace(" ", "-"), words), list(words.pretrain)
-        if words.preoptimize:
-            thetas = targets.setdefault(tuple(words.preoptimize), place / "preoptimize")
-            trained_with.append(f"thetas={thetas}")
-            if not (thetas / "metrics.json").is_file():
-                print(f"{name}: targets")
-                preoptimize.main([*words.preoptimize, f"output={thetas}"])
-        trained = networks.setdefault(tuple(trained_with), place / "pretrain")
-        if not (trained / "metrics.json").is_file():
-            print(f"{name}: hypernetwork")
-            pretrain.main([*trained_with, f"output={trained}"])
-        if not (place / "eval" / "results.json").is_file():
-            print(f"{name}: evaluation")
-            last = f"hypernet={trained / 'last.ckpt'}"
-            evaluate.main([*words.evaluate, last, f"output={place / 'eval'}"])
-        metrics = json.loads((trained / "metrics.json").read_text())
-        rows[name] = metrics, json.loads((place / "eval" / "results.json").read_text())
-        write_text(folder / "ablations.md", table(rows))
-    print(table(rows))
+    folder, networks, targets, rows = own_place(config.output), {}, {}, {}
+    places = places_of(plans, folder)
+    with added_to(folder, list(named_paths(config))):
+        for name, words in plans.items():
+            place, trained_with = claim_variant(places[name], words), list(words.pretrain)
+            if words.preoptimize:
+                thetas = targets.setdefault(tuple(words.preoptimize), place / "preoptimize")
+                trained_with.append(f"thetas={thetas}")
+                if not (thetas / "metrics.json").is_file():
+                    print(f"{name}: targets")
+                    preoptimize.main([*words.preoptimize, f"output={thetas}"])
+            trained = networks.setdefault(tuple(trained_with), place / "pretrain")
+            if not (trained / "metrics.json").is_file():
+                print(f"{name}: hypernetwork")
+                pretrain.main([*trained_with, f"output={trained}"])
+            if not (place / "eval" / "results.json").is_file():
+                print(f"{name}: evaluation")
+                last = f"hypernet={trained / 'last.ckpt'}"
+                evaluate.main([*words.evaluate, last, f"output={place / 'eval'}"])
+            metrics = json.loads((trained / "metrics.json").read_text())
+            rows[name] = metrics, json.loads((place / "eval" / "results.json").read_text())
+            write_text(folder / "ablations.md", table(rows))
+        print(table(rows))
 
 
 if __name__ == "__main__":

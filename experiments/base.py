@@ -1,5 +1,6 @@
 """Trains what is frozen later: faceworld's small Stable Diffusion, the face encoder and the judges; `make base`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import wandb
@@ -7,8 +8,11 @@ from lightning.pytorch.loggers import WandbLogger
 
 from experiments.cli import run
 from experiments.config import TrainBase, load
-from experiments.tracking import wandb_logger
-from hdb.worldbase.trainings import fit, training_people, waiting
+from experiments.tracking import check_mode, wandb_logger
+from hdb.runs.locks import locked
+from hdb.runs.logger import attempted
+from hdb.runs.outputs import check_room
+from hdb.worldbase.trainings import fit, refuse_foreign_weights, training_people, waiting
 from hdb.worldbase.views import Views
 
 
@@ -22,11 +26,19 @@ def main(argv: list[str]) -> None:
     def logger_of(stage: str, output: Path) -> WandbLogger:
         return wandb_logger(config, stage=stage, output=output)
 
-    dataset = training_people(config)
-    views = Views.load(dataset, seed=config.seed)
-    for name in names:
-        fit(name, views, config, identities=dataset.indices, logger_of=logger_of)
-        wandb.finish()
+    check_mode(config)
+    for place in (config.output, config.weights):
+        check_room(place)
+    if not config.overwrite:
+        refuse_foreign_weights(names, config)
+    with ExitStack() as locks:
+        for place in sorted({Path(config.output).resolve(), Path(config.weights).resolve()}):
+            locks.enter_context(locked(place))
+        dataset = training_people(config)
+        views = Views.load(dataset, seed=config.seed)
+        for name in names:
+            fit(name, views, config, identities=dataset.indices, logger_of=logger_of)
+            attempted(wandb.finish)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ product; and what it saves to run many people together. Weights may be random: n
 Targets on one H100, Stable Diffusion 1.5 resident: photo to file within 3 s; at most 80 GB, 16 GB with memory=low.
 """
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,16 +14,27 @@ import torch
 
 from experiments.cli import run
 from experiments.config import Benchmark, load
+from experiments.outputs import named_paths
+from experiments.runs import claim
 from hdb.evaluation.benchmark import costs, dtype_of_work, machine, ratios
 from hdb.evaluation.cost import matmul_ceiling
 from hdb.evaluation.workloads import Workloads
 from hdb.files import write_json
+from hdb.runs.folder import check_folder
+from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 
 
 def main(argv: list[str]) -> None:
     config = load(Benchmark, argv)
-    device, folder = device_of(config.accelerator), Path(config.output)
+    device, folder = device_of(config.accelerator), own_place(config.output)
+    check_folder(folder, list(named_paths(config)))
+    with claim(folder, config, result="results.json", inputs={"time": time.ctime()}):
+        measure(config, folder, device)
+
+
+def measure(config: Benchmark, folder: Path, device: torch.device) -> None:
+    """Prints all, and writes it under `folder`."""
     torch.manual_seed(config.seed)
     work = Workloads(config, folder=folder, device=device)
     dtype = dtype_of_work(config.precision, config.dtype)

@@ -2,15 +2,18 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from hdb.training.stopping import stoppable
+
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 130 (Ctrl-C)."""
+    """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal."""
     sys.exit(code(main, sys.argv[1:]))
 
 
@@ -24,20 +27,32 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     ):  # their tables of odd tensors: we say it in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
+    with stoppable() as stopping:
+        try:
+            left = _left(main, argv)
+        except Exception:
+            if stopping.asked is None:
+                raise
+            left = None  # whatever the signal broke
+        return left if stopping.asked is None and left is not None else _stopped(stopping.asked or signal.SIGINT)
+
+
+def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
+    """The exit code; None if it was interrupted."""
     try:
         main(argv)
     except KeyboardInterrupt:
-        return _interrupted()
+        return None
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Trainer turns Ctrl-C into exit(1)
-            return _interrupted()
-        return int(stop.code or 0)
+        # Trainer turns Ctrl-C into exit(1)
+        return None if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
     except (ValueError, OSError, MisconfigurationException) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
 
-def _interrupted() -> int:
-    print("interrupted: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
-    return 130
+def _stopped(asked: signal.Signals) -> int:
+    how = "interrupted" if asked == signal.SIGINT else f"stopped by {asked.name}"
+    print(f"{how}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
+    return 128 + asked

@@ -4,11 +4,9 @@ Under `output`: subjects/ (the files), images/, manifest.jsonl, results.json, gr
 files and pictures that exist are kept, and the scores come from the pictures on disk.
 """
 
-from pathlib import Path
-
 from experiments.cli import run
 from experiments.config import Evaluate, load
-from experiments.runs import claim
+from experiments.runs import AT_ONCE, check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
@@ -18,12 +16,13 @@ from hdb.evaluation.scores import Panel, what_is_asked
 from hdb.evaluation.subjects import subjects_folder
 from hdb.evaluation.tables import logged
 from hdb.files import write_json
-from hdb.hypernet.trained import hypernet_path, trained_hypernet, written_at
+from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
 from hdb.lidb.file import dtype_named
 from hdb.methods.studio import Studio
 from hdb.methods.table import Means, make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
 from hdb.prompts import read_prompts, without_identifier
+from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 
 
@@ -32,9 +31,11 @@ def main(argv: list[str]) -> None:
     chosen, dtype = methods_named(config.methods), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     asked = what_is_asked(prompts, source=config.faces.source, classifier=config.judges.classifier)
-    path, folder = hypernet_path(config.hypernet), Path(config.output)
-    people = unseen(config.faces, config, hypernet=path)
-    device = device_of(config.accelerator)
+    path, folder = hypernet_path(config.hypernet), own_place(config.output)
+    check_folder(folder, config)
+    refuse_missing_networks(hypernet=path, encoder=config.encoder)
+    config.judges.refuse_missing()
+    people, device = unseen(config.faces, config, hypernet=path), device_of(config.accelerator)
     base = read_base(config.base, memory=config.memory).to(device)
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision}
@@ -44,14 +45,14 @@ def main(argv: list[str]) -> None:
     judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
     panel = Panel(judges, [without_identifier(prompt) for prompt in prompts], asked, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": written_at(path)}
-    claim(folder, config, result="results.json", inputs=inputs)
-    with wandb_run(config, stage="evaluate", output=folder) as logger:
-        how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}
-        outcome = evaluate(methods, people, prompts, panel, **how)
-        logger.log_image("eval/grid", [outcome.grid])
-        logger.log_metrics(logged(outcome.results["methods"]))
-        outcome.results["protocol"] |= {"base": base.name, "base_digest": base.digest, "hypernetwork": str(path)}
-        write_json(folder / "results.json", outcome.results)
+    how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}
+    with claim(folder, config, result="results.json", inputs=inputs, reads=(path,), free=AT_ONCE):
+        with wandb_run(config, stage="evaluate", output=folder) as logger:
+            outcome = evaluate(methods, people, prompts, panel, **how)
+            outcome.results["protocol"] |= {"base": base.name, "base_digest": base.digest, "hypernetwork": str(path)}
+            write_json(folder / "results.json", outcome.results)
+            logger.log_image("eval/grid", [outcome.grid])
+            logger.log_metrics(logged(outcome.results["methods"]))
     print(outcome.tables)
 
 

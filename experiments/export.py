@@ -10,21 +10,28 @@ import torch
 
 from experiments.cli import run
 from experiments.config import Export, load
+from experiments.outputs import place_of_file, writing
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.export import FORMATS, export_lora
 from hdb.lidb.file import Subject
+from hdb.runs.locks import own_place
 
 
 def main(argv: list[str]) -> None:
     config = load(Export, argv)
-    output, merged = Path(config.output), config.format == "merged"
+    merged = config.format == "merged"
     if not merged and config.format not in FORMATS:
         raise ValueError(f"format is {config.format!r}, expected {', '.join(FORMATS)} or merged")
+    output = own_place(config.output) if merged else place_of_file(config.output)
     if merged and output.exists():
         raise ValueError(f"output {output} is there already, expected the name of a new folder")
-    if not merged and (output.suffix != ".safetensors" or output.is_dir()):
-        raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
+    with writing(output, config=config, overwrite=config.overwrite):
+        export(config, output, merged=merged)
+
+
+def export(config: Export, output: Path, *, merged: bool) -> None:
+    """Reads the subject, and the base to merge it into, and writes what other tools read."""
     subject = Subject.load(config.subject)
     if config.scale is not None:
         subject = replace(subject, metadata=subject.metadata | {"scale": str(config.scale)})

@@ -1,24 +1,30 @@
 """The embedded world as pictures on disk: python -m experiments.faceworld [resolution=64 num_identities=500]"""
 
+from pathlib import Path
+
 from experiments.cli import run
 from experiments.config import RenderFaceworld, load
+from experiments.outputs import writing
 from hdb.diffusion.sheet import save_image, to_image
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.runs.outputs import check_room
 
 
 def main(argv: list[str]) -> None:
     config = load(RenderFaceworld, argv)
     if config.portrait is not None:
-        world = FaceWorld(seed=config.seed, resolution=config.resolution)
-        pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
-        save_image(to_image(world.render([pair])[0]), config.portrait)
+        with writing(Path(config.portrait), config=config, overwrite=config.overwrite):
+            world = FaceWorld(seed=config.seed, resolution=config.resolution)
+            pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
+            save_image(to_image(world.render([pair])[0]), config.portrait)
         print(f"{config.portrait}: identity {config.identity}, who does not exist")
         return
     for split in config.splits:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
         people = None if config.num_identities is None else SPLITS[split][: config.num_identities]
+        check_room(config.root)
         FaceWorldDataset(
             config.root,
             split=split if people is None else None,

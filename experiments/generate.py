@@ -3,16 +3,19 @@
 python -m experiments.generate configs/faceworld/generate.yaml "subject=[me.safetensors,you.safetensors]" scale=0.8
 """
 
+from itertools import product
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import Generate, load
+from experiments.outputs import writing
 from hdb.diffusion.base import read_base
 from hdb.diffusion.sampling import prompt_remarks, tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_image
-from hdb.methods.kinds import read_people
+from hdb.methods.kinds import read_people, refuse_unreadable
+from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 
 
@@ -22,27 +25,29 @@ def main(argv: list[str]) -> None:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"subject is {config.subject}, expected one file or several of different names")
     if not prompts or min(config.num_pictures, at_once) < 1:
-        raise ValueError(
-            f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once} "
-            "were given, expected at least 1 each"
-        )
-    base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
-    people, drawn = read_people(base, config.subject, scale=config.scale), {}
-    for remark in prompt_remarks(base, prompts):
-        print(remark)
-    for spots in tqdm(tiled_batches(len(prompts), config.num_pictures, len(names), at_once=at_once), desc="batches"):
-        shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
-        wanted = [prompts[prompt] for prompt, _, _ in spots]
-        pictures = people[shown].pictures(wanted, seeds=seeds, sampling=config.sampling)
-        for (prompt, number, person), picture in zip(spots, pictures, strict=True):
-            drawn[prompt, person, number] = picture
-            name = f"{prompt:02d}-{names[person]}-{config.seed + number}.png"
-            save_image(to_image(picture), Path(config.output, name))
-    spots = [(prompt, person) for prompt in range(len(prompts)) for person in range(len(names))]
-    rows = [[drawn[*spot, number] for number in range(config.num_pictures)] for spot in spots]
-    save_image(picture_grid(rows), Path(config.output) / "grid.png")
+        given = f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once}"
+        raise ValueError(f"{given} were given, expected at least 1 each")
+    refuse_unreadable(config.subject)
+    folder, numbers = own_place(config.output), range(config.num_pictures)
+    everything = list(product(range(len(prompts)), range(len(names)), numbers))
+    files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
+    grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
+    with writing(grid, *files, config=config, overwrite=config.overwrite):
+        base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
+        people = read_people(base, config.subject, scale=config.scale)
+        for remark in prompt_remarks(base, prompts):
+            print(remark)
+        for spots in tqdm(tiled_batches(len(prompts), len(numbers), len(names), at_once=at_once), desc="batches"):
+            shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
+            wanted, sampling = [prompts[prompt] for prompt, _, _ in spots], config.sampling
+            pictures = people[shown].pictures(wanted, seeds=seeds, sampling=sampling)
+            for (prompt, number, person), picture in zip(spots, pictures, strict=True):
+                drawn[prompt, person, number] = picture
+                save_image(to_image(picture), file_of[prompt, person, number])
+        rows = [[drawn[prompt, person, k] for k in numbers] for prompt, person, first in everything if not first]
+        save_image(picture_grid(rows), grid)
     for prompt, text in enumerate(prompts):
-        print(f"{config.output}/{prompt:02d}-*.png  {text}")
+        print(f"{folder}/{prompt:02d}-*.png  {text}")
 
 
 if __name__ == "__main__":

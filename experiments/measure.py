@@ -13,6 +13,9 @@ from hdb.worldbase.measure import HypernetTraining, measure
 
 def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
+    report, record = Path(config.weights, "REPORT.md"), Path(config.weights, "report.json")
+    if report.exists() and not record.exists() and not config.overwrite:
+        raise ValueError(f"{report} is there and not of an earlier call: expected other weights, or overwrite=true")
     print(measure(config, training_of(config.pretrain)))
 
 

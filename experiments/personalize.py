@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Personalize, load
-from experiments.tracking import log_subject, wandb_run
+from experiments.outputs import place_of_file, writing
+from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
@@ -24,36 +25,35 @@ from hdb.training.device import device_of
 
 def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
-    output, dtype, prompts = Path(config.output), dtype_named(config.dtype), config.prompts
-    if output.suffix != ".safetensors" or output.is_dir():
-        raise ValueError(f"output is {config.output!r}, expected a file name ending in .safetensors")
-    cropper = FaceCropper(min_size=config.min_face)
-    base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
-    read = cropper.crop if config.crop else cropper.check
-    photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
-    path, encoder = hypernet_path(config.hypernet), config.encoder
-    hypernet = trained_hypernet(path, encoder=encoder, base=base.name, base_digest=base.digest).to(base.device)
-    config.finetuning.check(hypernet.layout)
-    personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
-    source = Path(config.reference).name if config.source is None else config.source
-    with wandb_run(config, stage="personalize", output="outputs/personalize") as logger:
-        machine = {"accelerator": config.accelerator, "precision": config.precision}
-        machine |= {"logger": logger, "log_every_n_steps": 1}
-        options = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed, "dtype": dtype}
-        studio = Studio(personalized, trainer=machine, **options)
-        method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
-        person = method.personalize(Photos([source], photo))
-        seconds = time.perf_counter() - started
-        person.save([output], about=[{"source": source, "consent": config.consent}])
-        numbers = person.residuals.layout.size
-        print(f"{output}: {output.stat().st_size} bytes, {numbers} numbers, personalized in {seconds:.1f} s")
-        for remark in prompt_remarks(base, prompts):
-            print(remark)
-        seeds = range(config.seed, config.seed + len(prompts))  # drawn from the file, rounding and all
-        pictures = method.load([output]).pictures(prompts, seeds=seeds, sampling=config.sampling)
-        sheet = picture_grid([[photo[0], *pictures]], columns=["reference", *prompts])
-        save_image(sheet, output.with_suffix(".png"))
-        log_subject(logger, output, sheet=sheet, seconds=seconds)
+    output, dtype = place_of_file(config.output), dtype_named(config.dtype)
+    check_mode(config)
+    path, picture, device = hypernet_path(config.hypernet), output.with_suffix(".png"), device_of(config.accelerator)
+    with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
+        config.refuse_missing(path)
+        prompts, cropper = config.prompts, FaceCropper(min_size=config.min_face)
+        base = read_base(config.base, memory=config.memory).to(device)
+        read = cropper.crop if config.crop else cropper.check
+        photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
+        hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+        config.finetuning.check(hypernet.layout)
+        personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
+        source = Path(config.reference).name if config.source is None else config.source
+        with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
+            machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
+            how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
+            studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
+            method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
+            person = method.personalize(Photos([source], photo))
+            seconds = time.perf_counter() - started
+            person.save([output], about=[{"source": source, "consent": config.consent}])
+            size, num = output.stat().st_size, person.residuals.layout.size
+            print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
+            for remark in prompt_remarks(base, prompts):
+                print(remark)
+            seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
+            pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
+            save_image(sheet := picture_grid([[photo[0], *pictures]], columns=["reference", *prompts]), picture)
+            log_subject(logger, output, sheet=sheet, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ thetas one photo tells. A finished folder that lacks this number gets it without
 """
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Preoptimize, load
-from experiments.runs import claim
+from experiments.runs import check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.people import SPLITS_FILE, People
 from hdb.files import write_json
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.trained import face_encoder, refuse_missing_networks
+from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 from hdb.training.predictability import LEAST_PEOPLE
 from hdb.training.targets import ShardFitting, predictable
@@ -23,19 +23,18 @@ from hdb.training.targets import ShardFitting, predictable
 
 def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
-    folder, device = Path(config.output), device_of(config.accelerator)
-    if config.identities_per_shard < 1:
-        raise ValueError(f"identities_per_shard is {config.identities_per_shard}, expected at least 1")
+    folder, device = own_place(config.output), device_of(config.accelerator)
+    check_folder(folder, config)
+    refuse_missing_networks(encoder=config.encoder)
     everybody = People(config.faces)
+    num = len(everybody.splits.train or ())
+    if config.encoder and num and num < LEAST_PEOPLE:
+        raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
     diffusion = read_base(config.base, memory=config.memory).to(device)
     personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
     people = everybody.faces("train")
-    if config.encoder and len(people) < LEAST_PEOPLE:
-        raise ValueError(f"encoder asks how predictable {len(people)} people are, expected at least {LEAST_PEOPLE}")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.
-    result = "predictable.json" if config.encoder else "metrics.json"
-    claim(folder, replace(config, encoder=None), result=result, inputs={"base_digest": diffusion.digest})
-    write_json(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
+    asked, result = replace(config, encoder=None), "predictable.json" if config.encoder else "metrics.json"
     fitting = ShardFitting(
         personalized,
         people,
@@ -46,11 +45,13 @@ def main(argv: list[str]) -> None:
         trainer={"accelerator": config.accelerator, "precision": config.precision},
         seed=config.seed,
     )
-    with wandb_run(config, stage="preoptimize", output=folder) as logger:
-        fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
-        if name := config.encoder:
-            known = predictable(folder, people, personalized.layout, face_encoder(name), name=name, device=device)
-            logger.log_metrics({"preoptimize/r2": known.r2, "preoptimize/r2_residuals": known.r2_residuals})
+    with claim(folder, asked, result=result, inputs={"base_digest": diffusion.digest}):
+        write_json(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
+        with wandb_run(config, stage="preoptimize", output=folder) as logger:
+            fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
+            if name := config.encoder:
+                known = predictable(folder, people, personalized.layout, face_encoder(name), name=name, device=device)
+                logger.log_metrics({"preoptimize/r2": known.r2, "preoptimize/r2_residuals": known.r2_residuals})
 
 
 if __name__ == "__main__":

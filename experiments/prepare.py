@@ -7,23 +7,22 @@ faces.source=shards faces.root=<output>.
 """
 
 import sys
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
+from experiments.outputs import named_paths
 from hdb.faces.copies import part_shards
 from hdb.faces.people import People, PeopleOptions
-from hdb.faces.preparation import claim_shards, shard_jobs, write_manifest
+from hdb.faces.preparation import RECORDS, claim_shards, shard_jobs, write_manifest
 from hdb.faces.prepared import prepare_shards
+from hdb.runs.locks import locked, own_place
+from hdb.runs.outputs import check_room, refuse_inputs
 
 
 def main(argv: list[str]) -> None:
     config = load(Prepare, argv)
-    if config.identities_per_shard < 1 or config.resolution < 1:
-        given = f"identities_per_shard is {config.identities_per_shard} and resolution {config.resolution}"
-        raise ValueError(f"{given}, expected at least 1 each")
     people = People(
         PeopleOptions(
             source=config.source,
@@ -34,18 +33,22 @@ def main(argv: list[str]) -> None:
             num_test_identities=config.num_test_identities,
         )
     )
-    folder = Path(config.output)
+    folder = own_place(config.output)
+    check_room(folder)
+    for place in (folder, *(folder / name for name in RECORDS)):
+        refuse_inputs(place, named_paths(config), within=False)
     jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)
     settings = {key: value for key, value in dotted(config).items() if key not in ("output", "num_workers")}
-    claim_shards(folder, settings, jobs)
-    missing = {path: photos for path, photos in jobs.items() if not path.is_file()}
-    cropper = {"min_size": config.min_face, "max_turn": config.max_turn, "margin": config.margin}
-    done = prepare_shards(missing, resolution=config.resolution, cropper=cropper, num_workers=config.num_workers)
-    for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
-        for picture in about["skipped"]:
-            tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
-    part_shards(jobs)
-    write_manifest(folder, list(jobs), people.splits, people.photos.others)
+    with locked(folder):
+        claim_shards(folder, settings, jobs)
+        missing = {path: photos for path, photos in jobs.items() if not path.is_file()}
+        cropper = {"min_size": config.min_face, "max_turn": config.max_turn, "margin": config.margin}
+        done = prepare_shards(missing, resolution=config.resolution, cropper=cropper, num_workers=config.num_workers)
+        for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
+            for picture in about["skipped"]:
+                tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
+        part_shards(jobs)
+        write_manifest(folder, list(jobs), people.splits, people.photos.others)
 
 
 if __name__ == "__main__":

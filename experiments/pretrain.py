@@ -1,16 +1,15 @@
 """Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]
 
-Under `output`: last.ckpt, from which an interrupted run goes on; hypernet/, the network alone, to be passed on;
+Under `output`: last.ckpt, from which a run goes on, and the one before; hypernet/, the network alone, to be passed on;
 metrics.json, curve.json (the loss), preview.png, splits.json.
 """
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, load
-from experiments.runs import claim
+from experiments.runs import LOOKED_AT, check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
@@ -20,6 +19,7 @@ from hdb.files import write_json
 from hdb.hypernet.options import new_hypernet, standardize
 from hdb.hypernet.trained import face_encoder
 from hdb.metrics.judges import Judges
+from hdb.runs.locks import own_place
 from hdb.training.callbacks import PreviewPeople
 from hdb.training.device import device_of
 from hdb.training.hypernet_run import fit_hypernet
@@ -29,30 +29,30 @@ from hdb.training.pretrain import HyperNetPretraining
 
 def main(argv: list[str]) -> None:
     config, started = load(Pretrain, argv), time.perf_counter()
-    folder, faces, net = Path(config.output), config.faces, config.hypernet
-    people = People(faces)  # before gigabytes are read, as nobody may be there
-    base = read_base(config.base, memory=config.memory)
-    layout, digests = layout_of(base, config.lidb), {"base_digest": base.digest}
-    # Where the bases are learned, the stage has a better word on beta than that there are no thetas.
-    targets = load_thetas(config.thetas, layout) if config.beta and config.thetas and not net.learn_bases else None
+    folder, faces, net = own_place(config.output), config.faces, config.hypernet
+    config.refuse_missing()
+    check_folder(folder, config)
+    people, device = People(faces), device_of(config.accelerator)  # before gigabytes are read, as nobody may be there
+    layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)
+    targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
     train, val = people.training(), people.faces("val")
-    references = first_references(val, config.num_preview_identities)
+    shown = first_references(val, config.num_preview_identities)
     hypernet = new_hypernet(net, encoder, layout, base_digest=base.digest)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
-    standardize(hypernet, (sample.reference for sample in train), device=device_of(config.accelerator))
-    shown = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
+    standardize(hypernet, (sample.reference for sample in train), device=device)
+    how = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=config.seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=config.seed)
-    inputs = digests | {"encoder_digest": encoder.digest}
-    resume = claim(folder, config, result="metrics.json", inputs=inputs)
-    write_json(folder / SPLITS_FILE, asdict(people.splits))
-    with wandb_run(config, stage="pretrain", output=folder) as logger:
-        machine = {"accelerator": config.accelerator, "precision": config.precision, "logger": logger}
-        machine["callbacks"] = [PreviewPeople(personalized, judges, references, seed=config.seed, **shown)]
-        scores = fit_hypernet(stage, data, folder, schedule=config, trainer=machine, resume=resume)
-    scores["seconds"] = time.perf_counter() - started
-    write_json(folder / "metrics.json", scores | {"base": base.name, **digests, "skipped": train.skipped.counts})
+    digests = {"base_digest": base.digest, "encoder_digest": encoder.digest}
+    with claim(folder, config, result="metrics.json", inputs=digests, free=LOOKED_AT) as resume:
+        write_json(folder / SPLITS_FILE, asdict(people.splits))
+        with wandb_run(config, stage="pretrain", output=folder) as logger:
+            machine = {"accelerator": config.accelerator, "precision": config.precision, "logger": logger}
+            machine["callbacks"] = [PreviewPeople(personalized, judges, shown, seed=config.seed, **how)]
+            scores = fit_hypernet(stage, data, folder, schedule=config, trainer=machine, resume=resume)
+        scores["seconds"] = time.perf_counter() - started
+        write_json(folder / "metrics.json", scores | {"base": base.name, **digests, "skipped": train.skipped.counts})
     print(f"{folder / 'last.ckpt'}: {scores['step']} steps, {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}")
 
 

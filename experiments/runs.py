@@ -1,55 +1,55 @@
-"""The folder of a run: gone on with after an interruption, set aside for another run, never overwritten."""
+"""The folder of a run of a config: what of the config separates runs."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import yaml
+from experiments.config import dotted
+from experiments.outputs import named_paths
+from experiments.tracking import check_mode
+from hdb.runs import folder as folders
 
-from experiments.config import Variant, dotted
-from hdb.files import write_json, write_text
+# What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
+# beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone.
+WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
+ELSEWHERE = ("wandb.", "base.path", "base.revision")
+LOOKED_AT = (
+    "sampling.",
+    "judges.",
+    "preview_prompts",
+    "num_preview",
+    "num_val_draws",
+    "hypernet.encoder",
+)  # in training
+AT_ONCE = ("sampling.batch_size", "subjects_per_batch", "num_resamples")
 
-# Fields that change how a run goes and not what comes out of it.
-_NOT_OF_THE_RESULT = ("wandb.", "memory", "faces.render_workers")
 
-
-def claim(folder: str | Path, config: object, *, result: str, inputs: Mapping[str, str]) -> bool:
-    """Makes `folder` ready for a run of this config; true if an unfinished run of the same config is gone on with.
-
-    A folder with a finished run (it holds `result`), or one of other settings, is renamed to folder.1, .2, ...
+def claim(
+    folder: Path,
+    config: object,
+    *,
+    result: str,
+    inputs: Mapping[str, str],
+    reads: tuple[Path, ...] = (),
+    free: tuple[str, ...] = (),
+) -> AbstractContextManager[bool]:
+    """The folder for a run of this config, as `run_folder` has it: true if an unfinished run is gone on with.
 
     Args:
         inputs: what the run depends on beside its config: digests of networks, say.
+        reads: files that it reads beside those that the config names.
+        free: further settings, or beginnings of their names, that change nothing of the result.
     """
-    folder = Path(folder)
-    record = folder / "config.yaml"
-    settings = {key: value for key, value in dotted(config).items() if not key.startswith(_NOT_OF_THE_RESULT)}
-    settings |= inputs
-    if record.is_file():
-        earlier = yaml.safe_load(record.read_text())
-        for gone in set(earlier) - set(settings):  # a field of an earlier version, which did nothing
-            del earlier[gone]
-        if not (folder / result).exists() and earlier == settings:
-            print(f"going on with the unfinished run in {folder}")
-            return True
-        number = next(
-            number for number in range(1, 100_000) if not folder.with_name(f"{folder.name}.{number}").exists()
-        )
-        aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
-        print(f"the earlier run in {folder} is now in {aside}")
-    write_text(record, yaml.safe_dump(settings, sort_keys=False))
-    return False
+    settings = {
+        key: value
+        for key, value in dotted(config).items()
+        if key.rpartition(".")[2] not in WAYS and not key.startswith((*ELSEWHERE, *free))
+    }
+    named = [*named_paths(config), *(("what is read", path) for path in reads)]
+    return folders.run_folder(folder, settings | inputs, result=result, reads=named)
 
 
-def claim_variant(place: Path, words: Variant) -> Path:
-    """The folder of an ablation's variant.
-
-    Raises:
-        ValueError: it was begun with other changes.
-    """
-    record, now = place / "words.json", asdict(words)
-    if record.is_file() and (begun := json.loads(record.read_text())) != now:
-        raise ValueError(f"{place} was begun with {begun}, now it is {now}: expected another output or name")
-    write_json(record, now)
-    return place
+def check_folder(folder: Path, config: object) -> None:
+    """Raises ValueError if a run of this config cannot write or log there: before networks are read."""
+    check_mode(config)
+    folders.check_folder(folder, list(named_paths(config)))

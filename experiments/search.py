@@ -9,11 +9,12 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Search, dotted, load
+from experiments.outputs import named_paths
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.people import unseen
 from hdb.evaluation.scores import Panel
-from hdb.evaluation.search import Trial, choose, line, named, plans
+from hdb.evaluation.search import Trial, named, plans
 from hdb.files import write_json
 from hdb.hypernet.trained import hypernet_path, trained_hypernet, written_at
 from hdb.lidb.file import dtype_named
@@ -21,39 +22,38 @@ from hdb.methods.studio import Studio
 from hdb.methods.table import SCALE, Means, make_methods
 from hdb.metrics.judges import Judges
 from hdb.prompts import read_prompts, without_identifier
+from hdb.runs.folder import added_to
+from hdb.runs.locks import own_place
 from hdb.training.device import device_of
 
 
 def main(argv: list[str]) -> None:
     config = load(Search, argv)
-    planned = plans(config.grids, config.methods)
+    planned, prompts = plans(config.grids, config.methods), read_prompts(config.prompts, num=config.num_prompts)
     of_words = {words: load(Search, [*argv, *words]) for plan in planned.values() for words in plan}  # before any runs
-    prompts = read_prompts(config.prompts, num=config.num_prompts)
-    path, folder, device = hypernet_path(config.hypernet), Path(config.output), device_of(config.accelerator)
-    people = unseen(config.faces, config, hypernet=path, split="val")
-    base = read_base(config.base, memory=config.memory).to(device)
-    hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
-    options = {"prompt": config.instance_prompt, "seed": config.seed, "dtype": dtype_named(config.dtype)}
-    options |= {"trainer": {"accelerator": config.accelerator, "precision": config.precision}}
-    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
-    panel = Panel(Judges.read(config.judges, device=device), [without_identifier(of) for of in prompts])
-    depends = {"base": base.digest, "hypernetwork": written_at(path)}
+    path, folder, device = hypernet_path(config.hypernet), own_place(config.output), device_of(config.accelerator)
+    with added_to(folder, [*named_paths(config), ("hypernet", path)]):
+        config.refuse_missing(path)
+        people = unseen(config.faces, config, hypernet=path, split="val")
+        base = read_base(config.base, memory=config.memory).to(device)
+        hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+        machine = {"accelerator": config.accelerator, "precision": config.precision}
+        how = {"prompt": config.instance_prompt, "trainer": machine, "dtype": dtype_named(config.dtype)}
+        studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how)
+        panel = Panel(Judges.read(config.judges, device=device), [without_identifier(of) for of in prompts])
+        trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
+        depends = {"base": base.digest, "hypernetwork": written_at(path)}
 
-    def place(name: str, setting: Search, words: tuple[str, ...] = ()) -> Path:
-        return folder / name / named(words, dotted(replace(setting, methods=None, grids={}, output="")) | depends)
+        def place(name: str, setting: Search, words: tuple[str, ...] = ()) -> Path:
+            return folder / name / named(words, dotted(replace(setting, methods=None, grids={}, output="")) | depends)
 
-    trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
-    (nobody,) = make_methods(SCALE[:1], Means(hypernet, studio))
-    unpersonalized = trial.of(nobody, place(nobody.name, config))
-    for name, plan in planned.items():
-        found = []
-        for words in plan:
-            (method,) = make_methods([name], Means(hypernet, studio, of_words[words], people.world))
-            found.append({"words": words} | trial.of(method, place(name, of_words[words], words)))
-            print(line(name, found[-1]))
-        chosen = choose(found, unpersonalized=unpersonalized, within=config.clip_t_within)
-        content = {"chosen": chosen, "settings": found, "unpersonalized": unpersonalized, "people": people.names}
-        write_json(folder / f"{name}.json", content | depends)
+        (nobody,) = make_methods(SCALE[:1], Means(hypernet, studio))
+        base_alone = trial.of(nobody, place(nobody.name, config))
+        for name, plan in planned.items():
+            made = (make_methods([name], Means(hypernet, studio, of_words[words], people.world))[0] for words in plan)
+            tried = zip(plan, made, (place(name, of_words[words], words) for words in plan), strict=True)
+            outcome = trial.compare(tried, unpersonalized=base_alone, within=config.clip_t_within)
+            write_json(folder / f"{name}.json", outcome | depends)
 
 
 if __name__ == "__main__":

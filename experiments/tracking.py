@@ -11,48 +11,42 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
-from hdb.faces.artifacts import has_login
 from hdb.lidb.file import Subject
+from hdb.runs.logger import attempted, mode_of, started
 
 
 @contextmanager
-def wandb_run(config: object, *, stage: str, output: str | Path) -> Iterator[WandbLogger]:
-    """The logger of one run, which ends with the `with` block."""
-    logger, failed = wandb_logger(config, stage=stage, output=output), True
+def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[WandbLogger]:
+    """The logger of one run, which ends with the `with` block; `keep` as in `started`."""
+    logger, failed = wandb_logger(config, stage=stage, output=output, keep=keep), True
     try:
         yield logger
         failed = False
     finally:
-        logger.experiment.finish(exit_code=int(failed))
+        attempted(lambda: logger.experiment.finish(exit_code=int(failed)))
 
 
-def wandb_logger(config: object, *, stage: str, output: str | Path) -> WandbLogger:
-    """A logger that writes under `output`, with the config under its dotted names.
+def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
+    """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`."""
+    project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
+    about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
+    return started(Path(output), mode=check_mode(config), keep=keep, **about)
 
-    Raises:
-        ValueError: an unknown mode, or `online` without a login.
-    """
-    mode = config.wandb.mode or os.environ.get("WANDB_MODE") or ("online" if has_login() else "offline")
-    if mode not in ("online", "offline", "disabled"):
-        raise ValueError(f"wandb.mode must be online, offline or disabled, not {mode!r}")
-    if mode == "online" and not has_login():
-        raise ValueError("wandb.mode=online needs WANDB_API_KEY or a `wandb login`; wandb.mode=offline needs neither")
-    Path(output).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
-        project=config.wandb.project,
-        name=config.wandb.name,
-        save_dir=output,
-        mode=mode,
-        job_type=stage,
-        config=dotted(config),
-    )
+
+def check_mode(config: object) -> str:
+    """How to log, as the config says or W&B's own settings do; raises ValueError for online without a login."""
+    return mode_of(config.wandb.mode)
 
 
 def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
     """The pictures of a subject, what it cost, and its file as an artifact."""
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)  # what W&B takes
+    attempted(lambda: _log_file(logger, path))
+
+
+def _log_file(logger: WandbLogger, path: Path) -> None:
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)[:128]  # what W&B takes
     artifact = wandb.Artifact(name, type="subject", metadata=Subject.load(path).metadata)
     artifact.add_file(str(path))
     logger.experiment.log_artifact(artifact)

@@ -1,15 +1,28 @@
-"""Files: written whole or not at all, in one place; headers of safetensors read without trusting them."""
+"""Files: written whole or not at all, in one place; texts in any of Unicode's forms; headers of safetensors."""
 
+import codecs
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
+
+SOFTWARE = "hdb"  # stands in every picture: one without it is not ours to replace
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextmanager
@@ -17,10 +30,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` for a file or a folder, which gets its name once the `with` block is done.
 
     What an older file of this name held survives a failure, and of the new one nothing is left. The temporary name is
-    the process's own, so that two processes writing one file do not write into each other's.
+    drawn, so that two writers of one file do not write into each other's, and short where the name is long: a name that
+    the file system takes needs no room beside it.
+
+    Raises:
+        OSError: It could not be written; names the file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -29,6 +46,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except SafetensorError as error:  # its writer's word for a full disk
+        raise OSError(None, str(error), str(path)) from error
     finally:
         with suppress(OSError):  # whatever stopped the writing is the error to be told
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
@@ -48,7 +69,8 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         (first, *more), size = contents, sum(map(len, contents.values()))
         where = first.parent if more else first
         reason = error.strerror or error
-        raise OSError(f"could not save {size} bytes to {where}: {reason}; nothing was written") from error
+        which = f" ({Path(error.filename).name})" if more and error.filename else ""
+        raise OSError(f"could not save {size} bytes to {where}: {reason}{which}; nothing was written") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -65,6 +87,22 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     """Writes a whole safetensors file or none."""
     write_files({Path(path): save(dict(tensors), dict(metadata))})
     return Path(path)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8, or in UTF-16 or 32, with a byte-order mark or, of UTF-16, without.
+
+    Raises:
+        ValueError: It is no text in any of them; names the file.
+    """
+    data = Path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:200]:  # no text in UTF-8 has it, and every line break in UTF-16
+        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    try:
+        return data.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 or UTF-16 ({error.reason} at byte {error.start})") from None
 
 
 def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,10 +1,20 @@
 """The words of the paper: the identifier, the prompts that describe everybody, lists of prompts in a file."""
 
+import re
 from pathlib import Path
+
+from hdb.files import read_text
 
 IDENTIFIER = "[V]"
 INSTANCE_PROMPT = f"a {IDENTIFIER} face"
 CLASS_PROMPT = "a face"
+
+_IDENTIFIER = re.compile(re.escape(IDENTIFIER), re.IGNORECASE)  # text encoders do not tell [v] from [V]
+
+
+def names_somebody(prompt: str) -> bool:
+    """Whether a prompt has the identifier, in either case."""
+    return _IDENTIFIER.search(prompt) is not None
 
 
 def without_identifier(prompt: str) -> str:
@@ -13,18 +23,18 @@ def without_identifier(prompt: str) -> str:
     >>> without_identifier("a photo of a [V] face")
     'a photo of a face'
     """
-    return " ".join(prompt.replace(IDENTIFIER, " ").split())
+    return " ".join(_IDENTIFIER.sub(" ", prompt).split())
 
 
 def read_prompts(path: str | Path, *, num: int) -> list[str]:
     """The first prompts of a text file, one per line.
 
     Raises:
-        ValueError: no such file, or fewer prompts than asked for.
+        ValueError: no such file, no text, or fewer prompts than asked for.
     """
     if not Path(path).is_file():
         raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
-    prompts = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    prompts = [line.strip() for line in re.split(r"[\r\n]+", read_text(path)) if line.strip()]
     if not 1 <= num <= len(prompts):
         raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
     return prompts[:num]

@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(call, room, tiny_weigh
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    words = ["reference=face.png", "output=me.safetensors", f"hypernet={tiny_weights}/hypernet"]
+    words = ["reference=face.png", "output=me.safetensors", "overwrite=true", f"hypernet={tiny_weights}/hypernet"]
     assert call(personalize, *words) == 2
     assert "could not save" in (said := capsys.readouterr().err) and "No space left on device" in said
     assert (room / "me.safetensors").read_bytes() == b"earlier"

@@ -15,6 +15,7 @@ SCHEMAS = {
     "ablations": schemas.Ablate,
     "base": schemas.TrainBase,
     "base-full": schemas.TrainBase,
+    "shipped": schemas.Pretrain,
     "full": schemas.Pretrain,
     "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,

@@ -153,7 +153,7 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=0") == 0
     Path("me.safetensors").write_bytes(b"earlier")
     interrupt(monkeypatch, SubjectFinetuning, "training_step", at=2)
-    words = ["reference=face.png", "output=me.safetensors", f"hypernet={tiny_weights}/hypernet"]
+    words = ["reference=face.png", "output=me.safetensors", "overwrite=true", f"hypernet={tiny_weights}/hypernet"]
     assert call(personalize, *words) == 130
     assert Path("me.safetensors").read_bytes() == b"earlier"
     assert sorted(path.name for path in Path().iterdir() if path.is_file()) == [

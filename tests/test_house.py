@@ -30,7 +30,10 @@ COMMANDS = {
     "pretrain": schemas.Pretrain,
     "search": schemas.Search,
 }
-HELPERS = {"experiments.tracking": "tracking.py", "experiments.config.variants": "config/variants.py"}
+HELPERS = {
+    "experiments.tracking": "tracking.py",
+    "experiments.config.variants": "config/variants.py",
+}
 SHARED = {"base": ["measure"]}  # two commands of one schema
 
 

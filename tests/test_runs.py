@@ -17,8 +17,10 @@ def test_a_run_is_gone_on_with_where_its_settings_are_those_of_now_but_for_field
     tmp_path, written, same
 ):
     folder, inputs = tmp_path / "run", {"base_digest": "ba5e"}
-    assert not claim(folder, Inspect(), result="done.json", inputs=inputs)
+    with claim(folder, Inspect(), result="done.json", inputs=inputs) as goes_on:
+        assert not goes_on
     record = folder / "config.yaml"
     record.write_text(yaml.safe_dump(yaml.safe_load(record.read_text()) | written))
-    assert claim(folder, Inspect(), result="done.json", inputs=inputs) == same
+    with claim(folder, Inspect(), result="done.json", inputs=inputs) as goes_on:
+        assert goes_on == same
     assert Path(f"{folder}.1").exists() == (not same)

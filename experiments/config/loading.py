@@ -1,40 +1,56 @@
-"""Fills a schema in: defaults, YAML, key=value words."""
+"""Fills a schema in: defaults, YAML, key=value words. Text goes around OmegaConf, which would read more into it."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar, get_origin
+from typing import Any, TypeVar, get_origin
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config.words import is_text, kind_of, plain, python_values, text_of, yaml_values
+from hdb.files import read_text
+from hdb.limits import check
+
 Schema = TypeVar("Schema")
+Names = tuple[str, ...]  # on the way to a field
+Texts = dict[Names, Any]  # a text, a list of texts, or None
 
 
 def load(schema: type[Schema], argv: list[str]) -> Schema:
-    """Merges the defaults of `schema`, then YAML files, then `key=value` words, in the order given.
+    """Merges the defaults of `schema`, then YAML files, then `key=value` words, in the order given; checks the values.
 
     Args:
         schema: a dataclass of `experiments.config`.
-        argv: paths ending in .yaml and words like `hypernet.iterations=2`; `--help` prints all fields and leaves. One
-            value for a field that takes a list is a list of one.
+        argv: paths ending in .yaml and words like `hypernet.iterations=2`; `--help` prints all fields and leaves. A
+            field that is text takes the rest of the word as it stands. One that takes a list takes one text, or
+            several in brackets.
 
     Raises:
-        ValueError: an unknown key, a value of the wrong type, a missing file or a required field left open.
+        ValueError: an unknown key, a value of the wrong type or outside its limits, a missing file or a required field
+            left open.
 
     >>> from experiments.config import Inspect
     >>> load(Inspect, ["base=sd15", "lidb.rank=2"]).lidb.rank
     2
     """
-    config = OmegaConf.structured(schema)
+    config, texts = OmegaConf.structured(schema), {}
     if {"-h", "--help"} & set(argv):
         print(f"{schema.__doc__}\n\nFields and defaults, each overridden by key=value:\n\n{OmegaConf.to_yaml(config)}")
         sys.exit(0)
     for word in argv:
-        config = _merge(config, _differences(word, schema), origin=word)
+        differences, said = _differences(word, schema)
+        config = _merge(config, differences, origin=word)
+        texts |= said
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
-    return OmegaConf.to_object(config)
+    filled = OmegaConf.to_object(config)
+    for names, value in texts.items():
+        _set(filled, names, value)
+    check(filled)
+    return filled
 
 
 def dotted(config: object, prefix: str = "") -> dict[str, object]:
@@ -46,33 +62,76 @@ def dotted(config: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _differences(word: str, schema: type) -> DictConfig:
-    if word.endswith((".yaml", ".yml")) and "=" not in word:
-        if not Path(word).is_file():
-            raise ValueError(f"no config file {word!r}; the shipped ones are under configs/")
-        try:
-            loaded = OmegaConf.load(word)
-        except Exception as error:  # yaml's own errors share no base with OmegaConf's
-            raise ValueError(f"{word} is not readable as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(loaded, DictConfig):
-            raise ValueError(f"{word} must hold keys and values, not {type(loaded).__name__}")
-        return loaded
-    if "=" not in word or word.startswith(("-", "=")):
+def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
+    """What a word changes, for OmegaConf with a stand-in for each text, and the texts."""
+    key, equals, given = word.partition("=")
+    path = tuple(key.split("."))
+    kind, optional = kind_of(schema, path)
+    if word.endswith((".yaml", ".yml")) and (not equals or (kind is object and Path(word).is_file())):
+        return _stood_in(_read_yaml(word, schema), schema)
+    if not equals or word.startswith(("-", "=")):
         raise ValueError(f"{word!r} is neither a .yaml file nor key=value")
     try:
-        loaded, key = OmegaConf.from_dotlist([word]), word.partition("=")[0]
-    except Exception as error:
+        if is_text(kind):
+            value = text_of(given, kind, optional=optional)
+        elif kind is object:  # unknown, whatever the value is
+            value = 0
+        elif is_dataclass(kind) or get_origin(kind) is dict:
+            value = python_values(given)
+            value = yaml_values(given, kind) if value is None else value
+        else:
+            return OmegaConf.from_dotlist([f"{key}={plain(given, kind, optional=optional)}"]), {}
+    except Exception as error:  # yaml's own errors share no base with OmegaConf's
         raise ValueError(f"{word!r} is not readable as key=value: {' '.join(str(error).split())}") from None
-    if _is_list(schema, key) and not isinstance(value := OmegaConf.select(loaded, key), ListConfig):
-        OmegaConf.update(loaded, key, [value])
+    for name in reversed(path):
+        value = {name: value}
+    return _stood_in(value, schema)
+
+
+def _read_yaml(path: str, schema: type) -> Mapping[str, Any]:
+    if not Path(path).is_file():
+        raise ValueError(f"no config file {path!r}; the shipped ones are under configs/")
+    try:
+        loaded = yaml_values(read_text(path), schema)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} must hold keys and values, not {type(loaded).__name__}")
     return loaded
 
 
-def _is_list(schema: type | None, key: str) -> bool:
-    for name in key.split("."):
-        known = {entry.name: entry.type for entry in fields(schema)} if is_dataclass(schema) else {}
-        schema = known.get(name)
-    return get_origin(schema) is list
+def _stood_in(values: Mapping[str, Any], schema: type) -> tuple[DictConfig, Texts]:
+    """The values with "text" for each text, and the texts; one that is no text, or not null, stays for OmegaConf."""
+    texts: Texts = {}
+
+    def stand_in(value: Any, path: Names) -> Any:
+        if isinstance(value, Mapping):
+            return {name: stand_in(of, (*path, name)) for name, of in value.items()}
+        kind, optional = kind_of(schema, path)
+        if value is None and is_text(kind) and optional:
+            texts[path] = None
+        elif kind is str and isinstance(value, str):
+            texts[path] = value
+            return "text"
+        elif kind == list[str] and isinstance(value, str):
+            texts[path] = [value]
+            return ["text"]
+        elif kind == list[str] and isinstance(value, list) and all(isinstance(text, str) for text in value):
+            texts[path] = value
+            return ["text"] * len(value)
+        return value
+
+    try:
+        return OmegaConf.create(stand_in(values, ())), texts
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).split("\n")[0]) from None
+
+
+def _set(config: object, names: Names, value: Any) -> None:
+    *path, last = names
+    for name in path:
+        config = config[name] if isinstance(config, dict) else getattr(config, name)
+    setattr(config, last, value)
 
 
 def _merge(config: DictConfig, differences: DictConfig, *, origin: str) -> DictConfig:

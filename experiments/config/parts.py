@@ -2,19 +2,25 @@
 
 from dataclasses import dataclass, field
 
-from hdb.diffusion.base import BaseOptions
+from hdb.diffusion.base import MEMORY, BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.people import PeopleOptions
+from hdb.limits import a_seed, between, one_of
 from hdb.metrics.judges import JudgeOptions
+from hdb.runs.logger import MODES
+from hdb.training.device import accelerator, precision
 
 
 @dataclass
 class Wandb:
-    """The run's place in Weights & Biases. `mode` null means online where a login exists, offline elsewhere."""
+    """The run's place in Weights & Biases; what is null is for its environment variables to say.
 
-    project: str = "hdb"
+    Where those say nothing, `project` is hdb and `mode` online where a login exists, offline elsewhere.
+    """
+
+    project: str | None = None
     name: str | None = None
-    mode: str | None = None
+    mode: str | None = one_of(None, *MODES)
 
 
 @dataclass
@@ -22,16 +28,16 @@ class OnBase:
     """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same."""
 
     base: BaseOptions = field(default_factory=BaseOptions)
-    accelerator: str = "auto"
-    memory: str = "normal"
-    seed: int = 0
+    accelerator: str = accelerator()
+    memory: str = one_of("normal", *MEMORY)
+    seed: int = a_seed()
 
 
 @dataclass
 class Logged(OnBase):
     """What trains on a base and is logged."""
 
-    precision: str = "32-true"
+    precision: str = precision()
     wandb: Wandb = field(default_factory=Wandb)
 
 
@@ -46,14 +52,14 @@ class Drawing(Logged):
 class ReadPeople(PeopleOptions):
     """Where people come from; `num_workers` processes read and crop them, 0 is the main process."""
 
-    num_workers: int = 0
+    num_workers: int = between(0, 0)
 
 
 @dataclass
 class LoadedPeople(ReadPeople):
     """Where people come from, and how many are in a batch."""
 
-    batch_size: int = 8
+    batch_size: int = between(8, 1)
 
 
 @dataclass

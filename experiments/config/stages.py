@@ -1,6 +1,7 @@
 """One dataclass per experiment. What a class of hdb owns is embedded, or inherited where its fields stand alone."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -19,11 +20,15 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
+from hdb.faces.picture import open_picture
 from hdb.hypernet.options import HyperNetOptions
+from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.layout import LiDBOptions
+from hdb.limits import a_seed, above, between, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.device import precision
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
@@ -44,9 +49,9 @@ class Preoptimize(PreoptimizationOptions, Logged):
     output: str = "outputs/preoptimize"
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: ReadPeople = field(default_factory=ReadPeople)
-    identities_per_shard: int = 16
+    identities_per_shard: int = between(16, 1)
     encoder: str | None = None
-    checkpoint_every: int = 50
+    checkpoint_every: int = between(50, 1)
 
 
 @dataclass
@@ -67,13 +72,30 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
     judges: JudgeOptions = field(default_factory=JudgeOptions)
     thetas: str | None = "outputs/preoptimize"
-    num_preview_identities: int = 4
-    preview_prompts: list[str] = field(default_factory=lambda: [PHOTO])
+    num_preview_identities: int = between(4, 1)
+    preview_prompts: list[str] = texts(lambda: [PHOTO])
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if the losses and the hypernetwork do not go together."""
+        net = self.hypernet
+        self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
+
+    def refuse_missing(self) -> None:
+        """Raises ValueError if targets or networks are not there; an ablation adds the targets to its words later."""
+        self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
+        if self.beta and not any(Path(self.thetas).glob("thetas-*.safetensors")):
+            raise ValueError(f"no thetas-*.safetensors in {self.thetas}: run preoptimize first")
+        if self.faces.num_val_identities < 1:
+            raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least 1")
+        refuse_missing_networks(encoder=self.hypernet.encoder)
+        self.judges.refuse_missing()
 
 
 @dataclass
 class Personalize(Drawing):
-    """One photo to one file. `hypernet` null takes the newest of `make train`, else the shipped one.
+    """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
+
+    `hypernet` null takes the newest of `make train`, else the shipped one.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
     where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
@@ -88,11 +110,17 @@ class Personalize(Drawing):
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     crop: bool = True
-    min_face: int = 64
-    face: int | None = None
+    min_face: int = between(64, 1)
+    face: int | None = between(None, 1)
     consent: str = ""
     source: str | None = None
-    prompts: list[str] = field(default_factory=lambda: [PHOTO] * 4)
+    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+    overwrite: bool = False
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if the photo cannot be read or a network is not there: before gigabytes are read."""
+        open_picture(self.reference)
+        refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
 
 
 @dataclass
@@ -125,7 +153,7 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
 
     output: str = "outputs/search"
     methods: list[str] | None = None
-    precision: str = "32-true"
+    precision: str = precision()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     dtype: str = "float32"
     faces: PeopleOptions = field(default_factory=PeopleOptions)
@@ -134,7 +162,12 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
     encoder: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
     grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    clip_t_within: float = 0.02
+    clip_t_within: float = between(0.02, 0)
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
+        self.judges.refuse_missing()
 
 
 @dataclass
@@ -157,7 +190,8 @@ class Ablate:
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file.
+    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file;
+    `overwrite` allows to replace pictures that are not of an earlier call.
     """
 
     subject: list[str] = MISSING
@@ -166,6 +200,7 @@ class Generate(OnBase):
     prompts: list[str] = field(default_factory=lambda: [PHOTO])
     num_pictures: int = 4
     scale: float | None = None
+    overwrite: bool = False
 
 
 @dataclass
@@ -173,7 +208,8 @@ class Export:
     """A subject as other tools load it.
 
     `format` diffusers or kohya (ComfyUI, A1111) is a LoRA file of text encoder and UNet; merged is a whole pipeline
-    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file.
+    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file; `overwrite` allows
+    to replace a file that is no such LoRA.
     """
 
     subject: str = MISSING
@@ -181,6 +217,7 @@ class Export:
     format: str = "diffusers"
     scale: float | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
+    overwrite: bool = False
 
 
 @dataclass
@@ -204,11 +241,11 @@ class Benchmark(WorkloadOptions):
     """
 
     output: str = "outputs/benchmark"
-    num_residuals: int = 8
-    num_people: int = 16
-    num_repeats: int = 3
-    num_pairs: int = 7
-    seed: int = 0
+    num_residuals: int = between(8, 1)
+    num_people: int = between(16, 1)
+    num_repeats: int = between(3, 1)
+    num_pairs: int = between(7, 1)
+    seed: int = a_seed()
 
 
 @dataclass
@@ -216,11 +253,13 @@ class TrainBase(MeasureOptions):
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
     `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
+    `overwrite` allows to replace weights that lie in `weights` and were not trained in `output`.
     """
 
     pretrain: str = "configs/faceworld/pretrain.yaml"
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
+    overwrite: bool = False
 
 
 @dataclass
@@ -236,27 +275,31 @@ class Prepare:
     root: str = MISSING
     output: str = MISSING
     splits: str | None = None
-    num_identities: int | None = None
-    num_val_identities: int = 100
-    num_test_identities: int = 100
-    identities_per_shard: int = 256
-    resolution: int = 512
-    min_face: int = 64
-    max_turn: float = 45.0
-    margin: float = 0.0
-    num_workers: int | None = None
+    num_identities: int | None = between(None, 1)
+    num_val_identities: int = between(100, 0)
+    num_test_identities: int = between(100, 0)
+    identities_per_shard: int = between(256, 1)
+    resolution: int = between(512, 1)
+    min_face: int = between(64, 1)
+    max_turn: float = above(45.0, 0, 180)
+    margin: float = between(0.0, 0)
+    num_workers: int | None = between(None, 0)
 
 
 @dataclass
 class RenderFaceworld:
-    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`."""
+    """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`.
+
+    `overwrite` allows to replace a picture that is no portrait of ours.
+    """
 
     root: str = "data/faceworld"
     resolution: int = 128
-    views_per_identity: int = 12
-    num_identities: int | None = None
-    splits: list[str] = field(default_factory=lambda: ["train", "val", "test"])
-    num_workers: int = 2
-    seed: int = 0
+    views_per_identity: int = between(12, 1)
+    num_identities: int | None = between(None, 1)
+    splits: list[str] = texts(lambda: ["train", "val", "test"])
+    num_workers: int = between(2, 0)
+    seed: int = a_seed()
     portrait: str | None = None
-    identity: int = 2200
+    identity: int = between(2200, 0)
+    overwrite: bool = False

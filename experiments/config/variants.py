@@ -1,8 +1,15 @@
 """The words of an ablation's variants, checked before the first of them runs."""
 
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
 from experiments.config.loading import dotted, load
 from experiments.config.parts import Variant
 from experiments.config.stages import Ablate, Evaluate, Preoptimize, Pretrain
+from hdb.files import write_json
 from hdb.methods.table import methods_named
 
 # In what targets and the training that uses them must agree: numbers of people are the same in every world and base.
@@ -11,6 +18,23 @@ FITTING = (
     *(f"lidb.{field}" for field in ("a", "b", "rank", "seed")),
     *(f"faces.{field}" for field in ("source", "root", "splits", "seed")),
 )
+
+
+def places_of(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The folder of each variant.
+
+    Raises:
+        ValueError: no folder can be called so, or two variants would have the same.
+    """
+    places: dict[str, Path] = {}
+    for name in names:
+        place = name.replace(" ", "-")
+        if not place.strip(".") or "/" in place or "\0" in place or len(os.fsencode(place)) > 200:
+            raise ValueError(f"a variant is called {name[:60]!r}, expected the name of a folder, at most 200 bytes")
+        if folder / place in places.values():
+            raise ValueError(f"variant {name!r} and another would share {folder / place}: expected other names")
+        places[name] = folder / place
+    return places
 
 
 def plan(name: str, config: Ablate) -> Variant:
@@ -45,3 +69,12 @@ def plan(name: str, config: Ablate) -> Variant:
     if num is not None and (wanted is None or num < wanted):
         raise ValueError(f"variant {name!r} has targets of {num} people, expected {wanted or 'all'} as in pretrain")
     return words
+
+
+def claim_variant(place: Path, words: Variant) -> Path:
+    """The folder of a variant; raises ValueError if it was begun with other changes."""
+    record, now = place / "words.json", asdict(words)
+    if record.is_file() and (begun := json.loads(record.read_text())) != now:
+        raise ValueError(f"{place} was begun with {begun}, now it is {now}: expected another output or name")
+    write_json(record, now)
+    return place

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.limits import one_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MEMORY = ("normal", "low")
 
 
 @dataclass
@@ -15,7 +17,7 @@ class BaseOptions:
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     revision: str | None = None
-    dtype: str = "float32"
+    dtype: str = one_of("float32", *DTYPES)
 
 
 def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
@@ -35,7 +37,7 @@ def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusio
 
 def fitted(diffusion: StableDiffusion, *, memory: str) -> StableDiffusion:
     """With plain attention where there is no GPU, a quarter faster to train there; `low` memory trades time for it."""
-    if memory not in ("normal", "low"):
+    if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected normal or low")
     if not torch.cuda.is_available():
         diffusion.use_plain_attention()

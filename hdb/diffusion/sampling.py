@@ -8,16 +8,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.prompts import IDENTIFIER
+from hdb.limits import between
+from hdb.prompts import IDENTIFIER, names_somebody
 
 
 @dataclass
 class SamplingOptions:
-    """How pictures are drawn from a bound base; `batch_size` counts pictures."""
+    """How pictures are drawn from a bound base; `batch_size` counts pictures.
 
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    batch_size: int = 8
+    Of 1,000 noise levels at most 999 can be steps: with all of them DDIM's spacing reaches one that is not there.
+    """
+
+    num_inference_steps: int = between(50, 1, 999)
+    guidance_scale: float = between(7.5, 0)
+    batch_size: int = between(8, 1)
 
 
 @torch.no_grad()
@@ -73,6 +77,6 @@ def prompt_remarks(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[s
         length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
         if length > read:
             remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
-        if IDENTIFIER not in prompt:
+        if not names_somebody(prompt):
             remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
     return remarks

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from hdb.files import write_files
+from hdb.files import SOFTWARE, write_files
 
 LABEL_HEIGHT = 14  # px, one line of Pillow's built-in font
 
@@ -45,8 +46,9 @@ def to_image(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Ima
 
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Writes a whole PNG or none; missing folders are made."""
-    content = io.BytesIO()
-    image.save(content, format="PNG")
+    content, about = io.BytesIO(), PngInfo()
+    about.add_text("Software", SOFTWARE)
+    image.save(content, format="PNG", pnginfo=about)
     write_files({Path(path): content.getvalue()})
 
 

@@ -12,6 +12,7 @@ from hdb.faces.names import file_names
 from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
 from hdb.faces.sources import identity_number
 from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.limits import between
 from hdb.methods.protocol import Photos
 
 
@@ -23,14 +24,14 @@ class ProtocolOptions:
     the test split, at most as many as there are. `prompts` is a text file with one per line.
     """
 
-    subjects_per_batch: int = 1
+    subjects_per_batch: int = between(1, 1)
     num_identities: int = 100
     num_references: int = 1
     num_gallery: int = 200
     prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
-    num_pictures: int = 10
-    num_resamples: int = 10_000
+    num_pictures: int = between(10, 1)
+    num_resamples: int = between(10_000, 1)
 
 
 class Unseen(NamedTuple):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,11 +28,13 @@ def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str,
     """The settings of some methods, or of all that have a grid.
 
     Raises:
-        ValueError: an unknown method, or one without a grid.
+        ValueError: an unknown method, or one without a grid; no method at all.
     """
     chosen = list(grids) if methods is None else methods
     methods_named([OURS, *chosen])
-    if without := [name for name in chosen if not grids.get(name)]:
+    if not chosen:
+        raise ValueError("there is no method to search for, expected at least one in grids")
+    if without := [name for name in chosen if not grids.get(name) or not all(grids[name].values())]:
         raise ValueError(f"grids has no field for {without[0]}, expected one at least with its values")
     return {name: settings(grids[name]) for name in chosen}
 
@@ -74,6 +76,21 @@ class Trial:
         scores = score_pictures(self.panel, pictures.read(method.name), people.references, gallery=gallery)
         resampling = {"num_samples": options.num_resamples, "seed": self.seed}
         return {name: written(bootstrap_ci(scores[name], **resampling)) for name in CHOSEN_BY} | cost
+
+    def compare(
+        self, tried: Iterable[tuple[Sequence[str], Method, Path]], *, unpersonalized: Mapping[str, Any], within: float
+    ) -> dict[str, Any]:
+        """Every setting of a method, and which is chosen; see `choose`.
+
+        Args:
+            tried: words of each setting, the method so set, and its folder.
+        """
+        found = []
+        for words, method, folder in tried:
+            found.append({"words": words} | self.of(method, folder))
+            print(line(method.name, found[-1]))
+        chosen = choose(found, unpersonalized=unpersonalized, within=within)
+        return {"chosen": chosen, "settings": found, "unpersonalized": unpersonalized, "people": self.people.names}
 
 
 def line(name: str, setting: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hdb.diffusion.base import DTYPES, BaseOptions, fitted, read_base
+from hdb.diffusion.base import DTYPES, MEMORY, BaseOptions, fitted, read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.diffusion.random_base import CONFIGS, is_random_base, random_stable_diffusion
 from hdb.diffusion.sampling import SamplingOptions
@@ -24,8 +24,9 @@ from hdb.hypernet.trained import predict
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
+from hdb.limits import between, one_of
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import timed
+from hdb.training.device import accelerator, precision, timed
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
 from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
@@ -36,18 +37,18 @@ class WorkloadOptions:
     """What is measured. `base` is a base or a folder of configs alone, `batch_size` that of pretraining."""
 
     base: str = "sd15-config"
-    dtype: str = "float32"
+    dtype: str = one_of("float32", *DTYPES)
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=25))
     instance_prompt: str = INSTANCE_PROMPT
-    batch_size: int = 8
-    num_pictures: int = 4
-    num_steps: int = 10
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    memory: str = "normal"
+    batch_size: int = between(8, 1)
+    num_pictures: int = between(4, 1)
+    num_steps: int = between(10, 1)
+    accelerator: str = accelerator()
+    precision: str = precision()
+    memory: str = one_of("normal", *MEMORY)
 
 
 def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:

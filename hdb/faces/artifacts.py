@@ -1,20 +1,36 @@
 """Data kept as W&B artifacts, and whether W&B knows who is asking."""
 
-import netrc
 import os
-from urllib.parse import urlparse
+import sys
 
 import wandb
+from wandb.sdk.lib.wbauth import read_netrc_auth
+
+
+def client_settings() -> wandb.Settings:
+    """W&B's settings as its client reads them: its files, then the environment but for the mode."""
+    settings = wandb.Settings()
+    settings.update_from_system_settings()
+    settings.update_from_env_vars({name: value for name, value in os.environ.items() if name != wandb.env.MODE})
+    return settings
+
+
+def mode_of_files() -> str | None:
+    """What `wandb offline` or `wandb disabled` wrote; online is nobody's word but the default."""
+    try:
+        mode = client_settings().mode
+    except (OSError, ValueError):  # pydantic's are ValueErrors
+        return None
+    return None if mode == "online" else mode
 
 
 def has_login() -> bool:
-    """Whether W&B knows who is asking, without asking anybody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    """Whether W&B knows who is asking, by all the ways its client has, without asking anybody."""
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+        settings = client_settings()
+        return bool(settings.api_key or settings.identity_token_file or read_netrc_auth(host=settings.base_url))
+    except (wandb.Error, OSError, ValueError) as error:  # pydantic's are ValueErrors
+        print(f"W&B cannot use the login it has: {' '.join(str(error).split())}", file=sys.stderr)
         return False
 
 

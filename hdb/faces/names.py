@@ -4,7 +4,8 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-MAX_LETTERS = 100  # of a name that suffixes are put behind; file systems take 255 bytes
+MAX_LETTERS = 100  # of a name that suffixes are put behind
+MAX_BYTES = 200  # of the same; file systems take 255
 
 
 def as_text(name: str) -> str:
@@ -35,7 +36,8 @@ def file_names(names: Sequence[str]) -> list[str]:
     >>> file_names(["me (1).jpg", "me [1].jpg", "ann/0.png"])
     ['me__1_.jpg', 'me__1_.jpg-2', 'ann_0.png']
     """
-    plain = [re.sub(r"[^\w.-]", "_", as_text(name)).lstrip(".")[:MAX_LETTERS] or "_" for name in names]
+    letters = [re.sub(r"[^\w.-]", "_", as_text(name)).lstrip(".")[:MAX_LETTERS] for name in names]
+    plain = [name.encode()[:MAX_BYTES].decode(errors="ignore") or "_" for name in letters]
     return list(_told_apart(plain))
 
 

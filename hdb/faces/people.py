@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hdb import limits
 from hdb.faces.artifacts import download
 from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
@@ -15,6 +16,7 @@ from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
 
 READERS = {"folders": identity_folders, "flat": flat_folder, "celeba": celeba, "lfw": lfw}
+TARGETS = ("other", "same", "all", "plain")  # of photos the first two, of faceworld all but the first
 SPLITS_FILE = "splits.json"  # beside prepared shards, and in the folder of every run
 
 
@@ -36,15 +38,15 @@ class PeopleOptions:
     source: str = "flat"
     root: str = "data/celeba-hq"
     splits: str | None = None
-    resolution: int = 512
+    resolution: int = limits.between(512, 1)
     num_identities: int | None = 15000
     num_val_identities: int = 100
     num_test_identities: int = 100
-    views_per_identity: int = 12
-    target: str = "same"
+    views_per_identity: int = limits.between(12, 1)
+    target: str = limits.one_of("same", *TARGETS)
     crop: bool | None = None
-    render_workers: int | None = None
-    seed: int = 0
+    render_workers: int | None = limits.between(None, 0)
+    seed: int = limits.a_seed()
 
 
 class People:
@@ -59,6 +61,7 @@ class People:
         self.photos: Listed | None = None
         if options.source == "faceworld":
             self.options, self.splits = options, faceworld_splits(options)
+            one_of(options.target, TARGETS[1:], "faces.target")
             return
         for name, least in (("num_identities", 1), ("num_val_identities", 0), ("num_test_identities", 0)):
             if (num := getattr(options, name)) is not None and num < least:
@@ -86,6 +89,7 @@ class People:
                 sorted(self.photos), num_val=options.num_val_identities, num_test=options.num_test_identities
             )
             self.splits = replace(splits, train=splits.train[: options.num_identities], data=data)
+        one_of(options.target, TARGETS[:2], "faces.target")  # before networks are read
         if self.photos is not None:
             self.photos, self.splits = apart(self.photos, self.splits)
 

@@ -17,6 +17,8 @@ from hdb.faces.prepared import read_about
 from hdb.faces.splits import Splits
 from hdb.files import write_json, write_text
 
+RECORDS = (SPLITS_FILE, "manifest.json", "prepare.yaml")  # beside the shards
+
 
 def shard_jobs(folder: Path, people: People, *, identities_per_shard: int) -> dict[Path, Photos]:
     """Whose photos go into which shard: {train,val,test}-00000.tar and so on, so many people each.
@@ -62,6 +64,8 @@ def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Pho
                 given = f"{folder} was begun with {key} {earlier.get(key)!r}, but now it is {value!r}"
                 raise ValueError(f"{given}; expected the same settings and pictures, or another output")
         return
+    if foreign := next((name for name in RECORDS if (folder / name).exists()), None):
+        raise ValueError(f"{folder} holds {foreign} from elsewhere; expected a new or empty output")
     if any(folder.glob("*.tar")):
         raise ValueError(f"{folder} holds shards from elsewhere; expected a new or empty output")
     write_text(record, yaml.safe_dump(settings, sort_keys=False))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hdb.files import read_text
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -58,7 +60,7 @@ class Splits:
         if not Path(path).is_file():
             raise ValueError(f'no splits in {path}; expected a JSON file with lists "train", "val" and "test"')
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(read_text(path))
         except ValueError as error:
             raise ValueError(f"{path} is not readable as JSON: {error}") from None
         content = content if isinstance(content, dict) else {}

@@ -31,6 +31,13 @@ def write_network(
     write_files({Path(folder, name): content for name, content in contents.items()})
 
 
+def refuse_missing(folder: str | Path, *, kind: str) -> None:
+    """Raises ValueError if a folder lacks one of the two files: before something large is read for nothing."""
+    for needed in (Path(folder, CONFIG), Path(folder, WEIGHTS)):
+        if not needed.is_file():
+            raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {needed} is missing")
+
+
 def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     """Config, state and the metadata of the weights; nothing in the files is executed.
 
@@ -41,9 +48,7 @@ def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict
         ValueError: a file is missing or unreadable.
     """
     folder = Path(folder)
-    for needed in (folder / CONFIG, folder / WEIGHTS):
-        if not needed.is_file():
-            raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {needed} is missing")
+    refuse_missing(folder, kind=kind)
     try:
         config = json.loads((folder / CONFIG).read_text())
         with safe_open(folder / WEIGHTS, "pt") as file:

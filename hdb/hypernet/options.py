@@ -12,6 +12,7 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
+from hdb.limits import a_seed, between
 
 NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
 
@@ -25,13 +26,19 @@ class HyperNetOptions:
 
     encoder: str = "vit_huge_patch14_224.orig_in21k"
     freeze_encoder: bool = True
-    width: int = 1024
-    num_layers: int = 2
-    num_heads: int = 8
-    iterations: int = 4
+    width: int = between(1024, 1)
+    num_layers: int = between(2, 1)
+    num_heads: int = between(8, 1)
+    iterations: int = between(4, 0)
     linear_path: bool = False
     learn_bases: bool = False
-    seed: int = 0
+    seed: int = a_seed()
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if the heads do not share the width evenly."""
+        if self.width % self.num_heads:
+            given = f"{prefix}width is {self.width}"
+            raise ValueError(f"{given}, expected a multiple of {prefix}num_heads, which is {self.num_heads}")
 
 
 def new_hypernet(options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = "") -> HyperNet:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.folder import refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 
 TRAINED = "outputs/pretrain*/last.ckpt"
@@ -30,6 +31,16 @@ def hypernet_path(asked: str | None) -> Path:
     whose = "as asked" if asked is not None else "shipped" if chosen == SHIPPED else "the newest of make train"
     print(f"hypernetwork: {chosen} ({whose})")
     return chosen
+
+
+def refuse_missing_networks(*, hypernet: Path | None = None, encoder: str | None = None) -> None:
+    """Raises ValueError if one of them is a path and not there: before something large is read for nothing."""
+    if encoder is not None and ("/" in encoder or Path(encoder).is_dir()):
+        refuse_missing(encoder, kind="a face encoder")
+    if hypernet is not None and hypernet.suffix != ".ckpt":
+        refuse_missing(hypernet, kind="a hypernetwork")
+    elif hypernet is not None and not hypernet.is_file():
+        raise ValueError(f"no checkpoint at {hypernet}")
 
 
 def trained_hypernet(path: Path, *, encoder: str | None, base: str, base_digest: str) -> HyperNet:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.lidb.file import Subject
 from hdb.methods.dreambooth import PersonalModels
 from hdb.methods.protocol import StoredPersonalization
-from hdb.methods.stored import kind_of
+from hdb.methods.stored import THETA, kind_of
 from hdb.methods.textual_inversion import PersonalWords
 from hdb.methods.theta import PersonalTheta
 
@@ -25,10 +26,27 @@ def read_people(
         ValueError: a file is missing, damaged, of an unknown kind or for another base; files of several kinds.
     """
     files = [Path(path) for path in paths]
+    return KINDS[one_kind(files)].read(diffusion, files, scale=scale)
+
+
+def refuse_unreadable(paths: Sequence[str | Path]) -> None:
+    """Raises ValueError if files cannot be read, whatever their base: before one of gigabytes is read."""
+    files = [Path(path) for path in paths]
+    if one_kind(files) == THETA:
+        for path in files:
+            Subject.load(path)
+
+
+def one_kind(files: Sequence[Path]) -> str:
+    """What all of some files hold.
+
+    Raises:
+        ValueError: a file is missing, damaged or of an unknown kind; files of several kinds.
+    """
     kinds = {kind_of(path): path for path in files}
     if unknown := next((kind for kind in kinds if kind not in KINDS), None):
         raise ValueError(f"{kinds[unknown]} holds a {unknown!r}, expected one of {', '.join(KINDS)}")
     if len(kinds) > 1:
         given = " and ".join(f"a {kind} ({path})" for kind, path in kinds.items())
         raise ValueError(f"people of one call are of one kind, given {given}: expected one call for each")
-    return KINDS[next(iter(kinds))].read(diffusion, files, scale=scale)
+    return next(iter(kinds))

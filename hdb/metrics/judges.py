@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder
-from hdb.metrics.networks import AttributeClassifier
+from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder, is_local
+from hdb.metrics.networks import AttributeClassifier, require
 from hdb.metrics.similarity import ClipImage, ClipText, DinoScore, FaceRec, ImageSimilarity
 
 
@@ -21,6 +21,13 @@ class JudgeOptions:
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
     clip: str = "openai/clip-vit-base-patch32"
+
+    def refuse_missing(self) -> None:
+        """Raises ValueError if one of them is a folder and not there: before something large is read for nothing."""
+        _refuse_missing_recognizer(self.recognizer)
+        for folder in (self.dino, self.clip):
+            if is_local(folder):
+                require(folder, "config.json", "model.safetensors")
 
 
 class Judges(NamedTuple):
@@ -107,11 +114,15 @@ class Scores:
 
 def recognizer(source: str) -> TimmEmbedder | FaceNet:
     """Who says whether two pictures show one person: faceworld's own is a folder with a config.json, FaceNet is not."""
-    if "/" in source and not Path(source).is_dir():
-        raise ValueError(f"no face recognizer in {source}: expected a folder, or vggface2")
+    _refuse_missing_recognizer(source)
     if (Path(source) / "config.json").is_file():
         return TimmEmbedder.from_folder(source)
     return FaceNet.from_pretrained(source)
+
+
+def _refuse_missing_recognizer(source: str) -> None:
+    if "/" in source and not Path(source).is_dir():
+        raise ValueError(f"no face recognizer in {source}: expected a folder, or vggface2")
 
 
 def classifier(folder: str | None, *, device: torch.device | str = "cpu") -> AttributeClassifier | None:

@@ -1,6 +1,7 @@
 """How the stages look at the frozen base: which noise levels and which noise."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.limits import one_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Timesteps:
             u = (u + torch.arange(num)) / num
         t = self.low + (self.high - self.low) * u ** (1 / self.exponent)
         return (t * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
+
+
+def timesteps(default: str = "uniform") -> Any:
+    """A setting that names timesteps."""
+    return one_of(default, "uniform", "high_noise", says="{name} must be one of {words}, not {value!r}")
 
 
 def private_generator(*key: int) -> torch.Generator:

@@ -2,9 +2,23 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning import Trainer
+
+from hdb.limits import one_of
+
+
+def accelerator() -> Any:
+    """A setting that names where a Trainer works."""
+    return one_of("auto", "auto", "cpu", "gpu", "cuda", "mps", "tpu")
+
+
+def precision() -> Any:
+    """A setting that names the precision a Trainer works in."""
+    names = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64")
+    return one_of("32-true", *names)
 
 
 def device_of(accelerator: str) -> torch.device:

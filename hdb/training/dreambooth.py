@@ -9,8 +9,9 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.weights import weights_of
+from hdb.limits import above, between
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Stage, Timesteps
+from hdb.training.denoising import Stage, Timesteps, timesteps
 from hdb.training.fitting import Steps
 from hdb.training.prior import Prior
 
@@ -23,12 +24,12 @@ class DreamBoothOptions:
     `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
     """
 
-    num_steps: int = 1200
-    lr: float = 5e-6
-    batch_size: int = 1
-    timesteps: str = "uniform"
-    prior_preservation: float = 1.0
-    num_class_pictures: int = 200
+    num_steps: int = between(1200, 1)
+    lr: float = above(5e-6, 0)
+    batch_size: int = between(1, 1)
+    timesteps: str = timesteps()
+    prior_preservation: float = between(1.0, 0)
+    num_class_pictures: int = between(200, 1)
 
 
 class DreamBoothFinetuning(Stage):

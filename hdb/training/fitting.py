@@ -112,6 +112,7 @@ class RowFitting(Stage):
         weight = torch.from_numpy(face_weight(latents.shape[-1])) if options.mask else None
         self.register_buffer("weight", weight, persistent=False)
         self.prompts, self.options, self.prior = prompts, options, prior
+        self.loss = torch.zeros(())  # of the last step
 
     @abstractmethod
     def losses(
@@ -146,7 +147,8 @@ class RowFitting(Stage):
         self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
         if self.prior is not None:
             losses = losses + self.prior.weight * self.prior_losses(generator)
-        self.log("train/loss", losses.detach().mean())
+        self.loss = losses.detach().mean()
+        self.log("train/loss", self.loss)
         return losses.sum() / num_draws  # summed over people: a row's gradient is that of being alone
 
     def prior_losses(self, generator: torch.Generator) -> Float[Tensor, " m"]:
@@ -207,7 +209,10 @@ class ThetaFitting(RowFitting):
         return self.personalized.denoising_losses(Residuals(self.rows, self.layout), latents, prompts, **draws)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["layout_digest"] = self.layout.digest
+        checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)
+        checkpoint["state_dict"] = {"thetas": checkpoint["state_dict"]["rows"]}  # what these rows are
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.layout.check_digest(checkpoint["layout_digest"], of="the checkpoint")
+        self.loss = torch.tensor(checkpoint.get("loss", 0.0))
+        checkpoint["state_dict"] = {"rows": checkpoint["state_dict"]["thetas"]}

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 
 from hdb.faces.datamodule import FaceData
+from hdb.limits import above, between
 from hdb.training.callbacks import LossCurve
+from hdb.training.checkpoints import WholeCheckpoints, readable, saver
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.stopping import WholeSteps
 
 
 @dataclass
@@ -23,10 +26,10 @@ class ScheduleOptions:
     `max_minutes` ends a run early, unfinished schedule and all.
     """
 
-    max_steps: int = 100_000
-    max_minutes: float | None = None
-    val_every: int = 1000
-    checkpoint_every: int = 200
+    max_steps: int = between(100_000, 1)
+    max_minutes: float | None = above(None, 0)
+    val_every: int = between(1000, 1)
+    checkpoint_every: int = between(200, 1)
 
 
 def fit_hypernet(
@@ -46,14 +49,8 @@ def fit_hypernet(
         resume: from last.ckpt, where there is one.
     """
     last, curve = folder / "last.ckpt", LossCurve()
-    saver = ModelCheckpoint(
-        dirpath=folder,
-        filename=last.stem,
-        every_n_train_steps=schedule.checkpoint_every,
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
-    own = [saver, LearningRateMonitor(logging_interval="step"), curve]
+    rates = LearningRateMonitor(logging_interval="step")
+    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps()]
     fitting = Trainer(
         devices=1,
         max_steps=schedule.max_steps,
@@ -64,9 +61,10 @@ def fit_hypernet(
         gradient_clip_val=1.0,
         log_every_n_steps=10,
         enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
         **(dict(trainer) | {"callbacks": [*own, *trainer.get("callbacks", ())]}),
     )
-    fitting.fit(stage, data, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+    fitting.fit(stage, data, ckpt_path=readable(last) if resume else None, weights_only=True)
     fitting.save_checkpoint(last)
     hypernet = stage.hypernet
     hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)

@@ -9,8 +9,9 @@ from torch import Tensor
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.limits import above, between, one_of
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps
+from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
 from hdb.training.prior import Prior
 
@@ -31,16 +32,16 @@ class FinetuningOptions:
     draws for the class prompt; `mask` face weighs the loss to the face in the photo's frame.
     """
 
-    basis: str = "lidb"
-    rank: int = 4
-    num_steps: int = 40
-    lr: float | None = None
-    batch_size: int = 4
-    timesteps: str = "uniform"
+    basis: str = one_of("lidb", "lidb", "free")
+    rank: int = between(4, 1, says="{name} is {value}: cannot relax rank 1 to {value}; expected 1 or more")
+    num_steps: int = between(40, 1)
+    lr: float | None = above(None, 0)
+    batch_size: int = between(4, 1)
+    timesteps: str = timesteps()
     stratified: bool = True
-    prior_preservation: float = 0.0
-    num_class_pictures: int = 32
-    mask: str | None = None
+    prior_preservation: float = between(0.0, 0)
+    num_class_pictures: int = between(32, 1)
+    mask: str | None = one_of(None, "face", says="{name} is {value!r}, expected {words} or null")
 
     def check(self, layout: Layout) -> None:
         """Raises ValueError if a prediction of this layout cannot be finetuned so."""

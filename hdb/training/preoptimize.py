@@ -13,8 +13,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.files import write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.limits import above, between
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps
+from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
 
 
@@ -26,11 +27,11 @@ class PreoptimizationOptions:
     towards the mean row per unit of learning rate; with 0 the identities are independent.
     """
 
-    num_steps: int = 500
-    lr: float = 5e-3
-    views_per_step: int = 1
-    mean_pull: float = 0.0
-    timesteps: str = "uniform"
+    num_steps: int = between(500, 1)
+    lr: float = above(5e-3, 0)
+    views_per_step: int = between(1, 1)
+    mean_pull: float = between(0.0, 0)
+    timesteps: str = timesteps()
 
 
 class Preoptimization(ThetaFitting):

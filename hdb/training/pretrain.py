@@ -14,9 +14,10 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
-from hdb.losses import check_distance, identity_loss, weight_space_loss
+from hdb.limits import above, between, one_of
+from hdb.losses import DISTANCES, check_distance, identity_loss, weight_space_loss
 from hdb.metrics.people_mean import PeopleMean
-from hdb.training.denoising import Stage, Timesteps, private_generator
+from hdb.training.denoising import Stage, Timesteps, private_generator, timesteps
 
 
 @dataclass
@@ -35,20 +36,37 @@ class PretrainingOptions:
     per validation picture, spread evenly over `timesteps`.
     """
 
-    alpha: float = 1.0
-    beta: float = 1.0
-    gamma: float = 0.0
-    identity_until: float = 0.85
+    alpha: float = between(1.0, 0)
+    beta: float = between(1.0, 0)
+    gamma: float = between(0.0, 0)
+    identity_until: float = above(0.85, 0, 1)
     identity_styled: bool = False
-    identity_samples: int = 16
-    distance: str = "residuals"
-    lr: float = 1e-4
-    linear_lr: float = 1e-3
-    bases_lr: float | None = None
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    timesteps: str = "uniform"
-    num_val_draws: int = 4
+    identity_samples: int = between(16, 1)
+    distance: str = one_of("residuals", *DISTANCES)
+    lr: float = above(1e-4, 0)
+    linear_lr: float = above(1e-3, 0)
+    bases_lr: float | None = above(None, 0)
+    warmup_steps: int = between(100, 0)
+    weight_decay: float = between(0.01, 0)
+    timesteps: str = timesteps()
+    num_val_draws: int = between(4, 1)
+
+    def check(self, *, learn_bases: bool, freeze_encoder: bool, has_targets: bool) -> None:
+        """Raises ValueError if the losses cannot be those of such a hypernetwork and such data."""
+        if not self.alpha and not self.beta:
+            raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
+        weighs = f"beta = {self.beta} weighs a loss against pre-optimized thetas"
+        if self.beta and learn_bases:
+            raise ValueError(
+                f"{weighs}, which are numbers within the frozen bases; with learned bases expected beta = 0"
+            )
+        if self.beta and not has_targets:
+            raise ValueError(f"{weighs}, but no targets were given")
+        if self.gamma and not (freeze_encoder and self.alpha):
+            raise ValueError(
+                f"gamma = {self.gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
+                f"expected a frozen encoder and alpha above 0, not {self.alpha}"
+            )
 
 
 class HyperNetPretraining(Stage):
@@ -92,21 +110,12 @@ class HyperNetPretraining(Stage):
         super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
         layout = personalized.layout
         layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
-        if not options.alpha and not options.beta:
-            raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
         check_distance(options.distance)
-        weighs = f"beta = {options.beta} weighs a loss against pre-optimized thetas"
-        if options.beta and hypernet.bases is not None:
-            raise ValueError(
-                f"{weighs}, which are numbers within the frozen bases; with learned bases expected beta = 0"
-            )
-        if options.beta and targets is None:
-            raise ValueError(f"{weighs}, but no targets were given")
-        if options.gamma and not (hypernet.freeze_encoder and options.alpha):
-            raise ValueError(
-                f"gamma = {options.gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
-                f"expected a frozen encoder and alpha above 0, not {options.alpha}"
-            )
+        options.check(
+            learn_bases=hypernet.bases is not None,
+            freeze_encoder=hypernet.freeze_encoder,
+            has_targets=targets is not None,
+        )
         self.hypernet, self.options = hypernet, options
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
         layout.check(self.target_thetas)

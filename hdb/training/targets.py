@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm.auto import tqdm
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
@@ -17,8 +16,10 @@ from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.training.checkpoints import WholeCheckpoints, forget, readable, saver
 from hdb.training.predictability import Predictability, predictability
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
+from hdb.training.stopping import WholeSteps
 
 
 class ShardFitting:
@@ -68,21 +69,15 @@ class ShardFitting:
     def fit_shard(self, folder: Path, number: int, members: range) -> float:
         """Writes the shard of these people, by their numbers in the source; returns the last loss."""
         last = folder / f"shard-{number:05d}.ckpt"
-        saver = ModelCheckpoint(
-            dirpath=folder,
-            filename=last.stem,
-            every_n_train_steps=self.checkpoint_every,
-            save_on_exception=True,
-            enable_version_counter=False,
-        )
-        quiet = {"logger": False, "enable_model_summary": False, "devices": 1}
-        trainer = Trainer(max_steps=self.options.num_steps, callbacks=[saver], **quiet, **self.trainer)
+        quiet = {"logger": False, "enable_model_summary": False, "devices": 1, "plugins": [WholeCheckpoints()]}
+        quiet["callbacks"] = [saver(last, every=self.checkpoint_every), WholeSteps()]
+        trainer = Trainer(max_steps=self.options.num_steps, **quiet, **self.trainer)
         stage = self.stage(members)
-        trainer.fit(stage, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        trainer.fit(stage, ckpt_path=readable(last), weights_only=True)
         identities = torch.tensor([self.people[index].identity for index in members])
         save_thetas(folder, number, stage.fitted, identities=identities)
-        last.unlink(missing_ok=True)  # the shard holds its result
-        return float(trainer.callback_metrics["train/diffusion_loss"])
+        forget(last)  # the shard holds its result
+        return float(stage.loss)  # of the step before, where it was stopped after the last
 
     def stage(self, members: range) -> Preoptimization:
         """What the Trainer fits: their pictures, encoded."""

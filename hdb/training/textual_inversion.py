@@ -9,8 +9,9 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
+from hdb.limits import above, between
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps
+from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, RowFitting
 
 
@@ -22,10 +23,10 @@ class TextualInversionOptions:
     timestep per person and step.
     """
 
-    num_steps: int = 5000
-    lr: float = 5e-4
-    batch_size: int = 1
-    timesteps: str = "uniform"
+    num_steps: int = between(5000, 1)
+    lr: float = above(5e-4, 0)
+    batch_size: int = between(1, 1)
+    timesteps: str = timesteps()
     initial_word: str = "face"
 
 

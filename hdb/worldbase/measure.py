@@ -27,6 +27,7 @@ from hdb.faceworld.world import SPLITS
 from hdb.files import write_json, write_text
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.trained import trained_hypernet
+from hdb.limits import between
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.prompts import CLASS_PROMPT, without_identifier
@@ -46,8 +47,8 @@ Numbers = dict[str, float]
 class MeasureOptions(WorldBaseOptions):
     """What is measured beside what was trained: on so many people, so many of the base's own pictures."""
 
-    num_measured: int = 200
-    num_generated: int = 600
+    num_measured: int = between(200, 1)
+    num_generated: int = between(600, 1)
 
 
 @dataclass(frozen=True)

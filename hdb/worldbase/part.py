@@ -68,7 +68,7 @@ class Part(LightningModule):
         return self.views.pick(step, self.batch_size, seed=self.seed)
 
     def training_step(self, step: int, batch_idx: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed + 1) * 10_000_019 + int(step))
+        generator = torch.Generator().manual_seed(((self.seed + 1) * 10_000_019 + int(step)) % 2**63)
         losses = self.loss(self.pick(int(step)), generator)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]

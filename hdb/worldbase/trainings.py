@@ -17,17 +17,20 @@ from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
+from hdb.limits import a_seed, above, between, one_of
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.training.callbacks import LossCurve
+from hdb.training.checkpoints import WholeCheckpoints, readable
 from hdb.training.curves import write_curve
-from hdb.training.device import device_of, now
+from hdb.training.device import accelerator, device_of, now, precision
+from hdb.training.stopping import WholeSteps
 from hdb.worldbase import models
 from hdb.worldbase.autoencoder import AutoencoderTraining
 from hdb.worldbase.classifier import HEADS, ClassifierTraining
 from hdb.worldbase.denoiser import DenoiserTraining
 from hdb.worldbase.identity import IdentityTraining
-from hdb.worldbase.part import Part
+from hdb.worldbase.part import OPTIMIZERS, Part
 from hdb.worldbase.report import weights_digest
 from hdb.worldbase.selfsupervised import SelfSupervisedTraining
 from hdb.worldbase.text import TextTraining, text_encoder_of
@@ -54,11 +57,11 @@ class PartOptions:
     `optimizer` is adamw or muon, which bears a rate ten times that of the other.
     """
 
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    share: float = 0.1
-    optimizer: str = "adamw"
+    steps: int = between(1000, 1)
+    batch_size: int = between(32, 1)
+    lr: float = above(1e-3, 0)
+    share: float = above(0.1, 0, 1)
+    optimizer: str = one_of("adamw", *OPTIMIZERS)
 
 
 @dataclass
@@ -66,13 +69,13 @@ class WorldBaseOptions:
     """What all trainings of the base share, and how each is trained. `minutes` bounds all of it, null takes steps."""
 
     root: str = "data/faceworld"
-    resolution: int = 128
-    num_identities: int | None = None
-    views_per_identity: int = 12
-    num_workers: int = 2
+    resolution: int = between(128, 16)
+    num_identities: int | None = between(None, 1)
+    views_per_identity: int = between(12, 1)
+    num_workers: int = between(2, 0)
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
-    minutes: float | None = None
+    minutes: float | None = above(None, 0)
     autoencoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 32, 2e-3, 0.18))
     text: PartOptions = field(default_factory=lambda: PartOptions(2000, 128, 1e-3, 0.06))
     denoiser: PartOptions = field(default_factory=lambda: PartOptions(40000, 64, 6e-4, 0.44))
@@ -80,9 +83,9 @@ class WorldBaseOptions:
     recognizer: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
     dino: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 5e-4, 0.08))
     classifier: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 1e-3, 0.04))
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    seed: int = 0
+    accelerator: str = accelerator()
+    precision: str = precision()
+    seed: int = a_seed()
 
 
 def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
@@ -121,6 +124,15 @@ def done(options: WorldBaseOptions, name: str) -> bool:
                 f"{folder} is of {begun} px, not {options.resolution}: expected another output and weights"
             )
     return (folder / "done.json").is_file()
+
+
+def refuse_foreign_weights(names: Sequence[str], options: WorldBaseOptions) -> None:
+    """Raises ValueError if a part would replace weights that were not trained in this output."""
+    for name in names:
+        lies, begun = Path(options.weights) / NETWORKS[name], Path(options.output) / name
+        if lies.is_dir() and any(lies.iterdir()) and not begun.is_dir():
+            given = f"weights {lies} were not trained in {begun}"
+            raise ValueError(f"{given}: expected another folder as weights, or overwrite=true")
 
 
 def part_of(name: str, views: Views, options: WorldBaseOptions, *, num_steps: int) -> Part:
@@ -208,16 +220,22 @@ def fit(
         logger=logger_of(f"base-{name}", folder),
         callbacks=[
             ModelCheckpoint(
-                dirpath=folder, filename="last", train_time_interval=timedelta(minutes=2), enable_version_counter=False
+                dirpath=folder,
+                filename="last",
+                train_time_interval=timedelta(minutes=2),
+                save_on_exception=True,
+                enable_version_counter=False,
             ),
             TQDMProgressBar(refresh_rate=20),
             curve,
+            WholeSteps(),
         ],
+        plugins=[WholeCheckpoints()],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
     )
-    trainer.fit(part, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    trainer.fit(part, ckpt_path=readable(last), weights_only=True)
     part.cpu().save(Path(options.weights) / PARTS[name])
     seconds = round(time.perf_counter() - started)
     write_curve(folder, curve.points)

@@ -70,12 +70,12 @@ class Views:
         """Flat numbers of the pictures of one step: without repetition within an epoch, the same at every resume."""
         epoch_length = max(1, len(self) // size)
         epoch, position = divmod(step, epoch_length)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
         return order[position * size : (position + 1) * size] if len(self) >= size else order
 
     def pick_people(self, step: int, *, people: int, views: int, seed: int) -> Int[Tensor, " n"]:
         """Flat numbers of some views of each of some people; view k of person p is at p * views + k."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         who = torch.randperm(self.identities, generator=generator)[:people]
         shown = [torch.randperm(self.views_per_identity, generator=generator)[:views] for _ in who]
         return (who[:, None] * self.views_per_identity + torch.stack(shown)).flatten()

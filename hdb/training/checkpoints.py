@@ -1,0 +1,95 @@
+"""Checkpoints: written whole beside their place, the one before kept, and gone back to where the last is damaged."""
+
+import io
+import os
+import secrets
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from hdb.files import written_whole
+
+# What torch, pickle and zipfile raise on files that are damaged, whichever way.
+_UNREADABLE = (zipfile.BadZipFile, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's files, staged beside the target and not in a temporary folder, from where they would be copied."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+            if Path(path).is_file():
+                _keep(Path(path))
+
+
+def saver(last: Path, *, every: int) -> ModelCheckpoint:
+    """What writes `last` every so many steps, and when a run is stopped."""
+    return ModelCheckpoint(
+        dirpath=last.parent,
+        filename=last.stem,
+        every_n_train_steps=every,
+        save_on_exception=True,
+        enable_version_counter=False,
+    )
+
+
+def previous(last: Path) -> Path:
+    """Where the checkpoint before is kept."""
+    return last.with_name(f"{last.stem}.previous{last.suffix}")
+
+
+def readable(last: Path) -> Path | None:
+    """The checkpoint to go on from: `last`, or the one before where that is damaged; None where there is none.
+
+    Says so, and sets a damaged one aside.
+    """
+    found: str = ""
+    for path in (last, previous(last)):
+        if not path.is_file():
+            continue
+        if damage := _damage(path):
+            found = f"{path} is damaged ({damage})"
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+            print(f"{found} and now called {path.name}.damaged")
+            continue
+        if path != last:
+            print(f"going on from {path}, the checkpoint before" if found else f"going on from {path}")
+        return path
+    if found:
+        print(f"no checkpoint in {last.parent} can be read: beginning at the first step")
+    return None
+
+
+def forget(last: Path) -> None:
+    """Removes what is of no use any more."""
+    last.unlink(missing_ok=True)
+    previous(last).unlink(missing_ok=True)
+
+
+def _keep(path: Path) -> None:
+    spare = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp")
+    try:
+        os.link(path, spare)  # there is a whole `path` at every moment
+        os.replace(spare, previous(path))
+    except OSError:  # a file system without links
+        spare.unlink(missing_ok=True)
+        os.replace(path, previous(path))
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (torn := archive.testzip()) is not None:
+                return f"its part {torn} is not as it was written"
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return None if {"state_dict", "global_step"} <= set(checkpoint) else "it is no checkpoint of a training"
+    except _UNREADABLE as error:
+        return " ".join(str(error).split()) or type(error).__name__
