@@ -13,6 +13,7 @@ class PeopleMean(Metric):
 
     Several values of one identity count as their mean: pictures of one person are no independent draws.
 
+    >>> import torch
     >>> mean = PeopleMean()
     >>> mean.update(torch.tensor([1.0, 3.0, 6.0]), torch.tensor([7, 7, 8]))
     >>> mean.compute()[0]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from hdb.diffusion.sheet import to_image
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld import FaceWorld
 from hdb.faceworld.framing import Framing
 from hdb.faceworld.view import sample_nuisances
-from hdb.sampling import to_image
 
 EYES = 0.5 - 0.0269  # height of the point between the eyes: a tenth of the way to the mouth above the center
 PUPILS = 0.147  # how far the surface of an eye lies before its center, in head units: it moves when the head turns
