@@ -23,8 +23,8 @@ def start_at_components(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 h
     equal: equal, the denoiser would spend itself on noise-like detail; untouched, the brightness of a cell would
     outshout the noise of the last timestep. Residual blocks start as the identity, so nothing of the architecture is
     lost. The best linear decoder behind 24 components reaches 28.7 dB on portraits of 64 px. It is no start for the
-    decoder: as convolutions between norms it is so finely balanced that twenty steps of training leave 18 dB of it, and
-    from random weights Muon needs two hundred.
+    decoder: as convolutions between norms it is so finely balanced that AdamW at 3e-4 had 20.7 dB left after twenty
+    steps, where Muon from random weights had 24.8 after 180 (training losses, noise on the latents).
 
     Args:
         images: some hundreds, in [0, 1].
