@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,11 +42,13 @@ def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds:
     """The pictures of a subject, what it cost, and its file as an artifact."""
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    attempted(lambda: _log_file(logger, path))
+    attempted(lambda: log_files(logger, path.stem, [path], kind="subject", about=Subject.load(path).metadata))
 
 
-def _log_file(logger: WandbLogger, path: Path) -> None:
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)[:128]  # what W&B takes
-    artifact = wandb.Artifact(name, type="subject", metadata=Subject.load(path).metadata)
-    artifact.add_file(str(path))
+def log_files(logger: WandbLogger, name: str, files: Sequence[Path], *, kind: str, about: Mapping[str, str]) -> None:
+    """Some files as one artifact."""
+    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
+    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
+    for path in files:
+        artifact.add_file(str(path))
     logger.experiment.log_artifact(artifact)

@@ -129,10 +129,12 @@ class Evaluate(ProtocolOptions, MethodOptions, Drawing):
 
     `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are.
+    the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
+    there: settings for the plot.
     """
 
     output: str = "outputs/eval"
+    searches: str = "outputs/search"
     methods: list[str] | None = None
     dtype: str = "float32"
     faces: PeopleOptions = field(default_factory=PeopleOptions)
@@ -140,6 +142,20 @@ class Evaluate(ProtocolOptions, MethodOptions, Drawing):
     hypernet: str | None = None
     encoder: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
+
+
+@dataclass
+class Readme:
+    """The tables of `readme`, each between two marks that name a file of results.
+
+    `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
+    the same name.
+    """
+
+    readme: str = "README.md"
+    results: str | None = None
+    picture: str = "grid.png"
+    kept: str = "hdb/faceworld/weights/eval.json"
 
 
 @dataclass
