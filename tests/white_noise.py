@@ -68,7 +68,8 @@ def evaluation(folder: Path, judges: Judges, *, size: Sequence[int], num_methods
         options=ProtocolOptions(num_pictures=num_pictures, subjects_per_batch=num_people),
         sampling=SamplingOptions(batch_size=10),
     )
-    write_report(folder, outcome, about={"versions": {"torch": torch.__version__}}, curves={})
+    made_by = {"base": "noise", "base_digest": "0", "hypernetwork": "none"}
+    write_report(folder, outcome, about={"protocol": made_by, "versions": {"torch": torch.__version__}}, curves={})
     return outcome
 
 

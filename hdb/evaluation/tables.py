@@ -82,7 +82,7 @@ def score_table(
 
 def difference_table(results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Ours") -> Table:
     """Ours minus each other method, person by person; what the other costs over ours."""
-    columns, methods, paired = ["ours minus", *SCORES, "its seconds / ours", "its bytes / ours"], results["methods"], {}
+    columns, methods = ["ours minus", *SCORES, "its seconds / ours", "its bytes / ours"], results["methods"]
     paired = results["paired"] if names is None else {name: results["paired"][name] for name in names if name != OURS}
     rows = []
     for name, of in paired.items():
