@@ -33,14 +33,15 @@ def summarize(
 def scale(per_method: Mapping[str, PerIdentity], **resampling: int) -> Scale:
     """Score -> how far the oracle lies above the unpersonalized base, and whether a judge tells the two apart.
 
-    It does where the interval of their paired difference excludes 0. Empty where one of the two is missing.
+    It does where the interval of their paired difference excludes 0; of one person there is no interval. Empty where one
+    of the two is missing.
     """
     if not set(SCALE) <= per_method.keys():
         return {}
     low, high = (per_method[end] for end in SCALE)
     found = differences(high, low, **resampling)
-    for of in found.values():
-        of["apart"] = not of["ci95"][0] <= 0 <= of["ci95"][1]
+    for name, of in found.items():
+        of["apart"] = len(high[name]) > 1 and not of["ci95"][0] <= 0 <= of["ci95"][1]
     return found
 
 

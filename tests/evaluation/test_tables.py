@@ -75,6 +75,13 @@ def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_n
         assert "reason" not in entry["face_rec"]
 
 
+def test_one_person_tells_nothing_apart():
+    one = {name: {score: np.array(FACE_REC[name][:1]) for score in SCORES} for name in ("unpersonalized", "oracle")}
+    results = summarize(one | {"hyperdreambooth": one["oracle"]}, {}, num_resamples=10, seed=0)
+    assert results["scale"]["face_rec"]["mean"] == pytest.approx(0.9)
+    assert results["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
+
+
 def test_without_the_oracle_there_is_no_scale():
     results = results_of("unpersonalized", "hyperdreambooth")
     assert results["scale"] == {}
