@@ -33,8 +33,8 @@ def summarize(
 def scale(per_method: Mapping[str, PerIdentity], **resampling: int) -> Scale:
     """Score -> how far the oracle lies above the unpersonalized base, and whether a judge tells the two apart.
 
-    It does where the interval of their paired difference excludes 0; of one person there is no interval. Empty where one
-    of the two is missing.
+    It does where the interval of their paired difference excludes 0, which one person has none of. Empty where an end
+    is missing.
     """
     if not set(SCALE) <= per_method.keys():
         return {}
