@@ -13,8 +13,17 @@ from hdb.training.stopping import stoppable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal."""
-    sys.exit(code(main, sys.argv[1:]))
+    """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal.
+
+    Under a W&B agent a run that SIGTERM stopped ends of that signal. The agent sends it where the sweep ends a run
+    early (hyperband), and counts codes above 0 as failures, of which a few end the agent.
+    """
+    left = code(main, sys.argv[1:])
+    if left == 128 + signal.SIGTERM and os.environ.get("WANDB_SWEEP_ID"):
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(left)
 
 
 def code(main: Callable[[list[str]], None], argv: list[str]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from experiments.cli import run
 from experiments.config import Pretrain, load
 from experiments.runs import LOOKED_AT, check_folder, claim
-from experiments.tracking import wandb_run
+from experiments.tracking import log_winner, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.datamodule import FaceData, first_references
@@ -37,11 +37,11 @@ def main(argv: list[str]) -> None:
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
     train, val = people.training(), people.faces("val")
-    shown = first_references(val, config.num_preview_identities)
     hypernet = new_hypernet(net, encoder, layout, base_digest=base.digest)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     standardize(hypernet, (sample.reference for sample in train), device=device)
     how = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
+    how["references"] = first_references(val, config.num_preview_identities)
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=config.seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=config.seed)
     digests = {"base_digest": base.digest, "encoder_digest": encoder.digest}
@@ -49,8 +49,9 @@ def main(argv: list[str]) -> None:
         write_json(folder / SPLITS_FILE, asdict(people.splits))
         with wandb_run(config, stage="pretrain", output=folder) as logger:
             machine = {"accelerator": config.accelerator, "precision": config.precision, "logger": logger}
-            machine["callbacks"] = [PreviewPeople(personalized, judges, shown, seed=config.seed, **how)]
+            machine["callbacks"] = [PreviewPeople(personalized, judges, seed=config.seed, **how)]
             scores = fit_hypernet(stage, data, folder, schedule=config, trainer=machine, resume=resume)
+            log_winner(logger, folder, scores)
         scores["seconds"] = time.perf_counter() - started
         write_json(folder / "metrics.json", scores | {"base": base.name, **digests, "skipped": train.skipped.counts})
     print(f"{folder / 'last.ckpt'}: {scores['step']} steps, {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
+from hdb.hypernet.trained import BEST, BEST_BY, finished_runs
 from hdb.lidb.file import Subject
 from hdb.runs.logger import attempted, mode_of, started
 
@@ -43,6 +44,20 @@ def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds:
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
     attempted(lambda: _log_file(logger, path))
+
+
+def log_winner(logger: WandbLogger, folder: Path, scores: Mapping[str, float]) -> None:
+    """The network of a sweep's run that is better than all finished before it: the artifact hypernet-<sweep>:best."""
+    sweep, own = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
+    others = [score for of, score in finished_runs(folder.parent).items() if of != folder] if sweep else []
+    if sweep and own is not None and all(own > other for other in others):
+        attempted(lambda: _log_network(logger, folder, f"hypernet-{sweep}", scores))
+
+
+def _log_network(logger: WandbLogger, folder: Path, name: str, scores: Mapping[str, float]) -> None:
+    artifact = wandb.Artifact(name, type="model", metadata=dict(scores))
+    artifact.add_dir(str(folder / "hypernet"))
+    logger.experiment.log_artifact(artifact, aliases=[BEST])
 
 
 def _log_file(logger: WandbLogger, path: Path) -> None:

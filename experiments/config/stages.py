@@ -95,7 +95,7 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
 class Personalize(Drawing):
     """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
 
-    `hypernet` null takes the newest of `make train`, else the shipped one.
+    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
     where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
@@ -128,6 +128,7 @@ class Evaluate(ProtocolOptions, MethodOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
+    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are.
     """
