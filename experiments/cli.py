@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from hdb.training import ranks
 from hdb.training.stopping import stoppable
 
 
@@ -39,10 +40,15 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     with stoppable() as stopping:
         try:
             left = _left(main, argv)
-        except Exception:
-            if stopping.asked is None:
+        except Exception as error:
+            if stopping.asked is None and not ranks.lost_another(error):
                 raise
-            left = None  # whatever the signal broke
+            left = None if stopping.asked else 2  # whatever the signal, or another process, broke
+            if left:
+                print(f"error: {ranks.GONE}", file=sys.stderr)
+        ranks.leave()
+        if stopping.asked and not ranks.is_first():
+            return 0  # Lightning's launcher kills all where one that it started leaves with another code
         return left if stopping.asked is None and left is not None else _stopped(stopping.asked or signal.SIGINT)
 
 

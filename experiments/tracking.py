@@ -14,6 +14,7 @@ from experiments.config import dotted
 from hdb.hypernet.trained import BEST, BEST_BY, finished_runs
 from hdb.lidb.file import Subject
 from hdb.runs.logger import attempted, mode_of, started
+from hdb.training.ranks import is_first
 
 
 @contextmanager
@@ -28,10 +29,14 @@ def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = Tr
 
 
 def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
-    """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`."""
+    """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`.
+
+    Of several processes the first logs.
+    """
     project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
     about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
-    return started(Path(output), mode=check_mode(config), keep=keep, **about)
+    mode = check_mode(config) if is_first() else "disabled"
+    return started(Path(output), mode=mode, keep=keep and is_first(), **about)
 
 
 def check_mode(config: object) -> str:
@@ -50,7 +55,7 @@ def log_winner(logger: WandbLogger, folder: Path, scores: Mapping[str, float]) -
     """The network of a sweep's run that is better than all finished before it: the artifact hypernet-<sweep>:best."""
     sweep, own = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
     others = [score for of, score in finished_runs(folder.parent).items() if of != folder] if sweep else []
-    if sweep and own is not None and all(own > other for other in others):
+    if sweep and is_first() and own is not None and all(own > other for other in others):
         attempted(lambda: _log_network(logger, folder, f"hypernet-{sweep}", scores))
 
 

@@ -33,6 +33,7 @@ from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.pretrain import PretrainingOptions
+from hdb.training.ranks import ProcessOptions
 from hdb.worldbase.measure import MeasureOptions
 from hdb.worldbase.trainings import PARTS
 
@@ -40,7 +41,7 @@ PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 
 @dataclass
-class Preoptimize(PreoptimizationOptions, Logged):
+class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
     """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
 
     `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
@@ -55,7 +56,7 @@ class Preoptimize(PreoptimizationOptions, Logged):
 
 
 @dataclass
-class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
+class Pretrain(PretrainingOptions, ScheduleOptions, ProcessOptions, Drawing):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at

@@ -27,9 +27,13 @@ class FaceLoader:
 
     Args:
         batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.
+            Without it the batches are those of one process, shared out.
         shuffle: off for validation: then every epoch is the same, samples and all.
         num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
         rank: this process among `world_size`; each takes every world_size-th sample.
+
+    Raises:
+        ValueError: a rank would have no batch.
     """
 
     def __init__(
@@ -53,6 +57,11 @@ class FaceLoader:
             raise ValueError(
                 f"an epoch has {self.num_samples} samples, expected at least {batch_size * world_size}, one batch for "
                 "each process: lower the batch size"
+            )
+        if not shuffle and not self.streams and (num := -(-self.num_samples // batch_size)) < world_size:
+            raise ValueError(
+                f"{self.num_samples} people in batches of {batch_size} are {num} batches, expected at least "
+                f"{world_size}, one for each process: lower the batch size, or take more people for validation"
             )
         self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
 
@@ -91,8 +100,9 @@ class FaceLoader:
             step = self.batch_size * self.world_size
             missing = -len(keys) % step
             keys += (keys * -(-missing // len(keys)))[:missing]
-        mine = keys[self.rank :: self.world_size]
-        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+            keys = keys[self.rank :: self.world_size]
+        batches = [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+        return batches if self.shuffle else batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[FaceBatch]:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
@@ -165,6 +175,10 @@ class FaceData(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError if there are too few people for the processes: not after hours, at the first validation."""
+        self.val_dataloader()
 
     def train_dataloader(self) -> FaceLoader:
         return self.loader(self.train, shuffle=True, num_samples=self.num_samples)

@@ -98,9 +98,9 @@ class Stage(L.LightningModule):
         self.personalized.bind(None)
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """The generator of this step; micro-batches of one optimizer step and the ranks differ."""
+        """The generator of this step, the same in all processes; micro-batches of one optimizer step differ."""
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        return private_generator(self.seed, self.global_step, micro_batch, self.global_rank)
+        return private_generator(self.seed, self.global_step, micro_batch, 0)
 
     def draw(
         self, num: int, generator: torch.Generator, *, stratified: bool = False
@@ -111,3 +111,11 @@ class Stage(L.LightningModule):
             num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
         )
         return noise.to(self.device), timesteps.to(self.device)
+
+    def draw_share(
+        self, num: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
+        """This process's share of what one process would draw for all: a loss does not depend on how many there are."""
+        world_size = self.trainer.world_size
+        noise, timesteps = self.draw(num * world_size, generator)
+        return noise[self.global_rank :: world_size], timesteps[self.global_rank :: world_size]

@@ -16,6 +16,7 @@ from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import WholeCheckpoints, readable, saver
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.ranks import agreed, is_first
 from hdb.training.stopping import WholeSteps
 
 
@@ -44,15 +45,14 @@ def fit_hypernet(
     """Writes last.ckpt, hypernet/ and curve.json; returns the scores of the last validation, and the last step.
 
     Args:
-        trainer: further arguments of the Trainer: accelerator, precision, logger, callbacks beside those of
-            the run itself.
+        trainer: further arguments of the Trainer: accelerator, devices, precision, logger, callbacks beside those
+            of the run itself.
         resume: from last.ckpt, where there is one.
     """
     last, curve = folder / "last.ckpt", LossCurve()
     rates = LearningRateMonitor(logging_interval="step")
     own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps()]
     fitting = Trainer(
-        devices=1,
         max_steps=schedule.max_steps,
         max_time=timedelta(minutes=schedule.max_minutes) if schedule.max_minutes else None,
         val_check_interval=schedule.val_every,
@@ -64,10 +64,12 @@ def fit_hypernet(
         plugins=[WholeCheckpoints()],
         **(dict(trainer) | {"callbacks": [*own, *trainer.get("callbacks", ())]}),
     )
-    fitting.fit(stage, data, ckpt_path=readable(last) if resume else None, weights_only=True)
+    fitting.fit(stage, data, ckpt_path=agreed(lambda: readable(last) if resume else None), weights_only=True)
     fitting.save_checkpoint(last)
     hypernet = stage.hypernet
-    hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)
+    if is_first():
+        hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)
     (scores,) = fitting.validate(stage, data, verbose=False)
-    write_curve(folder, curve.points)
+    if is_first():
+        write_curve(folder, curve.points)
     return {**scores, "step": fitting.global_step}

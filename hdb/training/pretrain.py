@@ -126,7 +126,7 @@ class HyperNetPretraining(Stage):
         theta = self.hypernet(batch.reference)
         loss, alpha, beta = torch.zeros((), device=self.device), self.options.alpha, self.options.beta
         if alpha:
-            noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
+            noise, timesteps = self.draw_share(len(theta), self.step_generator(batch_idx))
             latents = self.latents(batch.target)
             people = Residuals(theta, self.hypernet.layout)
             denoised = self.personalized.denoise(people, latents, batch.prompts, noise=noise, timesteps=timesteps)
@@ -175,7 +175,8 @@ class HyperNetPretraining(Stage):
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         theta, latents, num = self.hypernet(batch.reference), self.latents(batch.target), len(batch.reference)
         num_draws = self.options.num_val_draws
-        generator = private_generator(self.seed, batch_idx, self.global_rank)  # no step in the key: the same every time
+        number = batch_idx * self.trainer.world_size + self.global_rank  # of this batch among those of all processes
+        generator = private_generator(self.seed, number, 0)  # no step in the key: the same every time
         noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
         others = someone_else(batch.identities.tolist())
         both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)

@@ -60,14 +60,26 @@ def stoppable() -> Iterator[Stopping]:
 
 
 class WholeSteps(L.Callback):
-    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step."""
+    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step.
+
+    Of several processes all stop after the same step, whichever got the signal: they ask each other every `every`
+    steps, since to ask is to wait for the device.
+    """
+
+    every = 10
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         _stopping.within_step = True
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        asked = _stopping.asked is not None
+        if trainer.world_size > 1:
+            if trainer.global_step % self.every:
+                return  # and still within the step: a signal in between waits, too
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            _stopping.asked = _stopping.asked or (signal.SIGTERM if asked else None)
         _stopping.within_step = False
-        if _stopping.asked:
+        if asked:
             raise KeyboardInterrupt
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
