@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train eval personalize test lint faceworld base clean
+.PHONY: help install train eval tables personalize test lint faceworld base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ train: $(STAMP)  ## train the hypernetwork: outputs/pretrain/{last.ckpt,metrics.
 
 eval: $(STAMP)  ## personalize unseen people with every method and score the pictures: outputs/eval/
 	$(RUN) -m experiments.evaluate $(or $(CONFIG),configs/faceworld/evaluate.yaml) $(SET)
+
+tables: $(STAMP)  ## the paper's three tables, all methods on 12 prompts, in about an hour: outputs/tables/report.html
+	$(RUN) -m experiments.evaluate $(or $(CONFIG),configs/faceworld/evaluate.yaml configs/faceworld/tables.yaml) $(SET)
 
 personalize: $(STAMP)  ## one photo to one file: SET="reference=face.png output=me.safetensors"
 	$(RUN) -m experiments.personalize $(or $(CONFIG),configs/faceworld/personalize.yaml) $(SET)

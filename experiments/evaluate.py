@@ -1,21 +1,22 @@
 """Every method on the same unseen people: python -m experiments.evaluate configs/faceworld/evaluate.yaml
 
-Under `output`: subjects/ (the files), images/, manifest.jsonl, results.json, grid.png. An interrupted run goes on:
-files and pictures that exist are kept, and the scores come from the pictures on disk.
+Under `output`: subjects/ (the files), images/, manifest.jsonl, results.json, report.html, tradeoff.png, grid.png. An
+interrupted run goes on: files and pictures that exist are kept, and the scores come from the pictures on disk.
 """
 
 from experiments.cli import run
 from experiments.config import Evaluate, load
+from experiments.records import log_evaluation
 from experiments.runs import AT_ONCE, check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.evaluate import evaluate
 from hdb.evaluation.people import unseen
+from hdb.evaluation.report import versions, write_report
 from hdb.evaluation.scores import Panel, what_is_asked
+from hdb.evaluation.search import searched
 from hdb.evaluation.subjects import subjects_folder
-from hdb.evaluation.tables import logged
-from hdb.files import write_json
 from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
 from hdb.lidb.file import dtype_named
 from hdb.methods.studio import Studio
@@ -23,7 +24,7 @@ from hdb.methods.table import Means, make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
 from hdb.prompts import read_prompts, without_identifier
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
+from hdb.training.ranks import alone, start
 
 
 def main(argv: list[str]) -> None:
@@ -31,14 +32,14 @@ def main(argv: list[str]) -> None:
     chosen, dtype = methods_named(config.methods), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     asked = what_is_asked(prompts, source=config.faces.source, classifier=config.judges.classifier)
-    path, folder = hypernet_path(config.hypernet), own_place(config.output)
+    path, folder, curves = hypernet_path(config.hypernet), own_place(config.output), searched(config.searches)
     check_folder(folder, config)
     refuse_missing_networks(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
-    people, device = unseen(config.faces, config, hypernet=path), device_of(config.accelerator)
+    people, device = unseen(config.faces, config, hypernet=path), start(config, accelerator=config.accelerator)
     base = read_base(config.base, memory=config.memory).to(device)
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
-    machine = {"accelerator": config.accelerator, "precision": config.precision}
+    machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
     methods = make_methods(chosen, Means(hypernet, studio, config, people.world, subjects_folder(folder)))
@@ -49,11 +50,10 @@ def main(argv: list[str]) -> None:
     with claim(folder, config, result="results.json", inputs=inputs, reads=(path,), free=AT_ONCE):
         with wandb_run(config, stage="evaluate", output=folder) as logger:
             outcome = evaluate(methods, people, prompts, panel, **how)
-            outcome.results["protocol"] |= {"base": base.name, "base_digest": base.digest, "hypernetwork": str(path)}
-            write_json(folder / "results.json", outcome.results)
-            logger.log_image("eval/grid", [outcome.grid])
-            logger.log_metrics(logged(outcome.results["methods"]))
-    print(outcome.tables)
+            protocol = {"base": base.name, "base_digest": base.digest, "hypernetwork": str(path)}
+            about = {"protocol": protocol | {"settings": config.settings()}, "versions": versions(device)}
+            log_evaluation(logger, write_report(folder, outcome, about=about, curves=curves), outcome)
+    print("\n\n".join(table.text() for table in outcome.tables))
 
 
 if __name__ == "__main__":

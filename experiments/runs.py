@@ -11,7 +11,8 @@ from hdb.runs import folder as folders
 from hdb.training.ranks import once
 
 # What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
-# beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone.
+# beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone, and
+# what it plots beside its own points.
 WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
 WAYS += ["devices", "num_nodes", "strategy"]
 ELSEWHERE = ("wandb.", "base.path", "base.revision")
@@ -23,7 +24,7 @@ LOOKED_AT = (
     "num_val_draws",
     "hypernet.encoder",
 )  # in training
-AT_ONCE = ("sampling.batch_size", "subjects_per_batch", "num_resamples")
+AT_ONCE = ("sampling.batch_size", "subjects_per_batch", "num_resamples", "searches")
 
 
 def claim(

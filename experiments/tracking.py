@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,25 +48,31 @@ def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds:
     """The pictures of a subject, what it cost, and its file as an artifact."""
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    attempted(lambda: _log_file(logger, path))
+    attempted(lambda: log_files(logger, path.stem, [path], kind="subject", about=Subject.load(path).metadata))
 
 
 def log_winner(logger: WandbLogger, folder: Path, scores: Mapping[str, float]) -> None:
     """The network of a sweep's run that is better than all finished before it: the artifact hypernet-<sweep>:best."""
-    sweep, own = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
-    others = [score for of, score in finished_runs(folder.parent).items() if of != folder] if sweep else []
-    if sweep and is_first() and own is not None and all(own > other for other in others):
-        attempted(lambda: _log_network(logger, folder, f"hypernet-{sweep}", scores))
+    sweep, score = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
+    if not sweep or score is None or not is_first():
+        return
+    if all(score > other for of, other in finished_runs(folder.parent).items() if of != folder):
+        name, files = f"hypernet-{sweep}", sorted((folder / "hypernet").glob("*"))
+        attempted(lambda: log_files(logger, name, files, kind="model", about=scores, aliases=[BEST]))
 
 
-def _log_network(logger: WandbLogger, folder: Path, name: str, scores: Mapping[str, float]) -> None:
-    artifact = wandb.Artifact(name, type="model", metadata=dict(scores))
-    artifact.add_dir(str(folder / "hypernet"))
-    logger.experiment.log_artifact(artifact, aliases=[BEST])
-
-
-def _log_file(logger: WandbLogger, path: Path) -> None:
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)[:128]  # what W&B takes
-    artifact = wandb.Artifact(name, type="subject", metadata=Subject.load(path).metadata)
-    artifact.add_file(str(path))
-    logger.experiment.log_artifact(artifact)
+def log_files(
+    logger: WandbLogger,
+    name: str,
+    files: Sequence[Path],
+    *,
+    kind: str,
+    about: Mapping[str, str | float],
+    aliases: list[str] | None = None,
+) -> None:
+    """Some files as one artifact."""
+    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
+    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
+    for path in files:
+        artifact.add_file(str(path))
+    logger.experiment.log_artifact(artifact, aliases=aliases)

@@ -25,6 +25,7 @@ SCHEMAS = {
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
     "search": schemas.Search,
+    "tables": schemas.Evaluate,
 }
 REQUIRED = {
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],

@@ -165,7 +165,7 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-    interrupt(monkeypatch, StableDiffusion, "sample", at=8)  # the class pictures, 6 of 5 methods, then no_hyper's
+    interrupt(monkeypatch, StableDiffusion, "sample", at=12)  # the class pictures, 10 of 5 methods, no_hyper's
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
     kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}

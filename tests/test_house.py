@@ -28,6 +28,7 @@ COMMANDS = {
     "preoptimize": schemas.Preoptimize,
     "prepare": schemas.Prepare,
     "pretrain": schemas.Pretrain,
+    "readme": schemas.Readme,
     "search": schemas.Search,
 }
 HELPERS = {

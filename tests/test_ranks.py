@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tiny_judges
 
-from experiments import preoptimize, pretrain
+from experiments import evaluate, preoptimize, pretrain
 from experiments.cli import code
 from experiments.config import Pretrain, load
 from hdb.training import ranks
@@ -52,8 +52,19 @@ def words(room) -> dict[str, list[str]]:
     judges = [f"judges.{judge}={room}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     net = [f"hypernet.encoder={room}/encoder", "hypernet.width=8", "hypernet.num_heads=2", "hypernet.iterations=2"]
     small = ["num_val_draws=1", "num_preview_identities=2", "sampling.num_inference_steps=2", "gamma=0", "val_every=1"]
+    (room / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow\n")
+    unseen = [f"base.path={room}/base", "accelerator=cpu", f"hypernet={room}/hypernet", f"encoder={room}/encoder"]
+    unseen += ["faces.source=flat", "faces.crop=false", f"faces.root={room}/photos", "faces.resolution=64"]
+    unseen += ["faces.num_val_identities=0", "faces.num_test_identities=4", f"prompts={room}/prompts.txt"]
+    unseen += ["num_identities=4", "num_gallery=4", "num_prompts=2", "num_pictures=1", "num_references=1"]
+    unseen += ["methods=[unpersonalized,no_hyper,hyperdreambooth]", "finetuning.num_steps=2", "subjects_per_batch=2"]
+    unseen += ["sampling.num_inference_steps=2", "num_resamples=100"]
     fitting = ["identities_per_shard=1", "num_steps=2", "faces.views_per_identity=2"]
-    return {"preoptimize": [*common, *fitting], "pretrain": [YAML, *common, *judges, *net, *small]}
+    return {
+        "preoptimize": [*common, *fitting],
+        "pretrain": [YAML, *common, *judges, *net, *small],
+        "evaluate": [*unseen, *judges],
+    }
 
 
 def together(room: Path, *plan: tuple[str, list[str]]) -> subprocess.Popen:
@@ -76,6 +87,7 @@ def done(room, words) -> str:
         ("pretrain", [*training, *PAIR, *ONE_STEP, "faces.batch_size=2", "output=pair-step"]),
         ("pretrain", [*training, *PAIR, *STILL, "faces.batch_size=2", "output=pair-scores"]),
         ("pretrain", [*training, *PAIR, *LONGER, "faces.batch_size=2", "output=pair-longer"]),
+        ("evaluate", [*words["evaluate"], *PAIR, "output=pair-eval"]),  # the last: after it the first is alone
     )
     said, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
@@ -122,6 +134,22 @@ def test_scores_of_two_processes_are_those_of_one(done, alone, words, room):
     scores = [name for name in one if name.startswith("val/")]
     assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other", "val/own_better"} <= set(scores)
     assert [pair[name] for name in scores] == pytest.approx([one[name] for name in scores], abs=1e-6, nan_ok=True)
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(done, alone, words, room):
+    alone(evaluate, *words["evaluate"], "output=one-eval")
+    one, pair = room / "one-eval", room / "pair-eval"
+    names = [sorted(str(path.relative_to(of)) for path in of.rglob("*") if path.is_file()) for of in (one, pair)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.startswith("images/") or name == "manifest.jsonl":
+            assert (pair / name).read_bytes() == (one / name).read_bytes(), name
+        if name.endswith(".safetensors"):
+            assert torch.equal(load_file(pair / name)["theta"], load_file(one / name)["theta"]), name
+    of_both = [json.loads((of / "results.json").read_text()) for of in (one, pair)]
+    for method, scores in of_both[0]["methods"].items():
+        for score in ("face_rec", "dino", "clip_i", "clip_t"):
+            assert of_both[1]["methods"][method][score] == scores[score]
 
 
 def test_the_first_process_alone_speaks_and_writes(done, room):

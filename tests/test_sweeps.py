@@ -125,7 +125,7 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
 def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(
-        "experiments.tracking._log_network", lambda logger, folder, name, scores: logged.append(folder.name)
+        "experiments.tracking.log_files", lambda *given, about, **how: logged.append(about[trained.BEST_BY])
     )
     for sweep, scores in ((None, [0.1]), ("s", [0.2, 0.1, 0.3, 0.3])):
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep or "")
@@ -133,7 +133,7 @@ def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch
             folder = tmp_path / f"pretrain-{sweep}" / str(number)
             log_winner(None, folder, {trained.BEST_BY: score})
             finished(folder.parent, folder.name, score, time=number)
-    assert logged == ["0", "2"]
+    assert logged == [0.2, 0.3]
 
 
 @pytest.mark.parametrize(("sweep", "left"), [("s", -signal.SIGTERM), ("", 128 + signal.SIGTERM)])

@@ -125,16 +125,18 @@ class Personalize(Drawing):
 
 
 @dataclass
-class Evaluate(ProtocolOptions, MethodOptions, Drawing):
+class Evaluate(ProtocolOptions, MethodOptions, ProcessOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
     `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are.
+    the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
+    there: settings for the plot.
     """
 
     output: str = "outputs/eval"
+    searches: str = "outputs/search"
     methods: list[str] | None = None
     dtype: str = "float32"
     faces: PeopleOptions = field(default_factory=PeopleOptions)
@@ -142,6 +144,20 @@ class Evaluate(ProtocolOptions, MethodOptions, Drawing):
     hypernet: str | None = None
     encoder: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
+
+
+@dataclass
+class Readme:
+    """The tables of `readme`, each between two marks that name a file of results.
+
+    `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
+    the same name.
+    """
+
+    readme: str = "README.md"
+    results: str | None = None
+    picture: str = "grid.png"
+    kept: str = "hdb/faceworld/weights/eval.json"
 
 
 @dataclass

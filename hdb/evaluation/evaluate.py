@@ -1,33 +1,41 @@
 """An evaluation: every method personalizes, draws and is scored on the same unseen people."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.sheet import save_image
 from hdb.evaluation.people import ProtocolOptions, Unseen
-from hdb.evaluation.pictures import Pictures, comparison
-from hdb.evaluation.scores import Panel, score_pictures
+from hdb.evaluation.pictures import Pictures
+from hdb.evaluation.scores import Answers, Panel, scored
+from hdb.evaluation.sheet import comparison
 from hdb.evaluation.subjects import personalize_everybody
-from hdb.evaluation.tables import paired, shares_table, summarize, table
+from hdb.evaluation.summary import summarize
+from hdb.evaluation.tables import Table, all_tables
 from hdb.methods.protocol import Method
 from hdb.methods.table import OURS, SCALE
+from hdb.training.ranks import go_on_alone, own, world_size
 
 
-class Outcome(NamedTuple):
-    """What an evaluation found: results.json, and people beside what was drawn of them."""
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found: results.json, and the pictures that it comes from."""
 
     results: dict[str, Any]
-    grid: Image.Image
+    pictures: Pictures
 
     @property
-    def tables(self) -> str:
-        """Both tables as text."""
-        methods, gallery = self.results["methods"], self.results["protocol"]["gallery"]
-        return f"{table(methods)}\n\n{shares_table(methods, gallery=gallery)}"
+    def tables(self) -> list[Table]:
+        return all_tables(self.results)
+
+    @property
+    def grid(self) -> Image.Image:
+        """People beside what ours drew of them and, where there is one, the true answer."""
+        beside = [end for end in reversed(SCALE) if end in self.results["methods"]]
+        return comparison(self.pictures, methods=[OURS, *beside[:1]])
 
 
 def evaluate(
@@ -41,9 +49,11 @@ def evaluate(
     sampling: SamplingOptions,
     seed: int = 0,
 ) -> Outcome:
-    """Writes subjects/, images/, manifest.jsonl and grid.png under `folder`; goes on with what is there.
+    """Writes subjects/, images/ and manifest.jsonl under `folder`; goes on with what is there.
 
-    All people are personalized before the first picture. Scores come from the pictures on disk.
+    All people are personalized before the first picture. Then method by method and person by person pictures are drawn
+    and scored as they come: what is kept in memory does not grow with their number. Several processes share people;
+    once all pictures are drawn the first goes on alone.
 
     Args:
         methods: ours among them.
@@ -52,24 +62,25 @@ def evaluate(
     at_once = options.subjects_per_batch
     made = {of.name: personalize_everybody(of, people.photos, folder, at_once=at_once) for of in methods}
     pictures = Pictures(people, prompts, folder, num_pictures=options.num_pictures, seed=seed)
-    gallery, per_method = panel.judges.recognizer.embed_images(people.gallery), {}
-    for name, (personalization, _) in made.items():
-        pictures.draw(name, personalization, sampling=sampling)
-        per_method[name] = score_pictures(panel, pictures.read(name), people.references, gallery=gallery)
-    resampling = {"num_resamples": options.num_resamples, "seed": seed}
-    summary = summarize(per_method, **resampling)
-    for name, (_, cost) in made.items():
-        summary[name] |= cost
+    if world_size() > 1:
+        for name, (personalization, _) in made.items():
+            pictures.draw(name, personalization, people=own(range(len(people.names))), sampling=sampling)
+        go_on_alone()
+    answers = Answers(panel, people)
+    per_method = {
+        name: scored(pictures.drawn(name, personalization, sampling=sampling), panel, answers)
+        for name, (personalization, _) in made.items()
+    }
     protocol = {
         "identities": people.names,
         "prompts": prompts,
         "images": options.num_pictures,
         "seed": seed,
         "references": options.num_references,
-        "gallery": len(gallery),
+        "gallery": len(answers.gallery),
         "subjects_per_batch": at_once,
+        "sampling": asdict(sampling),
     }
-    beside = [end for end in reversed(SCALE) if end in per_method]
-    grid = comparison(pictures, methods=[OURS, *beside[:1]])
-    save_image(grid, folder / "grid.png")
-    return Outcome({"protocol": protocol, "methods": summary, "paired": paired(per_method, **resampling)}, grid)
+    costs = {name: cost for name, (_, cost) in made.items()}
+    summary = summarize(per_method, costs, num_resamples=options.num_resamples, seed=seed)
+    return Outcome({"protocol": protocol, **summary}, pictures)

@@ -1,8 +1,10 @@
-"""The pictures of an evaluation on disk: drawn once, listed in a manifest, read back for the scores."""
+"""The pictures of an evaluation on disk: drawn once, person by person, listed in a manifest, never all in memory."""
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,13 +13,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.sheet import picture_grid, save_image, to_image
+from hdb.diffusion.sheet import save_image, to_image
 from hdb.evaluation.people import Unseen
 from hdb.faces.picture import open_picture, to_tensor
 from hdb.files import write_text
 from hdb.methods.protocol import Personalization
+from hdb.training.ranks import is_first
 
-PROMPTS_ABREAST = 6  # on the sheet of an evaluation
+
+class Batch(NamedTuple):
+    """Pictures of one person, and the number of the prompt of each."""
+
+    person: int
+    prompts: list[int]
+    pictures: Float[Tensor, "m 3 h w"]
 
 
 class Pictures:
@@ -42,65 +51,74 @@ class Pictures:
         """Below the folder of the evaluation."""
         return Path("images", method, self.people.names[person], f"{prompt:02d}-{number}.png")
 
-    def missing(self, method: str, *, people_per_batch: int) -> Iterator[tuple[int, list[int]]]:
-        """Batches (prompt, people) that are not on disk yet; lists each in the manifest once it is."""
+    def draw(
+        self, method: str, personalization: Personalization, *, people: Sequence[int], sampling: SamplingOptions
+    ) -> None:
+        """Draws and saves what is missing of some people, by their numbers."""
+        for person in tqdm(people, desc=method, disable=not is_first()):
+            for _ in self._present(method, personalization[[person]], person, sampling=sampling):
+                pass
+
+    def drawn(self, method: str, personalization: Personalization, *, sampling: SamplingOptions) -> Iterator[Batch]:
+        """Every picture as it is on disk, person by person; what is missing is drawn and saved first."""
+        for person in tqdm(range(self.shape[0]), desc=method):
+            for some in self._present(method, personalization[[person]], person, sampling=sampling):
+                found = [self.read(method, person, *spot) for spot in some]
+                yield Batch(person, [prompt for prompt, _ in some], torch.stack(found))
+        self._list(method)
+
+    def _present(
+        self, method: str, own: Personalization, person: int, *, sampling: SamplingOptions
+    ) -> Iterator[list[tuple[int, int]]]:
+        """The prompts and numbers of a person's pictures, batch by batch, each once it is on disk.
+
+        A person stays bound while they are drawn: a model of their own is read once, whatever the number of prompts.
+        """
+        _, num_prompts, num_pictures = self.shape
+        spots = [(prompt, number) for prompt in range(num_prompts) for number in range(num_pictures)]
+        batches = [spots[start : start + sampling.batch_size] for start in range(0, len(spots), sampling.batch_size)]
+        missing = [self._misses(method, person, some) for some in batches]
+        with own.bound() if any(missing) else nullcontext():
+            for some, misses in zip(batches, missing, strict=True):
+                if misses:
+                    self._draw(method, own, person, some, sampling=sampling)
+                yield some
+
+    def read(self, method: str, person: int, prompt: int, number: int = 0) -> Float[Tensor, "3 h w"]:
+        """One picture from disk."""
+        return to_tensor(self.open(method, person, prompt, number))
+
+    def open(self, method: str, person: int, prompt: int, number: int = 0) -> Image.Image:
+        return open_picture(self.folder / self.path(method, person, prompt, number))
+
+    def _misses(self, method: str, person: int, spots: list[tuple[int, int]]) -> bool:
+        return not all((self.folder / self.path(method, person, *spot)).is_file() for spot in spots)
+
+    def _draw(
+        self,
+        method: str,
+        own: Personalization,
+        person: int,
+        spots: list[tuple[int, int]],
+        *,
+        sampling: SamplingOptions,
+    ) -> None:
+        prompts = [self.prompts[prompt] for prompt, _ in spots]
+        drawn = own.pictures(prompts, seeds=[self.seed(person, *spot) for spot in spots], sampling=sampling)
+        for spot, picture in zip(spots, drawn, strict=True):
+            save_image(to_image(picture), self.folder / self.path(method, person, *spot))
+
+    def _list(self, method: str) -> None:
+        """Adds a method's pictures to the manifest."""
         num_people, num_prompts, num_pictures = self.shape
-        batches = [
-            (prompt, list(range(start, min(start + people_per_batch, num_people))))
-            for prompt in range(num_prompts)
-            for start in range(0, num_people, people_per_batch)
-        ]
-        for prompt, members in tqdm(batches, desc=method):
-            spots = [(person, prompt, number) for person in members for number in range(num_pictures)]
-            if not all((self.folder / self.path(method, *spot)).is_file() for spot in spots):
-                yield prompt, members
-            for spot in spots:
-                line = {
-                    "method": method,
-                    "identity": self.people.names[spot[0]],
-                    "prompt": self.prompts[prompt],
-                    "seed": self.seed(*spot),
-                    "path": str(self.path(method, *spot)),
-                    "reference": f"images/reference/{self.people.names[spot[0]]}.png",
-                }
-                self.lines.append(json.dumps(line))
-            write_text(self.folder / "manifest.jsonl", "\n".join(self.lines) + "\n")
-
-    def draw(self, method: str, personalization: Personalization, *, sampling: SamplingOptions) -> None:
-        """Draws what is missing; each batch holds several people."""
-        num_pictures = self.shape[2]
-        for prompt, members in self.missing(method, people_per_batch=max(1, sampling.batch_size // num_pictures)):
-            spots = [(person, prompt, number) for number in range(num_pictures) for person in members]  # tiled
-            drawn = personalization[members].pictures(
-                [self.prompts[prompt]] * len(spots), seeds=[self.seed(*spot) for spot in spots], sampling=sampling
-            )
-            for spot, picture in zip(spots, drawn, strict=True):
-                save_image(to_image(picture), self.folder / self.path(method, *spot))
-
-    def read(self, method: str) -> Float[Tensor, "n p k 3 h w"]:
-        """From disk."""
-        num_people, num_prompts, num_pictures = self.shape
-        spots = [(i, p, k) for i in range(num_people) for p in range(num_prompts) for k in range(num_pictures)]
-        pictures = [to_tensor(open_picture(self.folder / self.path(method, *spot))) for spot in spots]
-        return torch.stack(pictures).unflatten(0, self.shape)
-
-
-def comparison(pictures: Pictures, *, methods: Sequence[str]) -> Image.Image:
-    """One row per person: the reference, then for every prompt the first picture of each method, ours first.
-
-    Six prompts stand side by side, further ones below: a page shrinks a wider sheet until no prompt can be read.
-    """
-    shown = [pictures.read(method)[:, :, 0] for method in methods]
-    blocks = []
-    for start in range(0, len(pictures.prompts), PROMPTS_ABREAST):
-        some = slice(start, start + PROMPTS_ABREAST)
-        rows = []
-        for person, reference in enumerate(pictures.people.references[:, 0]):
-            beside = zip(*(of_method[person, some] for of_method in shown), strict=True)
-            rows.append([reference, *(picture for prompt in beside for picture in prompt)])
-        columns = ["reference", *(name for prompt in pictures.prompts[some] for name in (prompt, *methods[1:]))]
-        blocks.append(picture_grid(rows, columns=columns))
-    sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
-    for number, block in enumerate(blocks):
-        sheet.paste(block, (0, sum(above.height for above in blocks[:number])))
-    return sheet
+        for spot in ((i, p, k) for i in range(num_people) for p in range(num_prompts) for k in range(num_pictures)):
+            line = {
+                "method": method,
+                "identity": self.people.names[spot[0]],
+                "prompt": self.prompts[spot[1]],
+                "seed": self.seed(*spot),
+                "path": str(self.path(method, *spot)),
+                "reference": f"images/reference/{self.people.names[spot[0]]}.png",
+            }
+            self.lines.append(json.dumps(line))
+        write_text(self.folder / "manifest.jsonl", "\n".join(self.lines) + "\n")

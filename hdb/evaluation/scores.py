@@ -1,10 +1,10 @@
-"""From pictures to scores, person by person.
+"""From pictures to scores, person by person, each picture as it comes.
 
 Four scores are cosines, the paper's. Two are shares of pictures: `prompted`, those that show what the prompt asks for,
 and `rank_1`, those whose person is found among a gallery of unseen people.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hdb.evaluation.people import Unseen
+from hdb.evaluation.pictures import Batch
 from hdb.faceworld.captions import parse
 from hdb.faceworld.view import HELD_OUT_STYLES
-from hdb.metrics.embedders import BATCH
-from hdb.metrics.judges import Judges, Scores
+from hdb.metrics.judges import Judges, Scores, Seen
 from hdb.metrics.networks import AttributeClassifier
+from hdb.metrics.people_mean import PeopleMean
 
 PROMPTED = ("style", "context", "accessory")
 PerIdentity = dict[str, np.ndarray]
@@ -58,49 +60,83 @@ class Panel:
     classifier: AttributeClassifier | None = None
 
 
-def score_pictures(
-    panel: Panel,
-    pictures: Float[Tensor, "n p k 3 h w"],
-    references: Float[Tensor, "n v 3 hh ww"],
-    *,
-    gallery: Float[Tensor, "g d"],
-) -> PerIdentity:
-    """One number per person and score: k pictures of each of n people for each of p prompts, against v references.
+class Answers:
+    """What the pictures of n people are compared with: references, prompts, a gallery, embedded once for all methods.
+
+    Args:
+        people: of whom there are v references each.
+    """
+
+    def __init__(self, panel: Panel, people: Unseen) -> None:
+        judges, self.num_people = panel.judges, len(people.names)
+        seen = judges.embed_images(people.references.flatten(0, 1))
+        # The mean over references of a cosine is the product with their mean, which is shorter than 1.
+        self.known = Seen(*(vectors.unflatten(0, (self.num_people, -1)).mean(1) for vectors in seen))
+        self.texts: Float[Tensor, "p d"] = judges.clip.embed_texts(list(panel.prompts))
+        self.gallery: Float[Tensor, "g d"] = judges.recognizer.embed_images(people.gallery)
+
+
+class PictureScores:
+    """One method's scores: a number per picture and score is kept, and no picture.
 
     `others` is the face_rec against everybody else's references: what a picture of just anybody would get. `rank_1/...`
     and `prompted/...` are shares of pictures; the latter leave out styles that no judge was shown.
-
-    Args:
-        gallery: what the recognizer sees in photos of g people, the first n those of the pictures.
     """
-    num_people, num_prompts, num_pictures = pictures.shape[:3]
-    seen, known = (panel.judges.embed_images(images.flatten(0, -4)) for images in (pictures, references))
-    # The mean over references of a cosine is the product with their mean, which is shorter than 1.
-    known = known._make(vectors.unflatten(0, (num_people, -1)).mean(1) for vectors in known)
-    owner = torch.arange(num_people).repeat_interleave(num_prompts * num_pictures)
-    texts = panel.judges.clip.embed_texts(list(panel.prompts)).repeat_interleave(num_pictures, 0)
-    metrics = Scores(panel.judges)
-    metrics.update(seen, known._make(of[owner] for of in known), texts.repeat(num_people, 1), owner)
-    scores: PerIdentity = {name: means.numpy() for name, means in metrics.per_person().items()}
-    faces = seen.recognizer.unflatten(0, (num_people, -1))
-    if num_people > 1:
-        everyone = torch.einsum("nid,md->nm", faces, known.recognizer) / faces.shape[1]
-        scores["others"] = ((everyone.sum(1) - everyone.diagonal()) / (num_people - 1)).numpy()
-    right = recognized(faces, gallery).unflatten(1, (num_prompts, num_pictures))
-    for kind, rows in kinds_of_prompts(panel.asked, num=num_prompts).items():
-        scores[f"rank_1/{kind}"] = right[:, rows].double().mean((1, 2)).numpy()
-    rows = [row for row, labels in enumerate(panel.asked or []) if labels["style"] not in HELD_OUT_STYLES]
-    if panel.classifier is not None and rows:
-        wanted = [panel.asked[row] for row in rows for _ in range(num_pictures)] * num_people
-        for question, right in shown(panel.classifier, pictures[:, rows].flatten(0, 2), wanted).items():
-            scores[f"prompted/{question}"] = right.unflatten(0, (num_people, -1)).double().mean(1).numpy()
-    return scores
+
+    def __init__(self, panel: Panel, answers: Answers) -> None:
+        self.panel, self.answers, self.four = panel, answers, Scores(panel.judges)
+        self.shares: dict[str, PeopleMean] = {}
+        self.kinds = kinds_of_prompts(panel.asked, num=len(panel.prompts))
+
+    def update(self, pictures: Float[Tensor, "m 3 h w"], *, person: int, prompts: Sequence[int]) -> None:
+        """Adds pictures of one person, each embedded once per network.
+
+        Args:
+            prompts: number of the prompt of each.
+        """
+        answers, seen = self.answers, self.panel.judges.embed_images(pictures)
+        owner = torch.full((len(pictures),), person)
+        known, rows = Seen(*(of[[person]] for of in answers.known)), list(prompts)
+        self.four.update(seen, known, answers.texts[rows], owner)
+        faces = seen.recognizer
+        if answers.num_people > 1:
+            others = (answers.known.recognizer.sum(0) - known.recognizer[0]) / (answers.num_people - 1)
+            self._add("others", faces @ others, owner)
+        right = recognized(faces, answers.gallery, person=person)
+        for kind, members in self.kinds.items():
+            self._add(f"rank_1/{kind}", right, owner, where=[prompt in members for prompt in prompts])
+        if self.panel.classifier is not None:
+            self._add_shown(pictures, rows, owner)
+
+    def per_person(self) -> PerIdentity:
+        """Name -> the mean over each person's pictures."""
+        means = self.four.per_person() | {name: of.per_person() for name, of in self.shares.items()}
+        return {name: of.double().numpy() for name, of in means.items()}
+
+    def _add_shown(self, pictures: Float[Tensor, "m 3 h w"], prompts: list[int], owner: Tensor) -> None:
+        wanted = [self.panel.asked[prompt] for prompt in prompts]
+        judged = [labels["style"] not in HELD_OUT_STYLES for labels in wanted]
+        if any(judged):
+            for question, right in shown(self.panel.classifier, pictures, wanted).items():
+                self._add(f"prompted/{question}", right, owner, where=judged)
+
+    def _add(self, name: str, values: Tensor, owner: Tensor, *, where: list[bool] | None = None) -> None:
+        rows = torch.tensor([True] * len(values) if where is None else where)
+        if rows.any():
+            self.shares.setdefault(name, PeopleMean()).update(values.cpu()[rows].float(), owner[rows])
 
 
-def recognized(generated: Float[Tensor, "n c d"], gallery: Float[Tensor, "g d"]) -> Bool[Tensor, "n c"]:
-    """Whether the nearest of g people is the picture's own; one without a face, the zero vector, is nobody's."""
-    own = torch.arange(len(generated))[:, None]
-    return ((generated @ gallery.T).argmax(-1) == own) & (generated != 0).any(-1)
+def scored(batches: Iterable[Batch], panel: Panel, answers: Answers) -> PerIdentity:
+    """The scores of each person by one method, whose pictures are let go as soon as they are embedded."""
+    scores = PictureScores(panel, answers)
+    for person, prompts, pictures in batches:
+        scores.update(pictures, person=person, prompts=prompts)
+    return scores.per_person()
+
+
+def recognized(generated: Float[Tensor, "c d"], gallery: Float[Tensor, "g d"], *, person: int) -> Bool[Tensor, " c"]:
+    """Whether the nearest of g people is the pictures' own; one without a face, the zero vector, is nobody's."""
+    return ((generated @ gallery.T).argmax(-1) == person) & (generated != 0).any(-1)
 
 
 def kinds_of_prompts(asked: Asked | None, *, num: int) -> dict[str, list[int]]:
@@ -117,11 +153,8 @@ def shown(
     classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], wanted: Asked
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Question -> whether each picture shows what it should."""
-    device = next(classifier.parameters()).device
-    seen = [classifier.answers(part.to(device)) for part in pictures.split(BATCH)]
-    right = {}
-    for question in PROMPTED:
-        answers = [answer for part in seen for answer in part[question]]
-        pairs = zip(answers, wanted, strict=True)
-        right[question] = torch.tensor([answer == labels[question] for answer, labels in pairs])
-    return right
+    answers = classifier.answers(pictures.to(next(classifier.parameters()).device))
+    return {
+        question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], wanted, strict=True)])
+        for question in PROMPTED
+    }

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ from typing import Any
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions, Unseen
 from hdb.evaluation.pictures import Pictures
-from hdb.evaluation.scores import Panel, score_pictures
+from hdb.evaluation.scores import Answers, Panel, scored
 from hdb.evaluation.subjects import personalize_everybody
-from hdb.evaluation.tables import written
+from hdb.evaluation.summary import written
 from hdb.methods.protocol import Method
-from hdb.methods.table import OURS, methods_named
+from hdb.methods.table import METHODS, OURS, methods_named
 from hdb.metrics.intervals import bootstrap_ci
 
 CHOSEN_BY = ("face_rec", "clip_t")
-
 
 Grid = Mapping[str, Sequence[float]]
 
@@ -66,14 +66,17 @@ class Trial:
     sampling: SamplingOptions
     seed: int = 0
 
+    @cached_property
+    def answers(self) -> Answers:
+        """Embedded once for all settings."""
+        return Answers(self.panel, self.people)
+
     def of(self, method: Method, folder: Path) -> dict[str, Any]:
         """Scores and costs of one method as it is set; goes on with the files and pictures in `folder`."""
         people, options = self.people, self.options
         made, cost = personalize_everybody(method, people.photos, folder, at_once=options.subjects_per_batch)
         pictures = Pictures(people, self.prompts, folder, num_pictures=options.num_pictures, seed=self.seed)
-        pictures.draw(method.name, made, sampling=self.sampling)
-        gallery = self.panel.judges.recognizer.embed_images(people.gallery)
-        scores = score_pictures(self.panel, pictures.read(method.name), people.references, gallery=gallery)
+        scores = scored(pictures.drawn(method.name, made, sampling=self.sampling), self.panel, self.answers)
         resampling = {"num_samples": options.num_resamples, "seed": self.seed}
         return {name: written(bootstrap_ci(scores[name], **resampling)) for name in CHOSEN_BY} | cost
 
@@ -91,6 +94,24 @@ class Trial:
             print(line(method.name, found[-1]))
         chosen = choose(found, unpersonalized=unpersonalized, within=within)
         return {"chosen": chosen, "settings": found, "unpersonalized": unpersonalized, "people": self.people.names}
+
+
+def searched(folder: str | Path) -> dict[str, list[Mapping[str, Any]]]:
+    """What searches in a folder tried: method -> its settings; those that have not been searched for are left out.
+
+    Raises:
+        ValueError: a file of a method's name is no search's.
+    """
+    found = {}
+    for name in METHODS:
+        if (path := Path(folder) / f"{name}.json").is_file():
+            try:
+                found[name] = json.loads(path.read_text())["settings"]
+                _ = [[setting[score]["mean"] for score in CHOSEN_BY] for setting in found[name]]
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"{type(error).__name__} {error}"
+                raise ValueError(f"{path} is no search's result ({problem}): expected its settings") from None
+    return found
 
 
 def line(name: str, setting: Mapping[str, Any]) -> str:

@@ -1,89 +1,144 @@
-"""From scores to the tables: means, their intervals over people, where they lie on the scale, what differs."""
+"""Results as tables for people to read: the scores, what differs from ours, shares of pictures, the paper's three."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from hdb.evaluation.scores import PerIdentity
-from hdb.methods.table import OURS, SCALE
-from hdb.metrics.intervals import Interval, bootstrap_ci, normalized, paired_ci
+from hdb.evaluation.summary import NOT_APART, SCORES
+from hdb.methods.table import OURS
 
-SCORES = ("face_rec", "dino", "clip_i", "clip_t")
-
-
-def summarize(per_method: Mapping[str, PerIdentity], *, num_resamples: int, seed: int) -> dict[str, dict]:
-    """Means, 95 % intervals over people, normalized scores of every method, and scores of each person to 4 digits."""
-    options = {"num_samples": num_resamples, "seed": seed}
-    intervals = {m: {name: bootstrap_ci(of[name], **options) for name in SCORES} for m, of in per_method.items()}
-    summary: dict[str, dict] = {}
-    for method, scores in per_method.items():
-        summary[method] = {}
-        for name, interval in intervals[method].items():
-            entry = {**written(interval), "normalized": None}
-            if set(SCALE) <= intervals.keys():
-                low, high = (intervals[end][name].mean for end in SCALE)
-                entry["normalized"] = normalized(interval.mean, unpersonalized=low, oracle=high)
-            summary[method][name] = entry | {"per_identity": [round(float(score), 4) for score in scores[name]]}
-        if "others" in scores:
-            summary[method]["face_rec"]["others"] = float(scores["others"].mean())
-        for name, shares in scores.items():
-            score, _, part = name.partition("/")
-            if part:
-                summary[method].setdefault(score, {})[part] = written(bootstrap_ci(shares, **options))
-    return summary
-
-
-def written(interval: Interval) -> dict[str, float | list[float]]:
-    """As results.json has it."""
-    return {"mean": interval.mean, "ci95": [interval.low, interval.high]}
+# As the paper calls them; a method that is not here goes by its own name.
+TITLES = {
+    "unpersonalized": "base, unpersonalized",
+    "mean_theta": "mean theta",
+    "textual_inversion": "Textual Inversion",
+    "dreambooth": "DreamBooth",
+    "dreambooth_agg1": "DreamBooth-Agg-1",
+    "dreambooth_agg2": "DreamBooth-Agg-2",
+    "lora_dreambooth": "LoRA DreamBooth",
+    "only_hyper": "hypernetwork alone",
+    "no_hyper": "finetuning alone",
+    "k1": "k = 1",
+    OURS: "HyperDreamBooth",
+    "somebody_else": "somebody else's file",
+    "oracle": "oracle: the true answer",
+}
+# Source: Ruiz et al., HyperDreamBooth, tables 1 to 3, https://arxiv.org/abs/2307.06949
+PAPER = {
+    "Table 1: ways to personalize": (OURS, "dreambooth", "textual_inversion"),
+    "Table 2: DreamBooth in fewer steps": (OURS, "dreambooth", "dreambooth_agg1", "dreambooth_agg2"),
+    "Table 3: what each part is worth": ("no_hyper", "only_hyper", "k1", OURS),
+}
 
 
-def paired(per_method: Mapping[str, PerIdentity], *, num_resamples: int, seed: int) -> dict[str, dict]:
-    """Ours minus each other method, person by person: {method: {score: {mean, ci95}}}."""
-    ours, differences = per_method[OURS], {}
-    for method in (name for name in per_method if name != OURS):
-        theirs = per_method[method]
-        intervals = {n: paired_ci(ours[n], theirs[n], num_samples=num_resamples, seed=seed) for n in SCORES}
-        differences[method] = {name: written(interval) for name, interval in intervals.items()}
-    return differences
+@dataclass(frozen=True)
+class Table:
+    """Rows of words under the names of their columns, and a sentence below that says how to read them."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.columns))]
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        return "\n".join([self.title, *(line.rstrip() for line in padded), self.note])
+
+    def markdown(self) -> str:
+        """For README: our own row in bold letters."""
+        rows = [[f"**{row[0]}**", *row[1:]] if row[0] == TITLES[OURS] else row for row in self.rows]
+        lines = [self.columns, ["---"] * len(self.columns), *rows]
+        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", self.note])
 
 
-def logged(methods: Mapping[str, dict]) -> dict[str, float]:
-    """All means under the names that a run logs: eval/<method>/<score>[/<part>]."""
-    means = {f"eval/{m}/{name}": entry[name]["mean"] for m, entry in methods.items() for name in SCORES}
-    return means | {
-        f"eval/{m}/{score}/{part}": share["mean"]
-        for m, entry in methods.items()
-        for score in ("prompted", "rank_1")
-        for part, share in entry.get(score, {}).items()
-    }
+def all_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Everything, then those of the paper's tables whose methods were all evaluated."""
+    return [score_table(results), difference_table(results), share_table(results), *paper_tables(results)]
 
 
-def table(methods: Mapping[str, dict]) -> str:
-    """The scores as text: mean, half-width of the interval, normalized."""
-    lines = [f"{'':18}" + "".join(f"{name:^24}" for name in SCORES) + f"{'seconds':>8}{'bytes':>9}"]
-    for method, entry in methods.items():
-        cells = []
-        for name in SCORES:
-            low, high = entry[name]["ci95"]
-            share = entry[name]["normalized"]
-            on_scale = "" if share is None else f"({share:+.2f})"
-            cells.append(f"{entry[name]['mean']:8.3f} ±{(high - low) / 2:.3f} {on_scale:8}")
-        lines.append(f"{method:18}" + "".join(cells) + f"{entry['seconds']:8.1f}{entry['bytes']:9.0f}")
-    lines.append("mean ± half of the 95 % interval over people; in brackets 0 = unpersonalized, 1 = oracle")
-    return "\n".join(lines)
+def score_table(
+    results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Scores and costs"
+) -> Table:
+    """Means with intervals and places on the scale, seconds and bytes of each method; None is all of them."""
+    methods, ends, protocol = results["methods"], results["scale"], results["protocol"]
+    columns = ["method", *SCORES, "seconds alone", "seconds in a batch", "bytes"]
+    rows = []
+    for name in methods if names is None else names:
+        of = methods[name]
+        made = [f"{of['seconds_alone']:.1f}", f"{of['seconds']:.1f}", f"{of['bytes']:.0f}"] if of["bytes"] else [""] * 3
+        rows.append([title_of(name, protocol), *(score_cell(of[score]) for score in SCORES), *made])
+    note = f"{size(protocol)}; mean [95 % interval over people]"
+    if ends:
+        told = [difference(ends[score]) if ends[score]["apart"] else NOT_APART for score in SCORES]
+        rows.append(["oracle minus unpersonalized", *told, "", "", ""])
+        note += "; in brackets normalized to 0 = unpersonalized, 1 = oracle, where the judge tells these two apart"
+    batch = f"{protocol['subjects_per_batch']} people, one where a method changes the base"
+    return Table(title, columns, rows, f"{note}. Seconds of one person, alone and as one of a batch of {batch}.")
 
 
-def shares_table(methods: Mapping[str, dict], *, gallery: int) -> str:
-    """What the prompt asked for, and who was recognized among `gallery` people, as text: shares of pictures."""
+def difference_table(results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Ours") -> Table:
+    """Ours minus each other method, person by person; what the other costs over ours."""
+    columns, methods, paired = ["ours minus", *SCORES, "its seconds / ours", "its bytes / ours"], results["methods"], {}
+    paired = results["paired"] if names is None else {name: results["paired"][name] for name in names if name != OURS}
+    rows = []
+    for name, of in paired.items():
+        over = methods[name]["over_ours"]
+        costs = [ratio(over[of_cost]) for of_cost in ("seconds_alone", "bytes")]
+        rows.append([title_of(name, results["protocol"]), *(difference(of[score]) for score in SCORES), *costs])
+    note = "differences of the same people [95 % interval]; seconds of one person alone"
+    return Table(f"{title}: what differs", columns, rows, f"{size(results['protocol'])}; {note}.")
+
+
+def share_table(results: Mapping[str, Any]) -> Table:
+    """What the prompt asked for, and who was recognized among a gallery: shares of pictures."""
+    methods, gallery = results["methods"], results["protocol"]["gallery"]
     first = next(iter(methods.values()))
-    columns = [(score, part) for score in ("prompted", "rank_1") for part in first.get(score, {})]
-    names = [part if score == "prompted" else f"{score} {part}" for score, part in columns]
-    lines = [f"{'':18}" + "".join(f"{name:^16}" for name in names)]
-    for method, entry in methods.items():
-        cells = []
-        for score, part in columns:
-            low, high = entry[score][part]["ci95"]
-            cells.append(f"{entry[score][part]['mean']:8.3f} ±{(high - low) / 2:.3f} ")
-        lines.append((f"{method:18}" + "".join(cells)).rstrip())
-    chance = f"chance {1 / gallery:.3f}"
-    lines.append(f"shares of pictures that are right; rank_1: the nearest of {gallery} people is their own, {chance}")
-    return "\n".join(lines)
+    parts = [(score, part) for score in ("prompted", "rank_1") for part in first.get(score, {})]
+    columns = ["method", *(part if score == "prompted" else f"{score} {part}" for score, part in parts)]
+    rows = [[title_of(m, results["protocol"]), *(score_cell(of[s][p]) for s, p in parts)] for m, of in methods.items()]
+    note = f"shares of pictures that are right; rank_1: the nearest of {gallery} people is their own"
+    return Table("Shares of pictures", columns, rows, f"{note}, chance {1 / gallery:.3f}.")
+
+
+def paper_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Tables 1 to 3, each with its paired differences; one that lacks a method is left out."""
+    found = []
+    for title, names in PAPER.items():
+        if set(names) <= results["methods"].keys():
+            found += [score_table(results, names, title=title), difference_table(results, names, title=title)]
+    return found
+
+
+def title_of(name: str, protocol: Mapping[str, Any]) -> str:
+    """A method's name, with its number of steps where it has one of its own."""
+    steps = protocol.get("settings", {}).get(name, {}).get("num_steps")
+    return TITLES.get(name, name) + (f", {steps} steps" if steps else "")
+
+
+def size(protocol: Mapping[str, Any]) -> str:
+    people, prompts = len(protocol["identities"]), len(protocol["prompts"])
+    return f"{people} unseen people × {prompts} prompts × {protocol['images']} pictures"
+
+
+def score_cell(score: Mapping[str, Any]) -> str:
+    low, high = score["ci95"]
+    on_scale = f" ({score['normalized']:+.2f})" if score.get("normalized") is not None else ""
+    return minus(f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]{on_scale}")
+
+
+def difference(of: Mapping[str, Any]) -> str:
+    low, high = of["ci95"]
+    return minus(f"{of['mean']:+.3f} [{low:.3f}, {high:.3f}]")
+
+
+def ratio(over: float | None) -> str:
+    """A factor to three digits."""
+    return "" if over is None else f"{float(f'{over:.3g}'):,g}×"
+
+
+def minus(text: str) -> str:
+    """With the minus of typography: a hyphen would break lines."""
+    return text.replace("-", "−")

@@ -103,6 +103,7 @@ class PersonalModels:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.diffusion, self.models, self.scale, self.dtype = diffusion, list(models), scale, dtype
+        self._is_bound = False
 
     @classmethod
     def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalModels":
@@ -152,13 +153,16 @@ class PersonalModels:
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """As `Personalization.bound`, of one person.
+        """As `Personalization.bound`, of one person; within the block their weights are read once.
 
         Raises:
             ValueError: of more than one.
         """
         if len(self) != 1:
             raise ValueError(f"the base can be 1 person's model at a time, given {len(self)}")
+        if self._is_bound:
+            yield
+            return
         weights = self.weights(0)
         if self.scale != 1:
             weights = {
@@ -166,7 +170,12 @@ class PersonalModels:
                 for name, value in weights_of(self.diffusion).items()
             }
         with exchanged(self.diffusion, weights):
-            yield
+            del weights  # a second copy in memory: of Stable Diffusion 1.5 nearly 4 GB
+            self._is_bound = True
+            try:
+                yield
+            finally:
+                self._is_bound = False
 
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
@@ -181,6 +190,6 @@ class PersonalModels:
         pictures: list[Tensor] = [torch.empty(0)] * len(prompts)
         for person in range(len(self)):
             own = slice(person, None, len(self))
-            with self[[person]].bound():
+            with (self if len(self) == 1 else self[[person]]).bound():
                 pictures[own] = draw(self.diffusion, prompts[own], seeds=seeds[own], sampling=sampling)
         return torch.stack(pictures)

@@ -37,7 +37,7 @@ class Personalization(Protocol):
         ...
 
     def bound(self) -> AbstractContextManager[None]:
-        """The base is personalized within a `with` block, and as it was before behind it.
+        """The base is personalized within a `with` block, where pictures may be drawn, and as it was before behind it.
 
         Raises:
             ValueError: several people, of a method that changes the base itself.

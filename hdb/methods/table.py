@@ -1,8 +1,9 @@
 """The list of methods, in the order of the table, and how each is made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.hypernet import HyperNet
@@ -43,6 +44,11 @@ class MethodOptions:
     dreambooth_agg1: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=400, lr=1e-5))
     dreambooth_agg2: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=40, lr=5e-5))
     textual_inversion: TextualInversionOptions = field(default_factory=TextualInversionOptions)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting here by its name, those of a method together."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(MethodOptions)}
+        return {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

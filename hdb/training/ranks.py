@@ -143,6 +143,17 @@ def write_once(path: Path, content: object) -> None:
         write_json(path, content)
 
 
+def go_on_alone() -> None:
+    """Ends the other processes: what is left is for the first, to which nobody belongs from then on."""
+    if dist.is_initialized():
+        first = is_first()
+        wait()
+        leave()
+        dist.destroy_process_group()
+        if not first:
+            sys.exit(0)
+
+
 def alone(device: torch.device) -> dict[str, Any]:
     """The argument of a Trainer that works in this process only."""
     return {"devices": 1 if device.index is None else [device.index]}

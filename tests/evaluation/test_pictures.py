@@ -5,7 +5,8 @@ import torch
 
 from hdb.diffusion.sheet import save_image, to_image
 from hdb.evaluation.people import Unseen
-from hdb.evaluation.pictures import Pictures, comparison
+from hdb.evaluation.pictures import Pictures
+from hdb.evaluation.sheet import comparison
 
 
 def test_prompts_of_an_evaluation_stand_six_abreast_and_the_others_below(tmp_path):

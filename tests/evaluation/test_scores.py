@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from hdb.evaluation import scores, tables
+from hdb.evaluation.people import Unseen
+from hdb.evaluation.pictures import Batch
+from hdb.evaluation.summary import SCORES, summarize
 from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.judges import JudgeOptions, Judges, classifier
 
@@ -29,8 +32,9 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
     gallery = torch.eye(4)
     pictures = torch.stack([gallery[[0, 1]], torch.stack([gallery[1], torch.zeros(4)]), gallery[[2, 3]]])
     pictures[0, 0] = torch.tensor([0.6, 0.5, 0.4, 0.3])
-    assert scores.recognized(pictures, gallery).tolist() == [[True, False], [True, False], [True, False]]
-    assert not scores.recognized(torch.zeros(1, 2, 4), gallery).any()  # no face: not the first person either
+    right = [scores.recognized(of_person, gallery, person=person) for person, of_person in enumerate(pictures)]
+    assert torch.stack(right).tolist() == [[True, False], [True, False], [True, False]]
+    assert not scores.recognized(torch.zeros(2, 4), gallery, person=0).any()  # no face: not the first person either
 
 
 def test_what_prompts_ask_for_is_known_of_captions_only():
@@ -55,7 +59,7 @@ def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows()
 
 def test_shares_are_counted_person_by_person(judges, attributes):
     pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    references = pictures[:, :1, 0]
+    people = Unseen(["0", "1"], pictures[:, :1, 0], None, pictures[:0, 0, 0])
     answers = attributes.answers(pictures.flatten(0, 2))
     of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
     # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
@@ -64,8 +68,14 @@ def test_shares_are_counted_person_by_person(judges, attributes):
     gallery = judges.recognizer.embed_images(pictures[:, 0, 0])
 
     def score(asked: scores.Asked | None) -> scores.PerIdentity:
-        panel = scores.Panel(judges, PROMPTS, asked, attributes)
-        return scores.score_pictures(panel, pictures, references, gallery=gallery)
+        panel = scores.Panel(judges, PROMPTS, asked, attributes if asked else None)
+        rows = [0, 0, 1, 1, 2, 2]
+        batches = [  # cut anywhere
+            Batch(person, rows[some], pictures[person].flatten(0, 1)[some])
+            for person in range(2)
+            for some in (slice(0, 4), slice(4, 6))
+        ]
+        return scores.scored(batches, panel, scores.Answers(panel, people))
 
     per_person = score(asked)
     for question in scores.PROMPTED:
@@ -90,13 +100,14 @@ def test_shares_are_counted_person_by_person(judges, attributes):
 
 def test_the_second_table_shows_shares_with_their_intervals_and_the_chance():
     shares = {"prompted/style": np.array([1.0, 0.5]), "rank_1/photo": np.array([0.0, 0.5])}
-    per_person = {name: np.array([0.25, 0.75]) for name in tables.SCORES} | shares
-    methods = tables.summarize({"hyperdreambooth": per_person}, num_resamples=500, seed=0)
-    entry = methods["hyperdreambooth"]
+    per_person = {name: np.array([0.25, 0.75]) for name in SCORES} | shares
+    cost = {"hyperdreambooth": {"seconds": 1.0, "seconds_alone": 2.0, "bytes": 30.0}}
+    results = summarize({"hyperdreambooth": per_person}, cost, num_resamples=500, seed=0)
+    entry = results["methods"]["hyperdreambooth"]
     assert entry["prompted"]["style"]["mean"] == 0.75 and entry["prompted"]["style"]["ci95"] == [0.5, 1.0]
     assert entry["rank_1"] == {"photo": {"mean": 0.25, "ci95": [0.0, 0.5]}}
     assert entry["dino"]["per_identity"] == [0.25, 0.75]
-    head, row, foot = tables.shares_table(methods, gallery=200).splitlines()
-    assert head.split() == ["style", "rank_1", "photo"]
-    assert row.split() == ["hyperdreambooth", "0.750", "±0.250", "0.250", "±0.250"]
-    assert "nearest of 200 people" in foot and foot.endswith("chance 0.005")
+    table = tables.share_table(results | {"protocol": {"gallery": 200}})
+    assert table.columns == ["method", "style", "rank_1 photo"]
+    assert table.rows == [["HyperDreamBooth", "0.750 [0.500, 1.000]", "0.250 [0.000, 0.500]"]]
+    assert "nearest of 200 people" in table.note and table.note.endswith("chance 0.005.")

@@ -1,0 +1,286 @@
+"""From scores of people to tables, a plot and a page: each number against one that was computed by hand."""
+
+import json
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hdb.diffusion.sheet import save_image, to_image
+from hdb.evaluation import tables
+from hdb.evaluation.page import page
+from hdb.evaluation.people import Unseen
+from hdb.evaluation.pictures import Pictures
+from hdb.evaluation.plot import trade_off
+from hdb.evaluation.search import searched
+from hdb.evaluation.summary import NO_SCALE, NOT_APART, SCORES, summarize
+from hdb.methods.table import METHODS
+
+# face_rec of four people: the judge tells base and oracle apart; by clip_t it does not, since people differ in sign.
+FACE_REC = {
+    "unpersonalized": [0.0, 0.1, 0.0, 0.1],
+    "dreambooth": [0.3, 0.4, 0.2, 0.3],
+    "hyperdreambooth": [0.5, 0.5, 0.4, 0.6],
+    "oracle": [0.9, 0.8, 0.9, 0.8],
+}
+CLIP_T = {
+    "unpersonalized": [0.7, 0.7, 0.7, 0.7],
+    "dreambooth": [0.6, 0.6, 0.6, 0.6],
+    "hyperdreambooth": [0.7, 0.7, 0.6, 0.6],
+    "oracle": [0.8, 0.6, 0.8, 0.6],
+}
+COSTS = {
+    "dreambooth": {"seconds": 60.0, "seconds_alone": 60.0, "bytes": 5000.0},
+    "hyperdreambooth": {"seconds": 1.5, "seconds_alone": 3.0, "bytes": 100.0},
+}
+PROTOCOL = {
+    "identities": ["a", "b", "c", "d"],
+    "prompts": ["a photo of a [V] face", "a [V] face, oil painting"],
+    "images": 1,
+    "gallery": 10,
+    "subjects_per_batch": 4,
+    "settings": {"dreambooth": {"num_steps": 1200}},
+}
+
+
+def results_of(*names: str) -> dict:
+    names = names or tuple(FACE_REC)
+    per_method = {
+        name: {score: np.array(CLIP_T[name] if score == "clip_t" else FACE_REC[name]) for score in SCORES}
+        for name in names
+    }
+    nothing = {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}
+    costs = {name: COSTS.get(name, nothing) for name in names}
+    return {"protocol": PROTOCOL, **summarize(per_method, costs, num_resamples=4000, seed=0)}
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return results_of()
+
+
+def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_never_elsewhere(results):
+    of = {name: entry["face_rec"] for name, entry in results["methods"].items()}
+    assert of["hyperdreambooth"]["mean"] == pytest.approx(0.5)
+    assert of["hyperdreambooth"]["normalized"] == pytest.approx((0.5 - 0.05) / (0.85 - 0.05))
+    assert of["unpersonalized"]["normalized"] == pytest.approx(0) and of["oracle"]["normalized"] == pytest.approx(1)
+    assert results["scale"]["face_rec"]["mean"] == pytest.approx(0.8) and results["scale"]["face_rec"]["apart"]
+    assert results["scale"]["clip_t"]["mean"] == pytest.approx(0) and not results["scale"]["clip_t"]["apart"]
+    for entry in results["methods"].values():
+        assert entry["clip_t"]["normalized"] is None and entry["clip_t"]["reason"] == NOT_APART
+        assert "reason" not in entry["face_rec"]
+
+
+def test_without_the_oracle_there_is_no_scale():
+    results = results_of("unpersonalized", "hyperdreambooth")
+    assert results["scale"] == {}
+    for score in SCORES:
+        assert results["methods"]["hyperdreambooth"][score]["normalized"] is None
+        assert results["methods"]["hyperdreambooth"][score]["reason"] == NO_SCALE
+    assert "normalized" not in tables.score_table(results).note
+
+
+def test_differences_are_of_the_same_people_and_costs_are_ratios_to_ours(results):
+    paired = results["paired"]["dreambooth"]["face_rec"]
+    assert paired["mean"] == pytest.approx(np.mean([0.2, 0.1, 0.2, 0.3]))
+    # Four people: a mean of four draws of these differences; its 2.5 % and 97.5 % points by counting all 256 draws.
+    draws = np.array(np.meshgrid(*[[0.2, 0.1, 0.2, 0.3]] * 4)).reshape(4, -1).mean(0)
+    assert paired["ci95"] == pytest.approx(list(np.quantile(draws, [0.025, 0.975])), abs=0.013)
+    assert "hyperdreambooth" not in results["paired"]
+    over = results["methods"]["dreambooth"]["over_ours"]
+    assert over == {"seconds": pytest.approx(40), "seconds_alone": pytest.approx(20), "bytes": pytest.approx(50)}
+    assert set(results["methods"]["oracle"]["over_ours"].values()) == {None}
+
+
+def test_tables_say_what_was_found_by_hand(results):
+    table = tables.score_table(results)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(rows) == [
+        "base, unpersonalized",
+        "DreamBooth, 1200 steps",
+        "HyperDreamBooth",
+        "oracle: the true answer",
+        "oracle minus unpersonalized",
+    ]
+    ours = rows["HyperDreamBooth"]
+    assert ours["face_rec"].startswith("0.500 [0.4") and ours["face_rec"].endswith("] (+0.56)")
+    assert ours["clip_t"] == "0.650 [0.600, 0.700]"
+    assert [ours[of] for of in table.columns[-3:]] == ["3.0", "1.5", "100"]
+    assert [rows["base, unpersonalized"][of] for of in table.columns[-3:]] == [""] * 3
+    last = rows["oracle minus unpersonalized"]
+    assert last["clip_t"] == "not told apart by this judge" and last["face_rec"].startswith("+0.800 [0.7")
+    differ = tables.difference_table(results)
+    (row,) = [row for row in differ.rows if row[0].startswith("DreamBooth")]
+    assert row[1].startswith("+0.200 [") and row[-2:] == ["20×", "50×"]
+    assert "4 unseen people × 2 prompts × 1 pictures" in differ.note
+
+
+def test_the_papers_tables_stand_there_where_all_their_methods_do(results, monkeypatch):
+    assert tables.paper_tables(results) == []
+    of_paper = {name for names in tables.PAPER.values() for name in names}
+    assert of_paper | set(tables.TITLES) <= set(METHODS)
+    for of, value in ((FACE_REC, [0.1] * 4), (CLIP_T, [0.6] * 4), (COSTS, COSTS["dreambooth"])):
+        monkeypatch.setitem(of, "textual_inversion", value)
+    first, differences = tables.paper_tables(results_of())
+    assert first.title.startswith("Table 1")
+    assert [row[0].split(",")[0] for row in first.rows[:3]] == ["HyperDreamBooth", "DreamBooth", "Textual Inversion"]
+    assert [row[0].split(",")[0] for row in differences.rows] == ["DreamBooth", "Textual Inversion"]
+
+
+def test_a_method_that_nobody_thought_of_has_its_row(results):
+    new = results["methods"] | {"toy": results["methods"]["dreambooth"]}
+    table = tables.score_table(results | {"methods": new})
+    assert "toy" in [row[0] for row in table.rows]
+
+
+def test_a_table_is_text_with_columns_below_each_other_and_markdown_with_ours_in_bold():
+    table = tables.Table("Title", ["method", "score"], [["HyperDreamBooth", "1"], ["k = 1", "20"]], "A note.")
+    assert table.text().splitlines() == [
+        "Title",
+        "method           score",
+        "HyperDreamBooth  1",
+        "k = 1            20",
+        "A note.",
+    ]
+    assert table.markdown().splitlines() == [
+        "| method | score |",
+        "| --- | --- |",
+        "| **HyperDreamBooth** | 1 |",
+        "| k = 1 | 20 |",
+        "",
+        "A note.",
+    ]
+
+
+def test_the_plot_has_a_point_for_each_method_and_a_line_for_each_search(results, monkeypatch):
+    drawn = {"points": [], "lines": []}
+    from matplotlib.axes import Axes
+
+    monkeypatch.setattr(Axes, "errorbar", record(Axes.errorbar, drawn["points"]))
+    monkeypatch.setattr(Axes, "plot", record(Axes.plot, drawn["lines"]))
+    tried = [{"clip_t": {"mean": 0.7}, "face_rec": {"mean": 0.2}}, {"clip_t": {"mean": 0.6}, "face_rec": {"mean": 0.4}}]
+    image = Image.open(BytesIO(trade_off(results, {"dreambooth": tried, "k1": tried})))
+    assert image.info["Software"] == "hdb"
+    points = {options["label"]: (position, options) for position, options in drawn["points"]}
+    (x, y), options = points["HyperDreamBooth"]
+    assert (x, y) == (pytest.approx(0.65), pytest.approx(0.5)) and len(points) == 4
+    low, high = results["methods"]["hyperdreambooth"]["clip_t"]["ci95"]
+    assert (x - options["xerr"][0][0], x + options["xerr"][1][0]) == (pytest.approx(low), pytest.approx(high))
+    assert [position for position, options in drawn["lines"] if options.get("linestyle") == "--"] == [
+        ([0.7, 0.6], [0.2, 0.4])
+    ]
+
+
+def record(real, into: list):
+    def called(self, *args, **kwargs):
+        into.append((args, kwargs))
+        return real(self, *args, **kwargs)
+
+    return called
+
+
+def test_the_curves_of_a_plot_are_what_searches_wrote(tmp_path):
+    assert searched(tmp_path / "nowhere") == {}
+    setting = {"words": ["dreambooth.lr=1"], "clip_t": {"mean": 0.5}, "face_rec": {"mean": 0.4}, "seconds": 1.0}
+    (tmp_path / "dreambooth.json").write_text(json.dumps({"settings": [setting]}))
+    (tmp_path / "notes.json").write_text("mine")
+    assert searched(tmp_path) == {"dreambooth": [setting]}
+    for content in ("no json", "[]", '{"settings": [{"words": []}]}', '{"chosen": 1}'):
+        (tmp_path / "k1.json").write_text(content)
+        with pytest.raises(ValueError, match="k1.json is no search's result"):
+            searched(tmp_path)
+
+
+class Parser(HTMLParser):
+    """Sources of pictures, other references, and texts of cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources, self.links, self.words, self.open = [], [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.sources += [known["src"]] if "src" in known else []
+        self.links += [known["href"]] if "href" in known else []
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versions(results, tmp_path):
+    people = Unseen(["<b>a", "b"], torch.ones(2, 1, 3, 8, 8), None, torch.ones(0, 3, 8, 8))
+    pictures = Pictures(people, PROTOCOL["prompts"], tmp_path, num_pictures=1)
+    for name in results["methods"]:
+        for person in range(2):
+            for prompt in range(2):
+                save_image(to_image(torch.rand(3, 8, 8)), tmp_path / pictures.path(name, person, prompt, 0))
+    plot, about = trade_off(results, {}), {"versions": {"hdb": "0.1", "torch": "2.x"}}
+    text = page(results | about, pictures, plot=plot, grid=Image.new("RGB", (9, 9)))
+    parser = Parser()
+    parser.feed(text)
+    assert all(source.startswith("data:image/") for source in parser.sources) and not parser.links
+    assert len(parser.sources) == 2 + 2 * (1 + 4 * 2)  # plot, grid; two people, four methods, two prompts
+    assert "http" not in text and "<b>a" not in text
+    for word in ("not told apart by this judge", "HyperDreamBooth", "a [V] face, oil painting", "2.x", "1200"):
+        assert word in parser.words
+
+
+def test_readme_and_the_committed_results_say_the_same():
+    from hdb.evaluation.readme import filled
+
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text()
+    assert filled(text, root=root) == text, "run python -m experiments.readme"
+    assert "<!-- scores: hdb/faceworld/weights/eval.json -->" in text
+
+
+def test_readmes_tables_are_written_between_their_marks_and_nothing_else_is_touched(results, tmp_path, call):
+    from experiments import readme
+
+    folder = Path("eval")
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    save_image(Image.new("RGB", (9, 9)), folder / "grid.png")
+    text = "# Mine\n\n<!-- scores: kept/eval.json -->\nold\n<!-- end -->\nbetween\n"
+    Path("README.md").write_text(text + "<!-- differences: kept/eval.json -->\n<!-- end -->\nlast")
+    assert call(readme, "results=eval", "kept=kept/eval.json") == 0
+    written = Path("README.md").read_text()
+    start, rest = written.split("<!-- scores: kept/eval.json -->\n")
+    assert start == "# Mine\n\n" and rest.startswith(tables.score_table(results).markdown() + "\n<!-- end -->\nbetween")
+    assert written.endswith(tables.difference_table(results).markdown() + "\n<!-- end -->\nlast")
+    assert Path("kept/eval.png").read_bytes() == (folder / "grid.png").read_bytes()
+    stamp = Path("README.md").stat().st_mtime_ns
+    assert call(readme) == 0 and Path("README.md").stat().st_mtime_ns == stamp
+
+
+BAD = [
+    ("no marks", "there is no mark for a table, expected one of the kind <!-- scores: path -->"),
+    (
+        "<!-- sums: kept/eval.json -->\n<!-- end -->",
+        "asks for 'sums', expected one of scores, differences, shares, paper",
+    ),
+    ("<!-- scores: kept/eval.json -->\n", "<!-- scores: kept/eval.json --> has no end, expected <!-- end -->"),
+    ("<!-- scores: a -->\n<!-- shares: b -->\n<!-- end -->", "<!-- scores: a --> has no end"),
+    ("<!-- scores: gone.json -->\n<!-- end -->", "no results in gone.json: expected the results.json of an evaluation"),
+    ("<!-- scores: half.json -->\n<!-- end -->", "half.json lacks scale, expected the results.json of an evaluation"),
+    ("<!-- scores: list.json -->\n<!-- end -->", "list.json holds a list, expected the results.json of an evaluation"),
+    ("<!-- scores: torn.json -->\n<!-- end -->", "torn.json is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_mark_that_cannot_be_filled_is_said_and_readme_stays_as_it_was(text, message, call, capsys):
+    from experiments import readme
+
+    Path("README.md").write_text(text)
+    Path("half.json").write_text('{"protocol": {}}')
+    Path("list.json").write_text("[]")
+    Path("torn.json").write_text('{"protocol"')
+    assert call(readme) == 2
+    assert message in capsys.readouterr().err and Path("README.md").read_text() == text
+    Path("README.md").unlink()
+    assert call(readme) == 2 and "no file README.md" in capsys.readouterr().err
