@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+import small
 import torch
-from PIL import Image
 from safetensors.torch import load_file
-from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tiny_judges
 
 from experiments import evaluate, preoptimize, pretrain
 from experiments.cli import code
@@ -21,7 +19,6 @@ from experiments.config import Pretrain, load
 from hdb.training import ranks
 
 ROOT = Path(__file__).parents[1]
-YAML = str(ROOT / "configs" / "faceworld" / "pretrain.yaml")
 PAIR = ["devices=2"]
 ONE_STEP = ["max_steps=1", "warmup_steps=0"]
 STILL = [*ONE_STEP, "lr=1e-12", "linear_lr=1e-12"]  # scores of the network as it begins
@@ -30,41 +27,12 @@ LONGER = ["max_steps=12", "val_every=12", "checkpoint_every=4", "warmup_steps=0"
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory) -> Path:
-    """A folder with tiny networks and photos of eight people."""
-    folder = tmp_path_factory.mktemp("ranks")
-    save_tiny_base(folder / "base")
-    save_tiny_encoder(folder / "encoder")
-    save_tiny_hypernet(folder / "hypernet", base=folder / "base", encoder=folder / "encoder")
-    save_tiny_judges(folder / "judges")
-    (folder / "photos").mkdir()
-    for person in range(8):
-        noise = np.random.default_rng(person).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "photos" / f"{person}.png")
-    return folder
+    return small.fill(tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
 def words(room) -> dict[str, list[str]]:
-    """Tiny settings of the commands."""
-    faces = ["source=flat", "crop=false", "target=same", f"root={room}/photos", "resolution=32"]
-    faces += ["num_identities=4", "num_val_identities=4", "num_test_identities=0"]
-    common = [f"base.path={room}/base", "accelerator=cpu", "lidb.a=4", "lidb.b=3", *(f"faces.{word}" for word in faces)]
-    judges = [f"judges.{judge}={room}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
-    net = [f"hypernet.encoder={room}/encoder", "hypernet.width=8", "hypernet.num_heads=2", "hypernet.iterations=2"]
-    small = ["num_val_draws=1", "num_preview_identities=2", "sampling.num_inference_steps=2", "gamma=0", "val_every=1"]
-    (room / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow\n")
-    unseen = [f"base.path={room}/base", "accelerator=cpu", f"hypernet={room}/hypernet", f"encoder={room}/encoder"]
-    unseen += ["faces.source=flat", "faces.crop=false", f"faces.root={room}/photos", "faces.resolution=64"]
-    unseen += ["faces.num_val_identities=0", "faces.num_test_identities=4", f"prompts={room}/prompts.txt"]
-    unseen += ["num_identities=4", "num_gallery=4", "num_prompts=2", "num_pictures=1", "num_references=1"]
-    unseen += ["methods=[unpersonalized,no_hyper,hyperdreambooth]", "finetuning.num_steps=2", "subjects_per_batch=2"]
-    unseen += ["sampling.num_inference_steps=2", "num_resamples=100"]
-    fitting = ["identities_per_shard=1", "num_steps=2", "faces.views_per_identity=2"]
-    return {
-        "preoptimize": [*common, *fitting],
-        "pretrain": [YAML, *common, *judges, *net, *small],
-        "evaluate": [*unseen, *judges],
-    }
+    return small.words(room)
 
 
 def together(room: Path, *plan: tuple[str, list[str]]) -> subprocess.Popen:
