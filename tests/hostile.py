@@ -169,7 +169,7 @@ FILES: list[Row] = [
     ("short.safetensors", SUBJECT, raw(struct.pack("<Q", 99) + b"{}"), "is cut off"),
     ("no-json.safetensors", SUBJECT, raw(headed(b"{nonsense")), "has a damaged header"),
     ("deep.safetensors", SUBJECT, raw(headed(b'{"a":' + b"[" * 200_000)), "has a damaged header"),
-    ("list-entry.safetensors", SUBJECT, raw(headed({"theta": [1]})), "has a damaged header"),
+    ("list-entry.safetensors", SUBJECT, raw(headed({"theta": [1]})), "has format version None"),
     ("minus.safetensors", SUBJECT, raw(theta(data_offsets=[-16, 0])), "is too long|damaged|lacks|version"),
     ("offsets.safetensors", SUBJECT, raw(theta(data_offsets=[0, 2**60])), "is cut off"),
     ("text-offsets.safetensors", SUBJECT, raw(theta(data_offsets="ab")), "has a damaged header"),

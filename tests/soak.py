@@ -74,7 +74,7 @@ class Run:
             os.dup2(log.fileno(), 2)
         left = 99
         try:
-            FaceCropper.crop = uncropped
+            FaceCropper.crop = FaceCropper.check = uncropped
             first()
             left = code(COMMANDS[self.command].main, [*self.given(place), *more])
         finally:
