@@ -57,7 +57,7 @@ def done(room, words) -> str:
         ("pretrain", [*training, *PAIR, *LONGER, "faces.batch_size=2", "output=pair-longer"]),
         ("evaluate", [*words["evaluate"], *PAIR, "output=pair-eval"]),  # the last: after it the first is alone
     )
-    said, errors = process.communicate(timeout=900)
+    said, errors = process.communicate(timeout=3600)
     assert process.returncode == 0, errors
     return said
 
@@ -138,11 +138,11 @@ def test_where_one_is_killed_the_other_ends_with_a_sentence_and_the_run_goes_on(
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if victim == "first" else int(child), signal.SIGKILL)
     killed = time.monotonic()
-    _, errors = process.communicate(timeout=300)  # until both have closed their end
+    _, errors = process.communicate(timeout=600)  # until both have closed their end
     assert time.monotonic() - killed < 60
     assert f"error: {ranks.GONE}" in errors
     again = together(room, plan)
-    said, errors = again.communicate(timeout=900)
+    said, errors = again.communicate(timeout=3600)
     assert again.returncode == 0, errors
     assert "going on with the unfinished run" in said
     ends = [torch.load(room / of / "last.ckpt", weights_only=True)["state_dict"] for of in (output, "pair-longer")]
