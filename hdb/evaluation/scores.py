@@ -18,7 +18,7 @@ from hdb.faceworld.captions import parse
 from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.judges import Judges, Scores, Seen
 from hdb.metrics.networks import AttributeClassifier
-from hdb.metrics.people_mean import PeopleMean
+from hdb.metrics.people_mean import means_of_people
 
 PROMPTED = ("style", "context", "accessory")
 PerIdentity = dict[str, np.ndarray]
@@ -85,7 +85,8 @@ class PictureScores:
 
     def __init__(self, panel: Panel, answers: Answers) -> None:
         self.panel, self.answers, self.four = panel, answers, Scores(panel.judges)
-        self.shares: dict[str, PeopleMean] = {}
+        self.values: dict[str, list[Tensor]] = {}  # beside the four: of some pictures each, and whose they are
+        self.owners: dict[str, list[Tensor]] = {}
         self.kinds = kinds_of_prompts(panel.asked, num=len(panel.prompts))
 
     def update(self, pictures: Float[Tensor, "m 3 h w"], *, person: int, prompts: Sequence[int]) -> None:
@@ -110,8 +111,11 @@ class PictureScores:
 
     def per_person(self) -> PerIdentity:
         """Name -> the mean over each person's pictures."""
-        means = self.four.per_person() | {name: of.per_person() for name, of in self.shares.items()}
-        return {name: of.double().numpy() for name, of in means.items()}
+        four = {name: means.double() for name, means in self.four.per_person().items()}
+        beside = {
+            name: means_of_people(torch.cat(of), torch.cat(self.owners[name])) for name, of in self.values.items()
+        }
+        return {name: means.numpy() for name, means in (four | beside).items()}
 
     def _add_shown(self, pictures: Float[Tensor, "m 3 h w"], prompts: list[int], owner: Tensor) -> None:
         wanted = [self.panel.asked[prompt] for prompt in prompts]
@@ -123,7 +127,8 @@ class PictureScores:
     def _add(self, name: str, values: Tensor, owner: Tensor, *, where: list[bool] | None = None) -> None:
         rows = torch.tensor([True] * len(values) if where is None else where)
         if rows.any():
-            self.shares.setdefault(name, PeopleMean()).update(values.cpu()[rows].float(), owner[rows])
+            self.values.setdefault(name, []).append(values.cpu()[rows].double())
+            self.owners.setdefault(name, []).append(owner[rows])
 
 
 def scored(batches: Iterable[Batch], panel: Panel, answers: Answers) -> PerIdentity:

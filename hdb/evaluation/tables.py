@@ -1,5 +1,6 @@
 """Results as tables for people to read: the scores, what differs from ours, shares of pictures, the paper's three."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ def score_table(
     rows = []
     for name in methods if names is None else names:
         of = methods[name]
-        made = [f"{of['seconds_alone']:.1f}", f"{of['seconds']:.1f}", f"{of['bytes']:.0f}"] if of["bytes"] else [""] * 3
+        made = [digits(of["seconds_alone"]), digits(of["seconds"]), f"{of['bytes']:.0f}"] if of["bytes"] else [""] * 3
         rows.append([title_of(name, protocol), *(score_cell(of[score]) for score in SCORES), *made])
     note = f"{size(protocol)}; mean [95 % interval over people]"
     if ends:
@@ -81,7 +82,7 @@ def score_table(
 
 def difference_table(results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Ours") -> Table:
     """Ours minus each other method, person by person; what the other costs over ours."""
-    columns, methods, paired = ["ours minus", *SCORES, "its seconds / ours", "its bytes / ours"], results["methods"], {}
+    columns, methods = ["ours minus", *SCORES, "its seconds / ours", "its bytes / ours"], results["methods"]
     paired = results["paired"] if names is None else {name: results["paired"][name] for name in names if name != OURS}
     rows = []
     for name, of in paired.items():
@@ -135,8 +136,14 @@ def difference(of: Mapping[str, Any]) -> str:
 
 
 def ratio(over: float | None) -> str:
-    """A factor to three digits."""
-    return "" if over is None else f"{float(f'{over:.3g}'):,g}×"
+    """A factor, or nothing where there is none."""
+    return "" if over is None else f"{digits(over)}×"
+
+
+def digits(number: float) -> str:
+    """Three digits that count, and no exponent: of seconds and factors, which differ by powers of ten."""
+    decimals = max(0, 2 - math.floor(math.log10(number))) if number > 0 else 0
+    return f"{number:.{decimals}f}"
 
 
 def minus(text: str) -> str:

@@ -109,14 +109,19 @@ def test_tables_say_what_was_found_by_hand(results):
     ours = rows["HyperDreamBooth"]
     assert ours["face_rec"].startswith("0.500 [0.4") and ours["face_rec"].endswith("] (+0.56)")
     assert ours["clip_t"] == "0.650 [0.600, 0.700]"
-    assert [ours[of] for of in table.columns[-3:]] == ["3.0", "1.5", "100"]
+    assert [ours[of] for of in table.columns[-3:]] == ["3.00", "1.50", "100"]
     assert [rows["base, unpersonalized"][of] for of in table.columns[-3:]] == [""] * 3
     last = rows["oracle minus unpersonalized"]
     assert last["clip_t"] == "not told apart by this judge" and last["face_rec"].startswith("+0.800 [0.7")
     differ = tables.difference_table(results)
     (row,) = [row for row in differ.rows if row[0].startswith("DreamBooth")]
-    assert row[1].startswith("+0.200 [") and row[-2:] == ["20×", "50×"]
+    assert row[1].startswith("+0.200 [") and row[-2:] == ["20.0×", "50.0×"]
     assert "4 unseen people × 2 prompts × 1 pictures" in differ.note
+
+
+def test_numbers_of_seconds_and_factors_have_three_digits():
+    written = {0.0079: "0.00790", 1.5: "1.50", 14.81: "14.8", 126.4: "126", 5000.4: "5000", 0.0: "0"}
+    assert {number: tables.digits(number) for number in written} == written
 
 
 def test_the_papers_tables_stand_there_where_all_their_methods_do(results, monkeypatch):

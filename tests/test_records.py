@@ -1,0 +1,34 @@
+"""What an evaluation leaves at Weights & Biases."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from white_noise import evaluation
+
+from experiments.records import log_evaluation
+from hdb.metrics.judges import JudgeOptions, Judges
+
+
+def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb"))
+    judges = Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    outcome = evaluation(tmp_path / "eval", judges, size=(2, 1, 1), num_methods=3, side=32)
+    files = [tmp_path / "eval" / name for name in ("results.json", "report.html", "tradeoff.png", "grid.png")]
+    metrics, images, tables, artifacts = {}, {}, {}, []
+    run = SimpleNamespace(log=tables.update, log_artifact=artifacts.append)
+    logger = SimpleNamespace(log_metrics=metrics.update, log_image=images.__setitem__, experiment=run)
+    log_evaluation(logger, files, outcome)
+    results = json.loads(files[0].read_text())
+    assert metrics["eval/oracle/dino"] == results["methods"]["oracle"]["dino"]["mean"]
+    assert images["eval/grid"] == [outcome.grid]
+    assert {name: (of.columns, of.data) for name, of in tables.items()} == {
+        f"eval/{table.title}": (list(table.columns), [list(row) for row in table.rows]) for table in outcome.tables
+    }
+    (artifact,) = artifacts
+    assert (artifact.type, artifact.metadata) == (
+        "evaluation",
+        {"base": "noise", "base_digest": "0", "hypernetwork": "none"},
+    )
+    stored = {name: Path(entry.local_path).read_bytes() for name, entry in artifact.manifest.entries.items()}
+    assert stored == {path.name: path.read_bytes() for path in files}
