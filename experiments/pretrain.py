@@ -31,18 +31,18 @@ def main(argv: list[str]) -> None:
     config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), start(config, accelerator=config.accelerator)  # before gigabytes are read
-    layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)
-    targets = load_thetas(config.thetas, layout) if config.beta else None
-    encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    targets = load_thetas(config.thetas, layout_of(base, config.lidb)) if config.beta else None
+    encoder, judges = face_encoder(net.encoder), Judges.read(config.judges, device=device)
     train, val = people.training(), people.faces("val")
-    hypernet = new_hypernet(net, encoder, layout, base_digest=base.digest)
+    hypernet = new_hypernet(net, encoder, layout_of(base, config.lidb), base_digest=base.digest)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     standardize(hypernet, (sample.reference for sample in train), device=device)
     how = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
     how["references"] = first_references(val, config.num_preview_identities)
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=config.seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=config.seed)
-    facts = {"base_digest": base.digest, "encoder_digest": encoder.digest, "processes": world_size()}
+    facts = {"base_digest": base.digest, "encoder_digest": hypernet.encoder_digest, "processes": world_size()}
     machine = {"accelerator": config.accelerator, "precision": config.precision} | config.processes
     with claim(folder, config, result="metrics.json", inputs=facts, free=LOOKED_AT) as resume:
         write_once(folder / SPLITS_FILE, asdict(people.splits))

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hdb.files import write_json
 from hdb.limits import Limit, between, limited
+from hdb.training.device import readied
 
 T = TypeVar("T")
 GONE = "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
@@ -67,7 +68,7 @@ def start(options: ProcessOptions, *, accelerator: str) -> torch.device:
         _watch(getattr(strategy.launcher, "procs", []))
         if not is_first():
             sys.stdout = open(os.devnull, "w")  # what all of them would say is said once
-    return strategy.root_device
+    return readied(strategy.root_device)
 
 
 def rank() -> int:
