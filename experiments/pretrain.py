@@ -9,7 +9,8 @@ from dataclasses import asdict
 from experiments.cli import run
 from experiments.config import Pretrain, load
 from experiments.runs import LOOKED_AT, check_folder, claim
-from experiments.tracking import log_winner, wandb_run
+from experiments.sweeps import log_winner
+from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.datamodule import FaceData, first_references

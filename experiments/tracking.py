@@ -1,19 +1,16 @@
 """The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
-from hdb.hypernet.trained import BEST, BEST_BY, finished_runs
 from hdb.lidb.file import Subject
-from hdb.runs.logger import attempted, mode_of, started
+from hdb.runs.logger import attempted, log_files, mode_of, started
 from hdb.training.ranks import is_first
 
 
@@ -49,30 +46,3 @@ def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds:
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
     attempted(lambda: log_files(logger, path.stem, [path], kind="subject", about=Subject.load(path).metadata))
-
-
-def log_winner(logger: WandbLogger, folder: Path, scores: Mapping[str, float]) -> None:
-    """The network of a sweep's run that is better than all finished before it: the artifact hypernet-<sweep>:best."""
-    sweep, score = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
-    if not sweep or score is None or not is_first():
-        return
-    if all(score > other for of, other in finished_runs(folder.parent).items() if of != folder):
-        name, files = f"hypernet-{sweep}", sorted((folder / "hypernet").glob("*"))
-        attempted(lambda: log_files(logger, name, files, kind="model", about=scores, aliases=[BEST]))
-
-
-def log_files(
-    logger: WandbLogger,
-    name: str,
-    files: Sequence[Path],
-    *,
-    kind: str,
-    about: Mapping[str, str | float],
-    aliases: list[str] | None = None,
-) -> None:
-    """Some files as one artifact."""
-    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
-    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
-    for path in files:
-        artifact.add_file(str(path))
-    logger.experiment.log_artifact(artifact, aliases=aliases)

@@ -16,7 +16,7 @@ from wandb_server import KEY, SWEEP, standing_in
 
 from experiments import evaluate
 from experiments.runs import LOOKED_AT
-from experiments.tracking import log_winner
+from experiments.sweeps import log_winner
 from hdb.hypernet import trained
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
 def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(
-        "experiments.tracking.log_files", lambda *given, about, **how: logged.append(about[trained.BEST_BY])
+        "experiments.sweeps.log_files", lambda *given, about, **how: logged.append(about[trained.BEST_BY])
     )
     for sweep, scores in ((None, [0.1]), ("s", [0.2, 0.1, 0.3, 0.3])):
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep or "")

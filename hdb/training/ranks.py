@@ -28,7 +28,7 @@ T = TypeVar("T")
 GONE = "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
 GRACE = 20  # s, in which a process that lost another one may end by itself
 _SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")  # of errors about another process
-_done = threading.Event()
+_done = threading.Event()  # from when on it is no loss that another process is gone
 _AGAIN = Limit(
     lambda name: not name.endswith(("_spawn", "_fork", "_notebook")),
     "one whose processes run the whole command (auto, ddp, ddp_find_unused_parameters_true, ...)",
@@ -170,6 +170,12 @@ def lost_another(error: BaseException) -> bool:
     return dist.is_initialized() and any(sign in str(error).lower() for sign in _SIGNS)
 
 
+def say_lost() -> int:
+    """Says that another process is gone; the exit code."""
+    print(f"error: {GONE}", file=sys.stderr, flush=True)
+    return 2
+
+
 def _watch(children: Sequence[subprocess.Popen]) -> None:
     """Ends this process where one that it started, or that started it, has died: it would wait in vain for hours."""
     parent = None if rank_zero_only.rank == 0 else os.getppid()
@@ -181,8 +187,8 @@ def _watch(children: Sequence[subprocess.Popen]) -> None:
         while not dead():
             if _done.wait(0.5):
                 return
-        print(f"error: {GONE}", file=sys.stderr, flush=True)
+        left = say_lost()
         time.sleep(GRACE)
-        os._exit(2)
+        os._exit(left)
 
     threading.Thread(target=look, daemon=True).start()

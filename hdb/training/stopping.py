@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,13 @@ class Stopping:
         if impatient or not (again or self.within_step):
             raise KeyboardInterrupt
 
+    def say(self) -> int:
+        """Says what stopped this process; the exit code."""
+        asked = self.asked or signal.SIGINT
+        how = "interrupted" if asked == signal.SIGINT else f"stopped by {asked.name}"
+        print(f"{how}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
+        return 128 + asked
+
 
 _stopping = Stopping()
 
@@ -57,6 +65,13 @@ def stoppable() -> Iterator[Stopping]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def end_of(number: signal.Signals) -> None:
+    """Ends this process of a signal, as one ends that handles none."""
+    sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class WholeSteps(L.Callback):
