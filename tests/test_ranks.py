@@ -127,25 +127,33 @@ def test_the_first_process_alone_speaks_and_writes(done, room):
     assert names == expected | {"last.previous.ckpt"}
 
 
-@pytest.mark.parametrize("victim", ["first", "second"])
-def test_where_one_is_killed_the_other_ends_with_a_sentence_and_the_run_goes_on(victim, done, words, room):
-    output = f"killed-{victim}"
-    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", f"output={output}"])
+def killed(victim: str, room: Path, plan: tuple[str, list[str]], place: Path) -> None:
+    """Starts two processes, kills one at the first checkpoint, and checks how the other ends."""
     process = together(room, plan)
-    while not (room / output / "last.ckpt").is_file():
+    while not (place / "last.ckpt").is_file():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if victim == "first" else int(child), signal.SIGKILL)
-    killed = time.monotonic()
+    since = time.monotonic()
     _, errors = process.communicate(timeout=600)  # until both have closed their end
-    assert time.monotonic() - killed < 60
+    assert time.monotonic() - since < 60
     assert f"error: {ranks.GONE}" in errors
+
+
+def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
+    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
+    killed("second", room, plan, room / "no-second")
+
+
+def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
+    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
+    killed("first", room, plan, room / "no-first")
     again = together(room, plan)
     said, errors = again.communicate(timeout=3600)
     assert again.returncode == 0, errors
     assert "going on with the unfinished run" in said
-    ends = [torch.load(room / of / "last.ckpt", weights_only=True)["state_dict"] for of in (output, "pair-longer")]
+    ends = [torch.load(room / of / "last.ckpt", weights_only=True)["state_dict"] for of in ("no-first", "pair-longer")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
 
 
