@@ -210,7 +210,7 @@ FILES: list[Row] = [
     ("config-garbage", HYPERNET, in_folder("config.json", b"\xff\xfe{"), "holds no readable"),
     ("config-list", HYPERNET, in_folder("config.json", b"[]"), "holds no readable|expected"),
     ("config-empty", HYPERNET, in_folder("config.json", b"{}"), "layout"),
-    ("config-short", HYPERNET, in_folder("config.json", changed(decoder=None, layout=None)), "lacks|expected|readable"),
+    ("config-short", HYPERNET, in_folder("config.json", changed(decoder=None, layout=None)), "not whole"),
     ("config-wide", HYPERNET, in_folder("config.json", changed(iterations=-1)), "iterations"),
     ("weights-cut", HYPERNET, in_folder("model.safetensors", lambda content: content[:-9]), "holds no readable"),
     ("weights-code", HYPERNET, in_folder("model.safetensors", EVIL), "holds no readable"),

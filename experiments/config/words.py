@@ -111,6 +111,8 @@ def _value(node: yaml.Node, schema: Any, path: Path) -> Any:
     loader = yaml.SafeLoader("")
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise ValueError("a name there is a list or holds names itself, expected a word")
         names = [key.value for key, _ in node.value]
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"{twice[0]} stands there twice")
