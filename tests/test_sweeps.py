@@ -63,7 +63,7 @@ def agent_room(tiny_words, tmp_path) -> Path:
 
 def test_two_runs_of_a_real_agent(agent_room, monkeypatch, capsys):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {name: "600" for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT", "WANDB__SERVICE_WAIT")}
+    environment |= dict.fromkeys(("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT", "WANDB__SERVICE_WAIT"), "600")
     environment |= {"HOME": str(agent_room), "PYTHONPATH": str(ROOT), "WANDB_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     started = time.monotonic()
     with standing_in() as server:
