@@ -9,32 +9,39 @@ from collections.abc import Callable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from hdb.training.stopping import stoppable
+from hdb.training import ranks
+from hdb.training.stopping import end_of, stoppable
+
+LOUD = ("diffusers", "transformers")  # tables of odd tensors, which we say in a sentence
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal."""
-    sys.exit(code(main, sys.argv[1:]))
+    left = code(main, sys.argv[1:])
+    if left == 128 + signal.SIGTERM and os.environ.get("WANDB_SWEEP_ID"):
+        end_of(signal.SIGTERM)  # the agent sent it to end a run early, and takes codes above 0 for failures
+    sys.exit(left)
 
 
 def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in (
-        "diffusers",
-        "transformers",
-    ):  # their tables of odd tensors: we say it in a sentence
+    for library in LOUD:
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
     with stoppable() as stopping:
         try:
             left = _left(main, argv)
-        except Exception:
-            if stopping.asked is None:
+        except Exception as error:
+            if stopping.asked is None and not ranks.lost_another(error):
                 raise
-            left = None  # whatever the signal broke
-        return left if stopping.asked is None and left is not None else _stopped(stopping.asked or signal.SIGINT)
+            left = None if stopping.asked else ranks.say_lost()  # whatever the signal, or another process, broke
+        ranks.leave()
+        if stopping.asked is None and left is not None:
+            return left
+        # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
+        return stopping.say() if ranks.is_first() else 0
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
@@ -50,9 +57,3 @@ def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def _stopped(asked: signal.Signals) -> int:
-    how = "interrupted" if asked == signal.SIGINT else f"stopped by {asked.name}"
-    print(f"{how}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
-    return 128 + asked

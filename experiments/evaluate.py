@@ -24,7 +24,7 @@ from hdb.methods.table import Means, make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
 from hdb.prompts import read_prompts, without_identifier
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
+from hdb.training.ranks import alone, start
 
 
 def main(argv: list[str]) -> None:
@@ -36,10 +36,10 @@ def main(argv: list[str]) -> None:
     check_folder(folder, config)
     refuse_missing_networks(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
-    people, device = unseen(config.faces, config, hypernet=path), device_of(config.accelerator)
-    base = read_base(config.base, memory=config.memory).to(device)
+    people, device = unseen(config.faces, config, hypernet=path), start(config, accelerator=config.accelerator)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
-    machine = {"accelerator": config.accelerator, "precision": config.precision}
+    machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
     methods = make_methods(chosen, Means(hypernet, studio, config, people.world, subjects_folder(folder)))

@@ -13,24 +13,24 @@ from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.people import SPLITS_FILE, People
-from hdb.files import write_json
 from hdb.hypernet.trained import face_encoder, refuse_missing_networks
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
 from hdb.training.predictability import LEAST_PEOPLE
+from hdb.training.ranks import alone, is_first, start, write_once
 from hdb.training.targets import ShardFitting, predictable
 
 
 def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
-    folder, device = own_place(config.output), device_of(config.accelerator)
+    folder = own_place(config.output)
     check_folder(folder, config)
     refuse_missing_networks(encoder=config.encoder)
     everybody = People(config.faces)
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
-    diffusion = read_base(config.base, memory=config.memory).to(device)
+    device = start(config, accelerator=config.accelerator)
+    diffusion = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
     people = everybody.faces("train")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.
@@ -42,14 +42,14 @@ def main(argv: list[str]) -> None:
         views_per_identity=config.faces.views_per_identity,
         num_workers=config.faces.num_workers,
         checkpoint_every=config.checkpoint_every,
-        trainer={"accelerator": config.accelerator, "precision": config.precision},
+        trainer={"accelerator": config.accelerator, "precision": config.precision} | alone(device),
         seed=config.seed,
     )
     with claim(folder, asked, result=result, inputs={"base_digest": diffusion.digest}):
-        write_json(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
+        write_once(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
         with wandb_run(config, stage="preoptimize", output=folder) as logger:
             fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
-            if name := config.encoder:
+            if is_first() and (name := config.encoder):
                 known = predictable(folder, people, personalized.layout, face_encoder(name), name=name, device=device)
                 logger.log_metrics({"preoptimize/r2": known.r2, "preoptimize/r2_residuals": known.r2_residuals})
 

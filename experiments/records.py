@@ -6,11 +6,10 @@ from pathlib import Path
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-from experiments.tracking import log_files
 from hdb.evaluation.evaluate import Outcome
 from hdb.evaluation.summary import logged
 from hdb.evaluation.tables import Table
-from hdb.runs.logger import attempted
+from hdb.runs.logger import attempted, log_files
 
 
 def log_evaluation(logger: WandbLogger, files: Sequence[Path], outcome: Outcome) -> None:

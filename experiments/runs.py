@@ -8,11 +8,13 @@ from experiments.config import dotted
 from experiments.outputs import named_paths
 from experiments.tracking import check_mode
 from hdb.runs import folder as folders
+from hdb.training.ranks import once
 
 # What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
 # beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone, and
 # what it plots beside its own points.
 WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
+WAYS += ["devices", "num_nodes", "strategy"]
 ELSEWHERE = ("wandb.", "base.path", "base.revision")
 LOOKED_AT = (
     "sampling.",
@@ -36,6 +38,8 @@ def claim(
 ) -> AbstractContextManager[bool]:
     """The folder for a run of this config, as `run_folder` has it: true if an unfinished run is gone on with.
 
+    Of several processes the first claims it for all.
+
     Args:
         inputs: what the run depends on beside its config: digests of networks, say.
         reads: files that it reads beside those that the config names.
@@ -47,7 +51,7 @@ def claim(
         if key.rpartition(".")[2] not in WAYS and not key.startswith((*ELSEWHERE, *free))
     }
     named = [*named_paths(config), *(("what is read", path) for path in reads)]
-    return folders.run_folder(folder, settings | inputs, result=result, reads=named)
+    return once(folders.run_folder(folder, settings | inputs, result=result, reads=named))
 
 
 def check_folder(folder: Path, config: object) -> None:

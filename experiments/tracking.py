@@ -1,18 +1,17 @@
 """The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
 from hdb.lidb.file import Subject
-from hdb.runs.logger import attempted, mode_of, started
+from hdb.runs.logger import attempted, log_files, mode_of, started
+from hdb.training.ranks import is_first
 
 
 @contextmanager
@@ -27,10 +26,14 @@ def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = Tr
 
 
 def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
-    """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`."""
+    """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`.
+
+    Of several processes the first logs.
+    """
     project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
     about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
-    return started(Path(output), mode=check_mode(config), keep=keep, **about)
+    mode = check_mode(config) if is_first() else "disabled"
+    return started(Path(output), mode=mode, keep=keep and is_first(), **about)
 
 
 def check_mode(config: object) -> str:
@@ -43,12 +46,3 @@ def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds:
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
     attempted(lambda: log_files(logger, path.stem, [path], kind="subject", about=Subject.load(path).metadata))
-
-
-def log_files(logger: WandbLogger, name: str, files: Sequence[Path], *, kind: str, about: Mapping[str, str]) -> None:
-    """Some files as one artifact."""
-    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
-    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
-    for path in files:
-        artifact.add_file(str(path))
-    logger.experiment.log_artifact(artifact)

@@ -135,7 +135,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
             raise TypeError("metadata that is no text")
         ends = [entry["data_offsets"][1] for entry in tensors.values() if {"dtype", "shape"} <= set(entry)]
         expected_size = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} has a damaged header: {error}; expected a safetensors file") from error
     if size != expected_size:
         problem = "cut off" if size < expected_size else "too long"

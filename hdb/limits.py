@@ -29,25 +29,25 @@ class Limit:
 def between(default: Any, least: float | int, most: float | int | None = None, **says: str) -> Any:
     """A field of numbers from `least` on, to `most` if given."""
     words = f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
-    return _limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words, **says))
+    return limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words, **says))
 
 
 def above(default: float | int | None, least: float | int, most: float | int | None = None) -> Any:
     """A field of numbers above `least`, not `least` itself; to `most` if given."""
     words = f"a number above {least:g}" + ("" if most is None else f" to {most:g}")
-    return _limited(default, Limit(lambda value: least < value and (most is None or value <= most), words))
+    return limited(default, Limit(lambda value: least < value and (most is None or value <= most), words))
 
 
 def a_seed() -> Any:
     """A field of a seed, 0 by default: what torch and numpy both take."""
-    return _limited(0, Limit(lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"))
+    return limited(0, Limit(lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"))
 
 
 def one_of(default: str | None, *names: str, **says: str) -> Any:
     """A field of words, of which one is chosen."""
     several = len(names) > 2 or says
     words = f"{'' if says else 'one of '}{', '.join(names)}" if several else " or ".join(names)
-    return _limited(default, Limit(lambda value: value in names, words, **says))
+    return limited(default, Limit(lambda value: value in names, words, **says))
 
 
 def texts(default: Callable[[], list[str]]) -> Any:
@@ -83,5 +83,6 @@ def _check(value: Any, name: str, limit: Limit | None) -> None:
         limit.refuse(name, value)
 
 
-def _limited(default: Any, limit: Limit) -> Any:
+def limited(default: Any, limit: Limit) -> Any:
+    """A field with a limit of its own."""
     return field(default=default, metadata={_KEY: limit})

@@ -93,7 +93,7 @@ def _read_yaml(path: str, schema: type) -> Mapping[str, Any]:
         raise ValueError(f"no config file {path!r}; the shipped ones are under configs/")
     try:
         loaded = yaml_values(read_text(path), schema)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold keys and values, not {type(loaded).__name__}")

@@ -28,11 +28,12 @@ from hdb.limits import a_seed, above, between, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import precision
+from hdb.training.device import check_precision, precision
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.pretrain import PretrainingOptions
+from hdb.training.ranks import ProcessOptions
 from hdb.worldbase.measure import MeasureOptions
 from hdb.worldbase.trainings import PARTS
 
@@ -40,7 +41,7 @@ PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 
 @dataclass
-class Preoptimize(PreoptimizationOptions, Logged):
+class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
     """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
 
     `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
@@ -55,7 +56,7 @@ class Preoptimize(PreoptimizationOptions, Logged):
 
 
 @dataclass
-class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
+class Pretrain(PretrainingOptions, ScheduleOptions, ProcessOptions, Drawing):
     """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
 
     gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
@@ -76,7 +77,8 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     preview_prompts: list[str] = texts(lambda: [PHOTO])
 
     def refuse_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if the losses and the hypernetwork do not go together."""
+        """Raises ValueError if precision and base, or the losses and the hypernetwork, do not go together."""
+        super().refuse_conflicts(prefix)
         net = self.hypernet
         self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
 
@@ -95,7 +97,7 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
 class Personalize(Drawing):
     """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
 
-    `hypernet` null takes the newest of `make train`, else the shipped one.
+    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
     where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
@@ -124,10 +126,11 @@ class Personalize(Drawing):
 
 
 @dataclass
-class Evaluate(ProtocolOptions, MethodOptions, Drawing):
+class Evaluate(ProtocolOptions, MethodOptions, ProcessOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
+    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
     there: settings for the plot.
@@ -179,6 +182,10 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
     instance_prompt: str = INSTANCE_PROMPT
     grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip_t_within: float = between(0.02, 0)
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if gradients would not survive in such a base."""
+        check_precision(self.precision, self.base.dtype)
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if a network is not there: before gigabytes are read."""

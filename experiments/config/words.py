@@ -11,6 +11,7 @@ import yaml
 from hdb.prompts import IDENTIFIER
 
 Path = tuple[str, ...]  # names on the way to a field
+_MOST_VALUES = 100_000
 _NULLS = ("null", "None")  # ours, and what W&B's agent writes for a sweep's null
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
@@ -84,17 +85,34 @@ def yaml_values(text: str, schema: Any) -> Any:
     """What YAML says, but fields of text as they are spelled there: `root: 2024_05` is that text and no number.
 
     Raises:
-        ValueError: a name twice.
+        ValueError: a name twice, or aliases that stand for more than anybody would write.
         yaml.YAMLError: it is no YAML.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
-    return {} if node is None else _value(node, schema, ())
+    if node is None:
+        return {}
+    if (size := _written_out(node, {})) > _MOST_VALUES:
+        raise ValueError(f"its aliases stand for {size} values, expected at most {_MOST_VALUES}")
+    return _value(node, schema, ())
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node is without aliases, of which one may hold others, a billion in a dozen lines."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # if it holds itself
+        values = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            values = [value for _, value in values]
+        known[id(node)] = 1 + sum(_written_out(value, known) for value in values)
+    return known[id(node)]
 
 
 def _value(node: yaml.Node, schema: Any, path: Path) -> Any:
     loader = yaml.SafeLoader("")
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise ValueError("a name there is a list or holds names itself, expected a word")
         names = [key.value for key, _ in node.value]
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"{twice[0]} stands there twice")

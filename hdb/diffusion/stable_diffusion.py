@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.transfer import moved
 from hdb.diffusion.word import LearnedWord
 
 
@@ -46,6 +48,7 @@ class StableDiffusion(nn.Module):
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
         self.word = LearnedWord()  # nobody's, until one is bound
+        self.mixed: torch.dtype | None = None
         self.digest = self._weights_digest()
         self.requires_grad_(False).eval()
 
@@ -128,6 +131,10 @@ class StableDiffusion(nn.Module):
     def num_train_timesteps(self) -> int:
         return self.noise_scheduler.config.num_train_timesteps
 
+    def in_mixed_precision(self) -> AbstractContextManager[None]:
+        """Computes in `mixed`, where that is set, as a Trainer of mixed precision does within its steps."""
+        return nullcontext() if self.mixed is None else torch.autocast(self.device.type, dtype=self.mixed)
+
     def use_plain_attention(self) -> StableDiffusion:
         """Replaces fused attention by matrix products: a quarter faster to train on a CPU, the same values.
 
@@ -165,7 +172,8 @@ class StableDiffusion(nn.Module):
                 images, size=(self.resolution, self.resolution), mode="bilinear", antialias=True, align_corners=False
             )
         pixels = images.to(self.device, self.dtype) * 2 - 1
-        latents = self.vae.encode(pixels).latent_dist.mean
+        with self.in_mixed_precision():
+            latents = self.vae.encode(pixels).latent_dist.mean
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Float[Tensor, "n c h8 w8"]) -> Float[Tensor, "n 3 h w"]:
@@ -185,14 +193,8 @@ class StableDiffusion(nn.Module):
 
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return tokens.input_ids.to(self.device)
+        length = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
+        return moved(self.tokenizer(prompts, return_tensors="pt", **length).input_ids, self.device)
 
     def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
@@ -253,7 +255,7 @@ class StableDiffusion(nn.Module):
     def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
         """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
         drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
+        return moved(torch.stack(drawn), self.device)
 
     @torch.no_grad()
     def sample(
@@ -280,11 +282,12 @@ class StableDiffusion(nn.Module):
         guided = negative_prompt_embeds is not None and guidance_scale != 1.0
         embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
         scheduler = self.sampling_scheduler()
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        scheduler.set_timesteps(num_inference_steps)  # on the CPU: a GPU would be asked at every step where it is
         latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
-        for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):
+        timesteps = zip(scheduler.timesteps, moved(scheduler.timesteps, self.device), strict=True)
+        for timestep, there in tqdm(list(timesteps), desc="sampling", disable=not progress, leave=False):
             noisy = torch.cat([latents, latents]) if guided else latents
-            noise_pred = self.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
+            noise_pred = self.predict_noise(noisy, there.expand(len(noisy)), embeds).float()
             if guided:
                 unconditional, conditional = noise_pred.chunk(2)
                 noise_pred = unconditional + guidance_scale * (conditional - unconditional)

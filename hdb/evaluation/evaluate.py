@@ -17,6 +17,7 @@ from hdb.evaluation.summary import summarize
 from hdb.evaluation.tables import Table, all_tables
 from hdb.methods.protocol import Method
 from hdb.methods.table import OURS, SCALE
+from hdb.training.ranks import go_on_alone, own, world_size
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def evaluate(
     """Writes subjects/, images/ and manifest.jsonl under `folder`; goes on with what is there.
 
     All people are personalized before the first picture. Then method by method and person by person pictures are drawn
-    and scored as they come: what is kept in memory does not grow with their number.
+    and scored as they come: what is kept in memory does not grow with their number. Several processes share people;
+    once all pictures are drawn the first goes on alone.
 
     Args:
         methods: ours among them.
@@ -60,6 +62,10 @@ def evaluate(
     at_once = options.subjects_per_batch
     made = {of.name: personalize_everybody(of, people.photos, folder, at_once=at_once) for of in methods}
     pictures = Pictures(people, prompts, folder, num_pictures=options.num_pictures, seed=seed)
+    if world_size() > 1:
+        for name, (personalization, _) in made.items():
+            pictures.draw(name, personalization, people=own(range(len(people.names))), sampling=sampling)
+        go_on_alone()
     answers = Answers(panel, people)
     per_method = {
         name: scored(pictures.drawn(name, personalization, sampling=sampling), panel, answers)

@@ -1,7 +1,7 @@
 """The pictures of an evaluation on disk: drawn once, person by person, listed in a manifest, never all in memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from hdb.evaluation.people import Unseen
 from hdb.faces.picture import open_picture, to_tensor
 from hdb.files import write_text
 from hdb.methods.protocol import Personalization
+from hdb.training.ranks import is_first
 
 
 class Batch(NamedTuple):
@@ -50,23 +51,38 @@ class Pictures:
         """Below the folder of the evaluation."""
         return Path("images", method, self.people.names[person], f"{prompt:02d}-{number}.png")
 
+    def draw(
+        self, method: str, personalization: Personalization, *, people: Sequence[int], sampling: SamplingOptions
+    ) -> None:
+        """Draws and saves what is missing of some people, by their numbers."""
+        for person in tqdm(people, desc=method, disable=not is_first()):
+            for _ in self._present(method, personalization[[person]], person, sampling=sampling):
+                pass
+
     def drawn(self, method: str, personalization: Personalization, *, sampling: SamplingOptions) -> Iterator[Batch]:
-        """Every picture as it is on disk, person by person; what is missing is drawn and saved first.
+        """Every picture as it is on disk, person by person; what is missing is drawn and saved first."""
+        for person in tqdm(range(self.shape[0]), desc=method):
+            for some in self._present(method, personalization[[person]], person, sampling=sampling):
+                found = [self.read(method, person, *spot) for spot in some]
+                yield Batch(person, [prompt for prompt, _ in some], torch.stack(found))
+        self._list(method)
+
+    def _present(
+        self, method: str, own: Personalization, person: int, *, sampling: SamplingOptions
+    ) -> Iterator[list[tuple[int, int]]]:
+        """The prompts and numbers of a person's pictures, batch by batch, each once it is on disk.
 
         A person stays bound while they are drawn: a model of their own is read once, whatever the number of prompts.
         """
-        num_people, num_prompts, num_pictures = self.shape
+        _, num_prompts, num_pictures = self.shape
         spots = [(prompt, number) for prompt in range(num_prompts) for number in range(num_pictures)]
         batches = [spots[start : start + sampling.batch_size] for start in range(0, len(spots), sampling.batch_size)]
-        for person in tqdm(range(num_people), desc=method):
-            own, missing = personalization[[person]], [self._misses(method, person, some) for some in batches]
-            with own.bound() if any(missing) else nullcontext():
-                for some, misses in zip(batches, missing, strict=True):
-                    if misses:
-                        self._draw(method, own, person, some, sampling=sampling)
-                    found = [self.read(method, person, *spot) for spot in some]
-                    yield Batch(person, [prompt for prompt, _ in some], torch.stack(found))
-        self._list(method)
+        missing = [self._misses(method, person, some) for some in batches]
+        with own.bound() if any(missing) else nullcontext():
+            for some, misses in zip(batches, missing, strict=True):
+                if misses:
+                    self._draw(method, own, person, some, sampling=sampling)
+                yield some
 
     def read(self, method: str, person: int, prompt: int, number: int = 0) -> Float[Tensor, "3 h w"]:
         """One picture from disk."""

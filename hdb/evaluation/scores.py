@@ -158,7 +158,7 @@ def shown(
     classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], wanted: Asked
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Question -> whether each picture shows what it should."""
-    answers = classifier.answers(pictures.to(next(classifier.parameters()).device))
+    answers = classifier.answers(pictures)
     return {
         question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], wanted, strict=True)])
         for question in PROMPTED

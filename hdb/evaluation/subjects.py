@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hdb.files import write_json
 from hdb.methods.protocol import Method, Personalization, Photos, StoringMethod
+from hdb.training.ranks import agreed, gathered, is_first, own, rank, wait, world_size
 
 # Of one person, as results.json has it: seconds as one of a batch, seconds_alone, bytes.
 Cost = dict[str, float]
@@ -22,6 +23,8 @@ def personalize_everybody(
 ) -> tuple[Personalization, Cost]:
     """Everybody by one method, from files as far as there are some; nobody is personalized twice.
 
+    Several processes share the people.
+
     Args:
         folder: of the evaluation; files lie in subjects/<method>/.
         at_once: people together, if the method can.
@@ -29,10 +32,10 @@ def personalize_everybody(
     if not isinstance(method, StoringMethod):
         return method.personalize(photos), {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}
     place = subjects_folder(folder) / method.name
-    paths, times = [place / f"{name}.safetensors" for name in photos.names], place / "seconds.json"
-    seconds = json.loads(times.read_text()) if times.is_file() else {}
+    paths, seconds = [place / f"{name}.safetensors" for name in photos.names], read_seconds(place)
+    times = place / ("seconds.json" if world_size() == 1 else f"seconds-{rank()}.json")
     size = min(at_once, method.at_once or at_once)
-    for start in range(0, len(photos), size):
+    for start in own(range(0, len(photos), size)):
         some = slice(start, start + size)
         if all(name in seconds for name in photos.names[some]):
             continue
@@ -43,12 +46,30 @@ def personalize_everybody(
         people.save(paths[some], about=[{"source": name} for name in photos.names[some]])
         seconds |= dict.fromkeys(photos.names[some], each)
         write_json(times, seconds)
+    seconds = join_seconds(place, seconds)
     cost = {
         "seconds": sum(seconds.values()) / len(photos),
-        "seconds_alone": seconds_alone(method, photos, place / "alone.json", known=seconds, size=size),
+        "seconds_alone": agreed(lambda: seconds_alone(method, photos, place / "alone.json", known=seconds, size=size)),
         "bytes": sum(path.stat().st_size for path in paths) / len(photos),
     }
     return method.load(paths), cost
+
+
+def read_seconds(place: Path) -> dict[str, float]:
+    """What each person took: seconds.json, and what processes kept that were stopped before it was written."""
+    records = (json.loads(path.read_text()) for path in sorted(place.glob("seconds*.json")))
+    return {name: seconds for record in records for name, seconds in record.items()}
+
+
+def join_seconds(place: Path, seconds: dict[str, float]) -> dict[str, float]:
+    """The seconds of all processes, which the first writes into one file."""
+    joined = {name: each for of_process in gathered(seconds) for name, each in of_process.items()}
+    if world_size() > 1 and is_first():
+        write_json(place / "seconds.json", joined)
+        for part in place.glob("seconds-*.json"):
+            part.unlink()
+    wait()
+    return joined
 
 
 def seconds_alone(

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -27,9 +27,13 @@ class FaceLoader:
 
     Args:
         batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.
+            Without it the batches are those of one process, shared out.
         shuffle: off for validation: then every epoch is the same, samples and all.
         num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
         rank: this process among `world_size`; each takes every world_size-th sample.
+
+    Raises:
+        ValueError: a rank would have no batch.
     """
 
     def __init__(
@@ -54,7 +58,13 @@ class FaceLoader:
                 f"an epoch has {self.num_samples} samples, expected at least {batch_size * world_size}, one batch for "
                 "each process: lower the batch size"
             )
+        if not shuffle and not self.streams and (num := -(-self.num_samples // batch_size)) < world_size:
+            raise ValueError(
+                f"{self.num_samples} people in batches of {batch_size} are {num} batches, expected at least "
+                f"{world_size}, one for each process: lower the batch size, or take more people for validation"
+            )
         self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
+        self.left: list[list[tuple[int, int]]] = []  # of the epoch: what the batches still hold
 
     batch_sampler = None  # Lightning looks for it beside `sampler`
 
@@ -91,8 +101,9 @@ class FaceLoader:
             step = self.batch_size * self.world_size
             missing = -len(keys) % step
             keys += (keys * -(-missing // len(keys)))[:missing]
-        mine = keys[self.rank :: self.world_size]
-        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+            keys = keys[self.rank :: self.world_size]
+        batches = [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+        return batches if self.shuffle else batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[FaceBatch]:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
@@ -105,18 +116,28 @@ class FaceLoader:
 
     def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
         """The batches of an epoch from number `skip` on."""
-        options: dict[str, Any] = {
-            "num_workers": self.num_workers,
-            "collate_fn": FaceBatch.of,
-            "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
-        }
         if not self.streams:
-            return iter(DataLoader(self.source, batch_sampler=self.batches(epoch)[skip:], **options))
+            self.left[:] = self.batches(epoch)[skip:]
+            return iter(self.reader)
         self.source.check_parts(world_size=self.world_size, num_workers=max(1, self.num_workers))
         self.source.set_epoch(epoch, rank=self.rank, world_size=self.world_size)
-        loader = DataLoader(self.source, batch_size=self.batch_size, drop_last=self.shuffle, **options)
-        return islice(loader, skip, len(self) if self.num_samples else None)
+        return islice(self.reader, skip, len(self) if self.num_samples else None)
+
+    @cached_property
+    def reader(self) -> DataLoader:
+        """What reads every epoch: its processes live on, as starting them takes longer than many an epoch."""
+        order = {"batch_sampler": self.left}
+        if self.streams:
+            order = {"batch_size": self.batch_size, "drop_last": self.shuffle}
+        return DataLoader(
+            self.source,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=FaceBatch.of,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
+            **order,
+        )
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches": self.num_given}
@@ -165,6 +186,10 @@ class FaceData(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError if there are too few people for the processes: not after hours, at the first validation."""
+        self.val_dataloader()
 
     def train_dataloader(self) -> FaceLoader:
         return self.loader(self.train, shuffle=True, num_samples=self.num_samples)

@@ -61,7 +61,7 @@ class Splits:
             raise ValueError(f'no splits in {path}; expected a JSON file with lists "train", "val" and "test"')
         try:
             content = json.loads(read_text(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not readable as JSON: {error}") from None
         content = content if isinstance(content, dict) else {}
         lists = [content.get(split) for split in ("train", "val", "test")]

@@ -52,6 +52,10 @@ def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict
     try:
         config = json.loads((folder / CONFIG).read_text())
         with safe_open(folder / WEIGHTS, "pt") as file:
-            return config, {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            content = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
         raise ValueError(f"{folder} holds no readable {kind.removeprefix('a ')}: {error}") from None
+    if not isinstance(config, dict):
+        given = f"{CONFIG} is {type(config).__name__}, expected names and values"
+        raise ValueError(f"{folder} holds no readable {kind.removeprefix('a ')}: {given}")
+    return config, *content

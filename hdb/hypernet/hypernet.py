@@ -136,7 +136,12 @@ class HyperNet(nn.Module):
 
     @cached_property
     def _frozen_digest(self) -> str:
-        return self.encoder.digest  # of a ViT-H that is gigabytes to read, at every checkpoint
+        return self.encoder.digest  # of a ViT-H that is gigabytes to read, at the start and at every checkpoint
+
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder as it is now."""
+        return self._frozen_digest if self.freeze_encoder else self.encoder.digest
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,7 +152,7 @@ class HyperNet(nn.Module):
             "layout": self.decoder_layout.to_dict(),
             "layout_digest": self.decoder_layout.digest,
             "encoder": self.encoder.config,
-            "encoder_digest": self._frozen_digest if self.freeze_encoder else self.encoder.digest,
+            "encoder_digest": self.encoder_digest,
             "decoder": self.decoder.config,
             "iterations": self.iterations,
             "linear_path": self.linear_path is not None,
@@ -228,8 +233,10 @@ class HyperNet(nn.Module):
             config = checkpoint["hypernet"]
         except (UnpicklingError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no checkpoint of a hypernetwork: {' '.join(str(error).split())}") from None
-        prefix = "hypernet."
-        state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}
+        state, prefix = checkpoint.get("state_dict"), "hypernet."
+        if not isinstance(config, dict) or not isinstance(state, dict):
+            raise ValueError(f"{path} is no checkpoint of a hypernetwork: expected its config and its weights by name")
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         return cls._restore(config, state, encoder, origin=path)
 
     @classmethod
@@ -244,11 +251,12 @@ class HyperNet(nn.Module):
         else:
             if encoder is None:
                 raise ValueError(f"{origin} holds no encoder: give the one it was trained with")
-            if encoder.digest != config["encoder_digest"]:
-                raise ValueError(
-                    f"{origin} was trained with the encoder {config['encoder_digest']}, not {encoder.digest}"
-                )
-        hypernet = cls.from_config(config, encoder=encoder)
+            if encoder.digest != (digest := config.get("encoder_digest")):
+                raise ValueError(f"{origin} was trained with the encoder {digest}, not {encoder.digest}")
+        try:
+            hypernet = cls.from_config(config, encoder=encoder)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{origin} has a config that is not whole: {error}") from None
         hypernet.load_own_state(state)
         return hypernet
 

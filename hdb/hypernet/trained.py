@@ -1,5 +1,6 @@
 """Trained networks, read from disk: face encoders by name, the hypernetwork that is asked for or the newest."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from hdb.hypernet.folder import refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 
 TRAINED = "outputs/pretrain*/last.ckpt"
+SWEPT = "outputs/pretrain*-*/*/metrics.json"  # of the finished runs of agents: outputs/pretrain-<sweep>/<run>
+BEST, BEST_BY = "best", "val/face_rec"  # the metric of configs/sweep/pretrain.yaml: no swept field touches its protocol
 SHIPPED = Path("hdb/faceworld/weights/hypernet")
 
 
@@ -25,12 +28,39 @@ def face_encoder(name: str) -> FaceEncoder:
 
 
 def hypernet_path(asked: str | None) -> Path:
-    """The hypernetwork asked for, else the newest of `make train`, else the shipped one. Prints which."""
+    """The hypernetwork asked for, else the newest of `make train`, else the shipped one. Prints which.
+
+    Args:
+        asked: a path, or the word best: the best finished run of the newest sweep.
+
+    Raises:
+        ValueError: the best is asked for, and no run of a sweep is finished here.
+    """
+    if asked == BEST:
+        return best_of_newest_sweep()
     newest = max(Path().glob(TRAINED), key=lambda found: found.stat().st_mtime, default=SHIPPED)
     chosen = newest if asked is None else Path(asked)
     whose = "as asked" if asked is not None else "shipped" if chosen == SHIPPED else "the newest of make train"
     print(f"hypernetwork: {chosen} ({whose})")
     return chosen
+
+
+def best_of_newest_sweep() -> Path:
+    """The checkpoint of the best finished run of the sweep whose run finished last. Prints which."""
+    newest = max(Path().glob(SWEPT), key=lambda found: found.stat().st_mtime, default=None)
+    scores = {} if newest is None else finished_runs(newest.parents[1])
+    if not scores:
+        raise ValueError(f"hypernet is best, but no {SWEPT} tells of a sweep's finished run with {BEST_BY}")
+    best = max(scores, key=scores.__getitem__)
+    print(f"hypernetwork: {best / 'last.ckpt'} (best of {len(scores)} runs by {BEST_BY}: {scores[best]:.4f})")
+    return best / "last.ckpt"
+
+
+def finished_runs(sweep: Path) -> dict[Path, float]:
+    """The folders of a sweep's finished runs on this machine, with what they are compared by, the oldest first."""
+    records = sorted(sweep.glob("*/metrics.json"), key=lambda found: found.stat().st_mtime)
+    scores = {record.parent: json.loads(record.read_text()).get(BEST_BY) for record in records}
+    return {folder: score for folder, score in scores.items() if score is not None}
 
 
 def refuse_missing_networks(*, hypernet: Path | None = None, encoder: str | None = None) -> None:

@@ -160,7 +160,10 @@ def _unpacked(text: str) -> Layout:
     content = stream.decompress(binascii.a2b_base64(text.encode(), strict_mode=True), _LARGEST_LAYOUT)
     if not stream.eof:
         raise ValueError(f"it ends after {len(content)} bytes and is not whole, expected at most {_LARGEST_LAYOUT}")
-    return Layout.from_dict(json.loads(content))
+    layout = json.loads(content)
+    if not isinstance(layout, dict):
+        raise ValueError(f"it is {type(layout).__name__}, expected names and values")
+    return Layout.from_dict(layout)
 
 
 def _checksum(theta: Tensor, fields: dict[str, str]) -> str:

@@ -224,7 +224,7 @@ class Layout:
             slots = tuple(Slot(str(name), *(int(number) for number in numbers)) for name, *numbers in content["slots"])
             free = bool(content.get("free", False))
             return cls(slots, rank=int(content["rank"]), seed=int(content["seed"]), free=free)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"not a layout: {error}; expected rank, seed and slots of [name, in_features, out_features, a, b]"
             ) from error

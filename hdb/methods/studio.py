@@ -63,4 +63,4 @@ class Studio:
     def fit(self, stage: LightningModule, *, num_steps: int) -> None:
         """Runs a stage to its end."""
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-        Trainer(max_steps=num_steps, devices=1, **(quiet | dict(self.trainer))).fit(stage)
+        Trainer(max_steps=num_steps, **({"devices": 1} | quiet | dict(self.trainer))).fit(stage)

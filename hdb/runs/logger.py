@@ -1,8 +1,9 @@
 """A run's log at Weights & Biases, which decides nothing: where it fails, one line says so and the run goes on."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,23 @@ def attempted(log: Callable[[], object]) -> None:
         log()
     except Exception as error:  # see above
         tell(f"not logged to W&B: {short(error)}")
+
+
+def log_files(
+    logger: WandbLogger,
+    name: str,
+    files: Sequence[Path],
+    *,
+    kind: str,
+    about: Mapping[str, str | float],
+    aliases: list[str] | None = None,
+) -> None:
+    """Some files as one artifact."""
+    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
+    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
+    for path in files:
+        artifact.add_file(str(path))
+    logger.experiment.log_artifact(artifact, aliases=aliases)
 
 
 def tell(line: str) -> None:

@@ -95,6 +95,8 @@ class PreviewPeople(L.Callback):
             columns.append(drawn)
         for name, score in self.scores.compute().items():
             pl_module.log(f"val/{name}", score, prog_bar=name == "face_rec")
+        if not trainer.is_global_zero:
+            return
         rows = zip(self.references, *columns, strict=True)
         grid = picture_grid([list(row) for row in rows], columns=["reference", *self.prompts])
         save_image(grid, self.path)

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -30,9 +31,17 @@ class WholeCheckpoints(TorchCheckpointIO):
                 _keep(Path(path))
 
 
+class Saver(ModelCheckpoint):
+    """Saves also where a run is stopped, which is between two steps; not after an error, which may be within one."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            super().on_exception(trainer, pl_module, exception)
+
+
 def saver(last: Path, *, every: int) -> ModelCheckpoint:
     """What writes `last` every so many steps, and when a run is stopped."""
-    return ModelCheckpoint(
+    return Saver(
         dirpath=last.parent,
         filename=last.stem,
         every_n_train_steps=every,

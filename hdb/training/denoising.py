@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.transfer import moved
 from hdb.limits import one_of
 
 
@@ -98,16 +99,31 @@ class Stage(L.LightningModule):
         self.personalized.bind(None)
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """The generator of this step; micro-batches of one optimizer step and the ranks differ."""
+        """The generator of this step, the same in all processes; micro-batches of one optimizer step differ."""
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        return private_generator(self.seed, self.global_step, micro_batch, self.global_rank)
+        return private_generator(self.seed, self.global_step, micro_batch, 0)
 
     def draw(
         self, num: int, generator: torch.Generator, *, stratified: bool = False
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
-        """Noise and timesteps, drawn on the CPU so that they are the same on every device."""
+        """Noise and timesteps on the device."""
+        noise, timesteps = self.drawn(num, generator, stratified=stratified)
+        return moved(noise, self.device), moved(timesteps, self.device)
+
+    def drawn(
+        self, num: int, generator: torch.Generator, *, stratified: bool = False
+    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
+        """Noise and timesteps on the CPU, where they are drawn so that they are the same on every device."""
         noise = torch.randn(num, *self.diffusion.latent_shape, generator=generator)
         timesteps = self.timesteps.draw(
             num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
         )
-        return noise.to(self.device), timesteps.to(self.device)
+        return noise, timesteps
+
+    def drawn_share(
+        self, num: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
+        """This process's share of what one process would draw for all: a loss does not depend on how many there are."""
+        world_size = self.trainer.world_size
+        noise, timesteps = self.drawn(num * world_size, generator)
+        return noise[self.global_rank :: world_size], timesteps[self.global_rank :: world_size]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,13 @@ class Stopping:
         if impatient or not (again or self.within_step):
             raise KeyboardInterrupt
 
+    def say(self) -> int:
+        """Says what stopped this process; the exit code."""
+        asked = self.asked or signal.SIGINT
+        how = "interrupted" if asked == signal.SIGINT else f"stopped by {asked.name}"
+        print(f"{how}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
+        return 128 + asked
+
 
 _stopping = Stopping()
 
@@ -59,15 +67,34 @@ def stoppable() -> Iterator[Stopping]:
             signal.signal(number, handler)
 
 
+def end_of(number: signal.Signals) -> None:
+    """Ends this process of a signal, as one ends that handles none."""
+    sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 class WholeSteps(L.Callback):
-    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step."""
+    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step.
+
+    Of several processes all stop after the same step, whichever got the signal: they ask each other every `every`
+    steps, since to ask is to wait for the device.
+    """
+
+    every = 10
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         _stopping.within_step = True
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        asked = _stopping.asked is not None
+        if trainer.world_size > 1:
+            if trainer.global_step % self.every:
+                return  # and still within the step: a signal in between waits, too
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            _stopping.asked = _stopping.asked or (signal.SIGTERM if asked else None)
         _stopping.within_step = False
-        if _stopping.asked:
+        if asked:
             raise KeyboardInterrupt
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:

@@ -19,6 +19,7 @@ from hdb.lidb.residuals import Residuals
 from hdb.training.checkpoints import WholeCheckpoints, forget, readable, saver
 from hdb.training.predictability import Predictability, predictability
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
+from hdb.training.ranks import gathered, is_first, own, write_once
 from hdb.training.stopping import WholeSteps
 
 
@@ -29,7 +30,7 @@ class ShardFitting:
         views_per_identity: draws of a picture that each person is fitted to; which is a function of the source's seed.
         num_workers: processes that read the pictures.
         checkpoint_every: steps.
-        trainer: arguments of the Trainer: accelerator, precision.
+        trainer: arguments of the Trainer: accelerator, devices, precision.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class ShardFitting:
         self.checkpoint_every, self.trainer = checkpoint_every, dict(trainer or {})
 
     def fit(self, folder: Path, *, identities_per_shard: int, log: Callable[..., None]) -> None:
-        """Writes thetas-*.safetensors, as far as they are not there, and metrics.json.
+        """Writes thetas-*.safetensors, as far as they are not there, and metrics.json. Processes share the shards.
 
         Args:
             log: takes the last loss of each shard, {name: loss} and its number as `step`.
@@ -57,19 +58,21 @@ class ShardFitting:
         num, metrics = len(self.people), folder / "metrics.json"  # there of a run that is asked for more afterwards
         losses = json.loads(metrics.read_text())["train/diffusion_loss"] if metrics.is_file() else {}
         starts = range(0, num, identities_per_shard)
-        for number, start in enumerate(tqdm(starts, desc="shards")):
+        for number in tqdm(own(range(len(starts))), desc="shards", disable=not is_first()):
             if not shard_path(folder, number).is_file():
+                start = starts[number]
                 loss = self.fit_shard(folder, number, range(start, min(start + identities_per_shard, num)))
                 losses[f"shard-{number:05d}"] = loss
                 log({"preoptimize/diffusion_loss": loss}, step=number)
-        write_json(metrics, {"identities": num, "train/diffusion_loss": losses})
+        losses = {name: loss for of_process in gathered(losses) for name, loss in of_process.items()}
+        write_once(metrics, {"identities": num, "train/diffusion_loss": dict(sorted(losses.items()))})
         size = self.personalized.layout.size
         print(f"{folder}: thetas of {num} people in {len(starts)} shards, {size} numbers each")
 
     def fit_shard(self, folder: Path, number: int, members: range) -> float:
         """Writes the shard of these people, by their numbers in the source; returns the last loss."""
         last = folder / f"shard-{number:05d}.ckpt"
-        quiet = {"logger": False, "enable_model_summary": False, "devices": 1, "plugins": [WholeCheckpoints()]}
+        quiet = {"logger": False, "enable_model_summary": False, "plugins": [WholeCheckpoints()]}
         quiet["callbacks"] = [saver(last, every=self.checkpoint_every), WholeSteps()]
         trainer = Trainer(max_steps=self.options.num_steps, **quiet, **self.trainer)
         stage = self.stage(members)

@@ -1,0 +1,53 @@
+"""Hostile files: each gets one sentence and exit code 2, runs nothing, and leaves everything as it was."""
+
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from hostile import FILES, good_subject
+from PIL import Image
+
+from experiments import evaluate, inspect, preoptimize, pretrain
+from hdb.lidb.layout import Layout
+
+COMMANDS = {of.__name__.rpartition(".")[2]: of for of in (evaluate, inspect, preoptimize, pretrain)}
+
+
+@pytest.fixture(scope="module")
+def layout(tiny_base) -> tuple:
+    from hdb.diffusion.stable_diffusion import StableDiffusion
+
+    diffusion = StableDiffusion.from_pretrained(tiny_base)
+    return diffusion, Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+
+
+@pytest.fixture
+def room(call, layout, tiny_weights, tmp_path) -> Path:
+    """A folder with files that are as they should be."""
+    good_subject(tmp_path, *layout)
+    shutil.copytree(tiny_weights / "hypernet", "good-hypernet")
+    Path("photos").mkdir()
+    for person in range(4):
+        Image.new("RGB", (64, 64), (40 * person, 90, 90)).save(f"photos/{person}.png")
+    return tmp_path
+
+
+def test_there_are_forty_and_more_of_them():
+    assert len(FILES) >= 40 and len({name for name, *_ in FILES}) == len(FILES)
+
+
+@pytest.mark.parametrize(("name", "command", "make", "says"), FILES, ids=[name for name, *_ in FILES])
+@pytest.mark.filterwarnings("ignore")  # of what is skipped
+def test_a_hostile_file_gets_a_sentence(name, command, make, says, call, room, capsys):
+    make(room / name)
+    before, memory = sorted(room.rglob("*")), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    command, *words = command.format(name).split()
+    assert call(COMMANDS[command], *words) == 2
+    errors = capsys.readouterr().err
+    (said,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert re.search(says, said), said
+    assert len(said) < 2000 and "Traceback" not in errors
+    assert sorted(room.rglob("*")) == before and not Path("hacked").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 300_000  # kB

@@ -1,0 +1,162 @@
+"""Two gloo processes of one run: what they make is what one makes, and neither waits for a dead one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small
+import torch
+from safetensors.torch import load_file
+
+from experiments import evaluate, preoptimize, pretrain
+from experiments.cli import code
+from experiments.config import Pretrain, load
+from hdb.training import ranks
+
+ROOT = Path(__file__).parents[1]
+PAIR = ["devices=2"]
+ONE_STEP = ["max_steps=1", "warmup_steps=0"]
+STILL = [*ONE_STEP, "lr=1e-12", "linear_lr=1e-12"]  # scores of the network as it begins
+LONGER = ["max_steps=12", "val_every=12", "checkpoint_every=4", "warmup_steps=0"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory) -> Path:
+    return small.fill(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def words(room) -> dict[str, list[str]]:
+    return small.words(room)
+
+
+def together(room: Path, *plan: tuple[str, list[str]]) -> subprocess.Popen:
+    """Starts two processes."""
+    path = room / f"plan-{time.monotonic_ns()}.json"
+    path.write_text(json.dumps(plan))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "pair.py"), str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=room, env=environment, **pipes)
+
+
+@pytest.fixture(scope="module")
+def done(room, words) -> str:
+    """What two processes said that ran every command; their output lies in pair-*."""
+    training = words["pretrain"]
+    process = together(
+        room,
+        ("preoptimize", [*words["preoptimize"], *PAIR, "output=pair-thetas"]),
+        ("pretrain", [*training, *PAIR, *ONE_STEP, "faces.batch_size=2", "output=pair-step"]),
+        ("pretrain", [*training, *PAIR, *STILL, "faces.batch_size=2", "output=pair-scores"]),
+        ("pretrain", [*training, *PAIR, *LONGER, "faces.batch_size=2", "output=pair-longer"]),
+        ("evaluate", [*words["evaluate"], *PAIR, "output=pair-eval"]),  # the last: after it the first is alone
+    )
+    said, errors = process.communicate(timeout=3600)
+    assert process.returncode == 0, errors
+    return said
+
+
+@pytest.fixture
+def alone(room, monkeypatch):
+    """Runs a command in this process."""
+    monkeypatch.chdir(room)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+    def run(command, *given: str) -> None:
+        assert code(command.main, list(given)) == 0
+
+    return run
+
+
+def test_thetas_of_two_processes_are_those_of_one(done, alone, words, room):
+    alone(preoptimize, *words["preoptimize"], "output=one-thetas")
+    files = [sorted(path.name for path in (room / folder).iterdir()) for folder in ("one-thetas", "pair-thetas")]
+    assert files[0] == files[1]
+    for name in (f"thetas-{number:05d}.safetensors" for number in range(4)):
+        assert (room / "pair-thetas" / name).read_bytes() == (room / "one-thetas" / name).read_bytes()
+    of_both = [json.loads((room / folder / "metrics.json").read_text()) for folder in ("one-thetas", "pair-thetas")]
+    assert of_both[0] == of_both[1]
+
+
+def test_a_step_of_two_processes_is_that_of_one_with_twice_the_batch(done, alone, words, room):
+    alone(pretrain, *words["pretrain"], *ONE_STEP, "faces.batch_size=4", "output=one-step")
+    states = [torch.load(room / f"{of}-step" / "last.ckpt", weights_only=True)["state_dict"] for of in ("one", "pair")]
+    begun = load_file(room / "pair-scores" / "hypernet" / "model.safetensors")
+    for name, weights in states[0].items():
+        assert torch.allclose(states[1][name], weights, atol=1e-5, rtol=0), name
+    moved = [
+        name for name in begun if not torch.allclose(begun[name].float(), states[0][f"hypernet.{name}"], atol=1e-4)
+    ]
+    assert moved
+
+
+def test_scores_of_two_processes_are_those_of_one(done, alone, words, room):
+    alone(pretrain, *words["pretrain"], *STILL, "faces.batch_size=2", "output=one-scores")
+    one, pair = (json.loads((room / f"{of}-scores" / "metrics.json").read_text()) for of in ("one", "pair"))
+    scores = [name for name in one if name.startswith("val/")]
+    assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other", "val/own_better"} <= set(scores)
+    assert [pair[name] for name in scores] == pytest.approx([one[name] for name in scores], abs=1e-6, nan_ok=True)
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(done, alone, words, room):
+    alone(evaluate, *words["evaluate"], "output=one-eval")
+    one, pair = room / "one-eval", room / "pair-eval"
+    names = [sorted(str(path.relative_to(of)) for path in of.rglob("*") if path.is_file()) for of in (one, pair)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.startswith("images/") or name == "manifest.jsonl":
+            assert (pair / name).read_bytes() == (one / name).read_bytes(), name
+        if name.endswith(".safetensors"):
+            assert torch.equal(load_file(pair / name)["theta"], load_file(one / name)["theta"]), name
+    of_both = [json.loads((of / "results.json").read_text()) for of in (one, pair)]
+    for method, scores in of_both[0]["methods"].items():
+        for score in ("face_rec", "dino", "clip_i", "clip_t"):
+            assert of_both[1]["methods"][method][score] == scores[score]
+
+
+def test_the_first_process_alone_speaks_and_writes(done, room):
+    assert done.count("pair-longer/last.ckpt: 12 steps") == 1
+    names = {path.name for path in (room / "pair-longer").iterdir() if not path.name.startswith(".")}
+    expected = {"config.yaml", "splits.json", "metrics.json", "curve.json", "preview.png", "hypernet", "last.ckpt"}
+    assert names == expected | {"last.previous.ckpt"}
+
+
+def killed(victim: str, room: Path, plan: tuple[str, list[str]], place: Path) -> None:
+    """Starts two processes, kills one at the first checkpoint, and checks how the other ends."""
+    process = together(room, plan)
+    while not (place / "last.ckpt").is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid if victim == "first" else int(child), signal.SIGKILL)
+    since = time.monotonic()
+    _, errors = process.communicate(timeout=600)  # until both have closed their end
+    assert time.monotonic() - since < 60
+    assert f"error: {ranks.GONE}" in errors
+
+
+def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
+    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
+    killed("second", room, plan, room / "no-second")
+
+
+def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
+    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
+    killed("first", room, plan, room / "no-first")
+    again = together(room, plan)
+    said, errors = again.communicate(timeout=3600)
+    assert again.returncode == 0, errors
+    assert "going on with the unfinished run" in said
+    ends = [torch.load(room / of / "last.ckpt", weights_only=True)["state_dict"] for of in ("no-first", "pair-longer")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+
+
+def test_processes_that_cannot_run_the_command_are_refused():
+    with pytest.raises(ValueError, match="strategy is 'ddp_spawn', expected one whose processes run the whole command"):
+        load(Pretrain, ["strategy=ddp_spawn", "beta=0"])
