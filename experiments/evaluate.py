@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     refuse_missing_networks(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
     people, device = unseen(config.faces, config, hypernet=path), device_of(config.accelerator)
-    base = read_base(config.base, memory=config.memory).to(device)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision}
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
     grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
     with writing(grid, *files, config=config, overwrite=config.overwrite):
-        base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
+        base = read_base(config.base, device=device_of(config.accelerator), memory=config.memory)
         people = read_people(base, config.subject, scale=config.scale)
         for remark in prompt_remarks(base, prompts):
             print(remark)

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
         prompts, cropper = config.prompts, FaceCropper(min_size=config.min_face)
-        base = read_base(config.base, memory=config.memory).to(device)
+        base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
         read = cropper.crop if config.crop else cropper.check
         photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
         hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)

@@ -33,18 +33,18 @@ def main(argv: list[str]) -> None:
     config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), device_of(config.accelerator)  # before gigabytes are read, as nobody may be there
-    layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)
-    targets = load_thetas(config.thetas, layout) if config.beta else None
-    encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    targets = load_thetas(config.thetas, layout_of(base, config.lidb)) if config.beta else None
+    encoder, judges = face_encoder(net.encoder), Judges.read(config.judges, device=device)
     train, val = people.training(), people.faces("val")
     shown = first_references(val, config.num_preview_identities)
-    hypernet = new_hypernet(net, encoder, layout, base_digest=base.digest)
+    hypernet = new_hypernet(net, encoder, layout_of(base, config.lidb), base_digest=base.digest)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     standardize(hypernet, (sample.reference for sample in train), device=device)
     how = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=config.seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=config.seed)
-    digests = {"base_digest": base.digest, "encoder_digest": encoder.digest}
+    digests = {"base_digest": base.digest, "encoder_digest": hypernet.encoder_digest}
     with claim(folder, config, result="metrics.json", inputs=digests, free=LOOKED_AT) as resume:
         write_json(folder / SPLITS_FILE, asdict(people.splits))
         with wandb_run(config, stage="pretrain", output=folder) as logger:

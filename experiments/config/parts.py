@@ -8,7 +8,7 @@ from hdb.faces.people import PeopleOptions
 from hdb.limits import a_seed, between, one_of
 from hdb.metrics.judges import JudgeOptions
 from hdb.runs.logger import MODES
-from hdb.training.device import accelerator, precision
+from hdb.training.device import accelerator, check_precision, precision
 
 
 @dataclass
@@ -39,6 +39,10 @@ class Logged(OnBase):
 
     precision: str = precision()
     wandb: Wandb = field(default_factory=Wandb)
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if gradients would not survive in such a base."""
+        check_precision(self.precision, self.base.dtype)
 
 
 @dataclass

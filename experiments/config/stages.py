@@ -28,7 +28,7 @@ from hdb.limits import a_seed, above, between, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import precision
+from hdb.training.device import check_precision, precision
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
@@ -76,7 +76,8 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     preview_prompts: list[str] = texts(lambda: [PHOTO])
 
     def refuse_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if the losses and the hypernetwork do not go together."""
+        """Raises ValueError if precision and base, or the losses and the hypernetwork, do not go together."""
+        super().refuse_conflicts(prefix)
         net = self.hypernet
         self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
 
@@ -163,6 +164,10 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
     instance_prompt: str = INSTANCE_PROMPT
     grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip_t_within: float = between(0.02, 0)
+
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if gradients would not survive in such a base."""
+        check_precision(self.precision, self.base.dtype)
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if a network is not there: before gigabytes are read."""

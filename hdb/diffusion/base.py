@@ -8,6 +8,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.limits import one_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MIXED = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 MEMORY = ("normal", "low")
 
 
@@ -20,11 +21,13 @@ class BaseOptions:
     dtype: str = one_of("float32", *DTYPES)
 
 
-def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
-    """The base that the options name.
+def read_base(
+    options: BaseOptions, *, device: torch.device | str = "cpu", memory: str = "normal", precision: str = "32-true"
+) -> StableDiffusion:
+    """The base that the options name, on the device.
 
     Args:
-        memory: See `fitted`.
+        memory, precision: See `fitted`.
 
     Raises:
         ValueError: An unknown precision or memory, or see `StableDiffusion.from_pretrained`.
@@ -32,13 +35,19 @@ def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusio
     if options.dtype not in DTYPES:
         raise ValueError(f"base.dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
     diffusion = StableDiffusion.from_pretrained(options.path, dtype=DTYPES[options.dtype], revision=options.revision)
-    return fitted(diffusion, memory=memory)
+    return fitted(diffusion.to(device), memory=memory, precision=precision)
 
 
-def fitted(diffusion: StableDiffusion, *, memory: str) -> StableDiffusion:
-    """With plain attention where there is no GPU, a quarter faster to train there; `low` memory trades time for it."""
+def fitted(diffusion: StableDiffusion, *, memory: str, precision: str = "32-true") -> StableDiffusion:
+    """Fits a base to the device it is on: plain attention on a CPU, a quarter faster to train there.
+
+    Args:
+        memory: `low` trades time for it.
+        precision: A Trainer's. A mixed one is also that of pictures drawn and encoded outside of the Trainer.
+    """
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected normal or low")
-    if not torch.cuda.is_available():
+    diffusion.mixed = MIXED.get(precision)
+    if diffusion.device.type == "cpu":
         diffusion.use_plain_attention()
     return diffusion.use_less_memory() if memory == "low" else diffusion

@@ -60,7 +60,10 @@ class PersonalizedDiffusion:
     @contextmanager
     def bound(self, people: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
         """Binds people within a `with` block, then who was bound before."""
-        with self.lidb.bound(people if people is None else people.to(self.device), scale=scale):
+        if people is not None:
+            people.layout.check(people.theta, finite=people.theta.device.type == "cpu")
+            people = people.to(self.device)
+        with self.lidb.bound(people, scale=scale):
             yield
 
     def detach(self) -> StableDiffusion:

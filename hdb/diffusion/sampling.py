@@ -46,15 +46,16 @@ def draw(
     """
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
-    prompt_embeds = diffusion.encode_prompts(list(prompts))
-    empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
-    return diffusion.sample(
-        prompt_embeds,
-        seeds=list(seeds),
-        negative_prompt_embeds=empty,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
-    ).cpu()
+    with diffusion.in_mixed_precision():
+        prompt_embeds = diffusion.encode_prompts(list(prompts))
+        empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
+        return diffusion.sample(
+            prompt_embeds,
+            seeds=list(seeds),
+            negative_prompt_embeds=empty,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+        ).cpu()
 
 
 def tiled_batches(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.transfer import moved
 from hdb.diffusion.word import LearnedWord
 
 
@@ -46,6 +48,7 @@ class StableDiffusion(nn.Module):
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
         self.word = LearnedWord()  # nobody's, until one is bound
+        self.mixed: torch.dtype | None = None
         self.digest = self._weights_digest()
         self.requires_grad_(False).eval()
 
@@ -128,6 +131,12 @@ class StableDiffusion(nn.Module):
     def num_train_timesteps(self) -> int:
         return self.noise_scheduler.config.num_train_timesteps
 
+    @contextmanager
+    def in_mixed_precision(self) -> Iterator[None]:
+        """Computes as a Trainer of mixed precision does, where `mixed` says in what: a Trainer reaches its steps only."""
+        with torch.autocast(self.device.type, dtype=self.mixed, enabled=self.mixed is not None):
+            yield
+
     def use_plain_attention(self) -> StableDiffusion:
         """Replaces fused attention by matrix products in the UNet: a quarter faster to train on a CPU, the same values.
 
@@ -164,7 +173,8 @@ class StableDiffusion(nn.Module):
                 images, size=(self.resolution, self.resolution), mode="bilinear", antialias=True, align_corners=False
             )
         pixels = images.to(self.device, self.dtype) * 2 - 1
-        latents = self.vae.encode(pixels).latent_dist.mean
+        with self.in_mixed_precision():
+            latents = self.vae.encode(pixels).latent_dist.mean
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Float[Tensor, "n c h8 w8"]) -> Float[Tensor, "n 3 h w"]:
@@ -191,7 +201,7 @@ class StableDiffusion(nn.Module):
             max_length=self.max_tokens,
             return_tensors="pt",
         )
-        return tokens.input_ids.to(self.device)
+        return moved(tokens.input_ids, self.device)
 
     def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""

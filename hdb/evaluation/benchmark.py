@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 import torch
 
-from hdb.diffusion.base import DTYPES
+from hdb.diffusion.base import DTYPES, MIXED
 from hdb.evaluation.cost import Cost, cost, device_name, paired_ratios
 from hdb.evaluation.workloads import Workloads
-
-MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def dtype_of_work(precision: str, dtype: str) -> torch.dtype:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hdb.faceworld.captions import parse
 from hdb.faceworld.view import HELD_OUT_STYLES
-from hdb.metrics.embedders import BATCH
 from hdb.metrics.judges import Judges, Scores
 from hdb.metrics.networks import AttributeClassifier
 
@@ -117,11 +116,8 @@ def shown(
     classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], wanted: Asked
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Question -> whether each picture shows what it should."""
-    device = next(classifier.parameters()).device
-    seen = [classifier.answers(part.to(device)) for part in pictures.split(BATCH)]
-    right = {}
+    answers, right = classifier.answers(pictures), {}
     for question in PROMPTED:
-        answers = [answer for part in seen for answer in part[question]]
-        pairs = zip(answers, wanted, strict=True)
+        pairs = zip(answers[question], wanted, strict=True)
         right[question] = torch.tensor([answer == labels[question] for answer, labels in pairs])
     return right

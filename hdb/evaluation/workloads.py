@@ -26,7 +26,7 @@ from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.limits import between, one_of
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import accelerator, precision, timed
+from hdb.training.device import accelerator, check_precision, precision, timed
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
 from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
@@ -50,6 +50,10 @@ class WorkloadOptions:
     precision: str = precision()
     memory: str = one_of("normal", *MEMORY)
 
+    def refuse_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if gradients would not survive in such a base."""
+        check_precision(self.precision, self.dtype)
+
 
 def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
     """The base that is named, on the device; of random weights where there are only configs."""
@@ -57,9 +61,10 @@ def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
         raise ValueError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
     folder = CONFIGS.get(options.base, Path(options.base))
     if not is_random_base(folder):
-        return read_base(BaseOptions(path=options.base, dtype=options.dtype), memory=options.memory).to(device)
+        named = BaseOptions(path=options.base, dtype=options.dtype)
+        return read_base(named, device=device, memory=options.memory, precision=options.precision)
     diffusion = random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
-    return fitted(diffusion, memory=options.memory)
+    return fitted(diffusion, memory=options.memory, precision=options.precision)
 
 
 class Workloads:

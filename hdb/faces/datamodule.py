@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -55,6 +56,7 @@ class FaceLoader:
                 "each process: lower the batch size"
             )
         self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
+        self.left: list[list[tuple[int, int]]] = []  # of the epoch: what the batches still hold
 
     batch_sampler = None  # Lightning looks for it beside `sampler`
 
@@ -105,18 +107,28 @@ class FaceLoader:
 
     def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
         """The batches of an epoch from number `skip` on."""
-        options: dict[str, Any] = {
-            "num_workers": self.num_workers,
-            "collate_fn": FaceBatch.of,
-            "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
-        }
         if not self.streams:
-            return iter(DataLoader(self.source, batch_sampler=self.batches(epoch)[skip:], **options))
+            self.left[:] = self.batches(epoch)[skip:]
+            return iter(self.reader)
         self.source.check_parts(world_size=self.world_size, num_workers=max(1, self.num_workers))
         self.source.set_epoch(epoch, rank=self.rank, world_size=self.world_size)
-        loader = DataLoader(self.source, batch_size=self.batch_size, drop_last=self.shuffle, **options)
-        return islice(loader, skip, len(self) if self.num_samples else None)
+        return islice(self.reader, skip, len(self) if self.num_samples else None)
+
+    @cached_property
+    def reader(self) -> DataLoader:
+        """What reads every epoch: its processes live on, as starting them takes longer than many an epoch."""
+        order = {"batch_sampler": self.left}
+        if self.streams:
+            order = {"batch_size": self.batch_size, "drop_last": self.shuffle}
+        return DataLoader(
+            self.source,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=FaceBatch.of,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
+            **order,
+        )
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches": self.num_given}

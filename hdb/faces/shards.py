@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -148,6 +149,7 @@ class ShardFaces(IterableDataset):
         self.wanted = Wanted() if wanted is None else wanted
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
         self.shuffle_size, self.seed = shuffle_size, seed
+        self.turn = torch.zeros(3, dtype=torch.int64).share_memory_()  # epoch, rank, world size, for workers that live on
         self.set_epoch(0)
         self.reader = ShardReader()
 
@@ -156,9 +158,13 @@ class ShardFaces(IterableDataset):
         """Counts of what could not be used."""
         return self.reader.skipped
 
+    @property
+    def epoch(self) -> int:
+        return int(self.turn[0])
+
     def set_epoch(self, epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
         """Chooses the order of the next iteration, and which node's share of the shards it goes through."""
-        self.epoch, self.rank, self.world_size = epoch, rank, world_size
+        self.turn.copy_(torch.tensor([epoch, rank, world_size]))
 
     def check_parts(self, *, world_size: int, num_workers: int) -> None:
         """Raises ValueError where some worker of some node would get no shard."""
@@ -171,8 +177,9 @@ class ShardFaces(IterableDataset):
     def __iter__(self) -> Iterator[FaceSample]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        self.check_parts(world_size=self.world_size, num_workers=num_workers)
-        part, num_parts = self.rank * num_workers + number, self.world_size * num_workers
+        _, rank, world_size = self.turn.tolist()
+        self.check_parts(world_size=world_size, num_workers=num_workers)
+        part, num_parts = rank * num_workers + number, world_size * num_workers
         passes = fruitless = 0
         while passes == 0 or self.num_samples is not None:
             fruitless += 1

@@ -136,7 +136,12 @@ class HyperNet(nn.Module):
 
     @cached_property
     def _frozen_digest(self) -> str:
-        return self.encoder.digest  # of a ViT-H that is gigabytes to read, at every checkpoint
+        return self.encoder.digest  # of a ViT-H that is gigabytes to read, at the start and at every checkpoint
+
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder as it is now."""
+        return self._frozen_digest if self.freeze_encoder else self.encoder.digest
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,7 +152,7 @@ class HyperNet(nn.Module):
             "layout": self.decoder_layout.to_dict(),
             "layout_digest": self.decoder_layout.digest,
             "encoder": self.encoder.config,
-            "encoder_digest": self._frozen_digest if self.freeze_encoder else self.encoder.digest,
+            "encoder_digest": self.encoder_digest,
             "decoder": self.decoder.config,
             "iterations": self.iterations,
             "linear_path": self.linear_path is not None,

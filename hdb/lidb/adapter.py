@@ -82,8 +82,8 @@ class LiDB:
             scale: Factor on all residuals: 0 is the base, 1 the person.
 
         Raises:
-            ValueError: theta is of another size or not finite, or the layout has other bases. The previous binding
-                stays.
+            ValueError: theta is of another size or, on a CPU, not finite, or the layout has other bases. The previous
+                binding stays.
         """
         if people is None:
             for layer in self.layers.values():
@@ -91,8 +91,8 @@ class LiDB:
         else:
             people = people if isinstance(people, Residuals) else Residuals(people, self.layout)
             self.check(people.layout)
-            # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
-            people.layout.check(people.theta, finite=not (people.theta.is_cuda and people.theta.requires_grad))
+            # On a GPU the search for NaN would wait for the device: whoever brings a theta there looks before.
+            people.layout.check(people.theta, finite=people.theta.device.type == "cpu")
             for name, (down, up) in people.layout.unpack(people.theta).items():
                 self.layers[name].bind(down, up, scale, free=people.layout.free)
         self._bound = people, scale

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hdb.metrics.networks import Framing, TimmNetwork, refuse_empty, require
+from hdb.metrics.networks import BATCH, Framing, TimmNetwork, refuse_empty, require
 
 FACENET_WEIGHTS = "20180402-114759-vggface2.pt"  # facenet-pytorch's release v2.2.9
-BATCH = 64  # pictures in one pass, so that a whole evaluation may be handed over at once
 
 
 class TimmEmbedder(TimmNetwork):
@@ -185,15 +184,23 @@ class FaceNet(nn.Module):
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         device = next(self.network.parameters()).device
         vectors = torch.zeros(len(images), 512, device=device)
-        # One by one, in rounded whole numbers: what MTCNN sees in a saved picture.
-        pixels = (images.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        faces = [self.detector(Image.fromarray(picture)) for picture in pixels]
-        found = [index for index, face in enumerate(faces) if face is not None]
-        for start in range(0, len(found), BATCH):
-            part = found[start : start + BATCH]
-            with torch.no_grad():
-                vectors[part] = self.network(torch.stack([faces[index] for index in part]).to(device))
+        for start in range(0, len(images), BATCH):
+            faces = self.largest_faces(images[start : start + BATCH])
+            found = [index for index, face in enumerate(faces) if face is not None]
+            if found:
+                with torch.no_grad():
+                    seen = self.network(torch.stack([faces[index] for index in found]).to(device))
+                vectors[[start + index for index in found]] = seen
         return vectors.to(images.device)
+
+    def largest_faces(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "3 160 160"] | None]:
+        """The largest face of each picture as the network wants it, on the CPU; None where there is none."""
+        self.detector.device = next(self.detector.parameters()).device  # it keeps its own, which `to` does not reach
+        # In rounded whole numbers: what MTCNN sees in a saved picture.
+        pixels = (images.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        pictures = [Image.fromarray(picture) for picture in pixels]
+        boxes, _ = self.detector.detect(pictures)  # largest first
+        return self.detector.extract(pictures, boxes, None)
 
 
 def in_batches(

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from hdb.files import write_files
 
+BATCH = 64  # pictures in one pass, so that a whole evaluation may be handed over at once
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -150,9 +151,12 @@ class AttributeClassifier(TimmNetwork):
         return dict(zip(self.heads, parts, strict=True))
 
     def answers(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, list[str]]:
-        """Question -> the likeliest answer for every image."""
+        """Question -> the likeliest answer for every image, on the network's device, some images at a time."""
+        device, chosen = next(self.parameters()).device, {question: [] for question in self.heads}
         with torch.no_grad():
-            chosen = {question: logits.argmax(1).tolist() for question, logits in self(images).items()}
+            for part in images.split(BATCH):
+                for question, logits in self(part.to(device)).items():
+                    chosen[question] += logits.argmax(1).tolist()
         return {question: [self.heads[question][index] for index in indices] for question, indices in chosen.items()}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.transfer import moved
 from hdb.limits import one_of
 
 
@@ -105,9 +106,16 @@ class Stage(L.LightningModule):
     def draw(
         self, num: int, generator: torch.Generator, *, stratified: bool = False
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
-        """Noise and timesteps, drawn on the CPU so that they are the same on every device."""
+        """Noise and timesteps on the device."""
+        noise, timesteps = self.drawn(num, generator, stratified=stratified)
+        return moved(noise, self.device), moved(timesteps, self.device)
+
+    def drawn(
+        self, num: int, generator: torch.Generator, *, stratified: bool = False
+    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
+        """Noise and timesteps on the CPU, where they are drawn so that they are the same on every device."""
         noise = torch.randn(num, *self.diffusion.latent_shape, generator=generator)
         timesteps = self.timesteps.draw(
             num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
         )
-        return noise.to(self.device), timesteps.to(self.device)
+        return noise, timesteps

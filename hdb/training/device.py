@@ -17,13 +17,34 @@ def accelerator() -> Any:
 
 def precision() -> Any:
     """A setting that names the precision a Trainer works in."""
-    names = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64")
-    return one_of("32-true", *names)
+    names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
+    return one_of("32-true", *names, says="{name} is {value!r}, expected {words}: what is trained stays in float32")
+
+
+def check_precision(precision: str, dtype: str) -> None:
+    """Raises ValueError if a base of this precision loses gradients in a training of that one, or is cast throughout.
+
+    Half-precision gradients flow through a half-precision base whatever the Trainer computes in. Those of float16 need
+    its scaler, or most of them vanish; those of bfloat16 need none.
+    """
+    scaled = precision in ("16-mixed", "16")
+    if dtype == "float16" and not scaled:
+        given = f"the base is in float16 and precision is {precision!r}, where no scaler keeps its gradients"
+        raise ValueError(f"{given}: expected precision 16-mixed, or a base in bfloat16")
+    if dtype == "bfloat16" and scaled:
+        given = f"the base is in bfloat16 and precision is {precision!r}, which would cast all of it at every step"
+        raise ValueError(f"{given}: expected precision bf16-mixed, or a base in float16")
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where a Trainer with this accelerator works."""
-    return Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False).strategy.root_device
+    """Where a Trainer with this accelerator works.
+
+    On a GPU products of float32 matrices are from then on taken in TF32, three times as fast as in full precision.
+    """
+    device = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False).strategy.root_device
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device
 
 
 def now(device: torch.device) -> float:

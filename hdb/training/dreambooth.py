@@ -84,7 +84,7 @@ class DreamBoothFinetuning(Stage):
         generator, num = self.step_generator(batch_idx), self.options.batch_size
         noise, timesteps = self.draw(num, generator)
         loss = self.loss(self.reference.expand(num, -1, -1, -1), self.prompt, noise=noise, timesteps=timesteps)
-        self.log("train/diffusion_loss", loss.detach(), prog_bar=True)
+        self.log("train/diffusion_loss", loss.detach())
         if self.prior is not None:
             latents = self.prior.draw(num, generator).to(self.device)
             noise, timesteps = self.draw(num, generator)

@@ -144,7 +144,7 @@ class RowFitting(Stage):
             timesteps=timesteps.repeat_interleave(num_people, 0),
             weight=self.weight,
         )
-        self.log("train/diffusion_loss", losses.detach().mean(), prog_bar=True)
+        self.log("train/diffusion_loss", losses.detach().mean())  # not in the bar, which would wait for it every step
         if self.prior is not None:
             losses = losses + self.prior.weight * self.prior_losses(generator)
         self.loss = losses.detach().mean()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
 from hdb.limits import above, between
@@ -17,6 +17,8 @@ from hdb.training.checkpoints import WholeCheckpoints, readable, saver
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.stopping import WholeSteps
+
+LOOK_EVERY = 10  # steps: to look at a number is to wait for the device
 
 
 @dataclass
@@ -50,7 +52,8 @@ def fit_hypernet(
     """
     last, curve = folder / "last.ckpt", LossCurve()
     rates = LearningRateMonitor(logging_interval="step")
-    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps()]
+    bar = TQDMProgressBar(refresh_rate=LOOK_EVERY)
+    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps(), bar]
     fitting = Trainer(
         devices=1,
         max_steps=schedule.max_steps,
@@ -59,7 +62,7 @@ def fit_hypernet(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
-        log_every_n_steps=10,
+        log_every_n_steps=LOOK_EVERY,
         enable_model_summary=False,
         plugins=[WholeCheckpoints()],
         **(dict(trainer) | {"callbacks": [*own, *trainer.get("callbacks", ())]}),

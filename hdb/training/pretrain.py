@@ -11,6 +11,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from hdb.diffusion.denoise import Denoised
 from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.transfer import moved
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
@@ -126,10 +127,10 @@ class HyperNetPretraining(Stage):
         theta = self.hypernet(batch.reference)
         loss, alpha, beta = torch.zeros((), device=self.device), self.options.alpha, self.options.beta
         if alpha:
-            noise, timesteps = self.draw(len(theta), self.step_generator(batch_idx))
-            latents = self.latents(batch.target)
-            people = Residuals(theta, self.hypernet.layout)
-            denoised = self.personalized.denoise(people, latents, batch.prompts, noise=noise, timesteps=timesteps)
+            noise, timesteps = self.drawn(len(theta), self.step_generator(batch_idx))
+            latents, people = self.latents(batch.target), Residuals(theta, self.hypernet.layout)
+            draws = {"noise": moved(noise, self.device), "timesteps": moved(timesteps, self.device)}
+            denoised = self.personalized.denoise(people, latents, batch.prompts, **draws)
             loss = loss + alpha * denoised.losses.mean()
             self.log("train/diffusion_loss", denoised.losses.detach().mean())
             if self.options.gamma and len(identity := self.identity_losses(denoised, batch, timesteps)):
@@ -144,21 +145,30 @@ class HyperNetPretraining(Stage):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
+    def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
+        """Moves the pictures; who they show is asked on the CPU."""
+        return batch._replace(reference=moved(batch.reference, device), target=moved(batch.target, device))
+
     def latents(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
         return self.diffusion.encode_images(images).float()
 
     def identity_losses(
         self, denoised: Denoised, batch: FaceBatch, timesteps: Int[Tensor, " n"]
     ) -> Float[Tensor, " k"]:
-        """The identity loss of those k samples that it looks at."""
+        """The identity loss of those k samples that it looks at.
+
+        Args:
+            timesteps: on the CPU, like the batch's `photos`: what to look at is known without waiting for a GPU.
+        """
         looked_at = timesteps < self.options.identity_until * self.diffusion.num_train_timesteps
         if batch.photos is not None and not self.options.identity_styled:
-            looked_at = looked_at & batch.photos.to(looked_at.device)
+            looked_at = looked_at & batch.photos
         rows = torch.nonzero(looked_at).squeeze(1)[: self.options.identity_samples]
         if not len(rows):
             return denoised.losses[:0]
+        rows, timesteps = moved(rows, self.device), moved(timesteps[rows], self.device)
         noisy, noise_pred = denoised.noisy_latents[rows], denoised.noise_pred[rows].float()
-        images = self.diffusion.decode_latents(self.diffusion.predict_clean(noisy, noise_pred, timesteps[rows]))
+        images = self.diffusion.decode_latents(self.diffusion.predict_clean(noisy, noise_pred, timesteps))
         with torch.no_grad():
             wanted = self.hypernet.encoder(batch.target[rows]).embedding
         return identity_loss(self.hypernet.encoder(images).embedding, wanted, reduction="none")
@@ -195,7 +205,7 @@ class HyperNetPretraining(Stage):
         if len(weights):
             self.log("val/weight_space_loss", weights.mean(), batch_size=len(weights), sync_dist=True)
         paired = [i for i in range(num) if others[i] != i]
-        self.own_minus_other.update((own - other)[paired], batch.identities[paired])
+        self.own_minus_other.update((own - other)[paired], batch.identities[paired].to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         mean, half_width, share = self.own_minus_other.compute()

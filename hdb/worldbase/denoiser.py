@@ -44,7 +44,6 @@ class DenoiserTraining(Part):
         )
         self._base = [base]  # in a list, so that the frozen parts stay out of checkpoints
         self.unet = base.unet.requires_grad_(True).train()
-        base.use_plain_attention()
         self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75)
         self._latents: Tensor | None = None
 
@@ -56,6 +55,8 @@ class DenoiserTraining(Part):
     def on_fit_start(self) -> None:
         """Encodes every picture once: latents are 12 times smaller than pictures and never change."""
         self.base.to(self.device)
+        if self.device.type == "cpu":
+            self.base.use_plain_attention()
         self.average.to(self.device)
         chunks = torch.arange(len(self.views)).split(128)
         self._latents = torch.cat(

@@ -29,9 +29,10 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.trained import trained_hypernet
 from hdb.limits import between
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
-from hdb.metrics.networks import AttributeClassifier
+from hdb.metrics.judges import classifier
 from hdb.prompts import CLASS_PROMPT, without_identifier
 from hdb.training.curves import curves_sheet
+from hdb.training.device import device_of
 from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
 from hdb.worldbase import quality
 from hdb.worldbase.report import CURVES_FILE, markdown, records
@@ -67,10 +68,10 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     weights = Path(options.weights)
     trainings = {name: (Path(options.output, name), network) for name, network in NETWORKS.items()}
     trainings["hypernetwork"] = training.folder, "hypernet"
-    test, train = people(options, "test"), people(options, "train")
-    base = StableDiffusion.from_pretrained(weights / "base")
+    test, train, device = people(options, "test"), people(options, "train"), device_of(options.accelerator)
+    base = StableDiffusion.from_pretrained(weights / "base").to(device)
     drawn, prompts = own_pictures(options, base, test)
-    measured = judges(weights, test) | pictures(options, base, drawn, prompts, test, train)
+    measured = judges(weights, test, device) | pictures(options, base, drawn, prompts, test, train)
     if trained_on(weights / "hypernet", base):
         measured |= hypernetwork(options, base, training)
     rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
@@ -79,9 +80,9 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     if curves:
         write_text(weights / CURVES_FILE, json.dumps(curves) + "\n")
         save_image(curves_sheet(curves), weights / "curves.png")
-    cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    report = {"resolution": options.resolution, "device": device, "measured": measured, "trained": trained}
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
+    report = {"resolution": options.resolution, "device": machine, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
     write_text(weights / "REPORT.md", page := markdown(report, weights))
     return page
@@ -99,33 +100,33 @@ def people(options: MeasureOptions, split: str) -> FaceWorldDataset:
     return dataset
 
 
-def judges(weights: Path, test: FaceWorldDataset) -> dict[str, Numbers]:
+def judges(weights: Path, test: FaceWorldDataset, device: torch.device) -> dict[str, Numbers]:
     """Recognizer, face encoder, DINO, classifier and CLIP on every view of unseen people."""
     unseen = Views.load(test, seed=1)
     flat = torch.arange(len(unseen))
     images = unseen.pictures(flat)
     per_person = images.unflatten(0, (unseen.identities, -1))
-    recognizer, dino = (TimmEmbedder.from_folder(weights / name) for name in ("recognizer", "dino"))
+    recognizer, dino = (TimmEmbedder.from_folder(weights / name).to(device) for name in ("recognizer", "dino"))
     vectors, alike = quality.embed(recognizer, per_person), quality.embed(dino, per_person)
     shapes = np.stack([test.world.identity(index).shape_vector for index in test.indices])
-    encoder = FaceEncoder.from_folder(weights / "encoder").eval()
+    encoder = FaceEncoder.from_folder(weights / "encoder").eval().to(device)
     with torch.no_grad():
-        features = torch.cat([encoder(part).embedding for part in images.split(64)])
+        features = torch.cat([encoder(part.to(device)).embedding.cpu() for part in images.split(64)])
     features = F.normalize(features, dim=1).unflatten(0, (unseen.identities, -1))
     labels = [
         {name: known[value] for name, known, value in zip(LABEL_NAMES._fields, LABEL_NAMES, row, strict=True)}
         for row in unseen.labels_of(flat).tolist()
     ]
-    clip = ClipEmbedder.from_pretrained(weights / "clip")
+    clip = ClipEmbedder.from_pretrained(weights / "clip").to(device)
     said = [without_identifier(text) for text in unseen.captions_of(flat, torch.Generator().manual_seed(0))]
-    seen, read = clip.embed_images(images), clip.embed_texts(said)
+    seen, read = clip.embed_images(images), clip.embed_texts(said).cpu()
     return {
         "recognizer": quality.verification(vectors) | {"spearman": quality.agreement(vectors.mean(1), shapes)},
         "recognizer, plain views": quality.verification(vectors[:, 0::3]),
         "face encoder, plain views": quality.verification(features[:, 0::3]),
         "dino": quality.verification(alike),
         "dino, plain views": quality.verification(alike[:, 0::3]),
-        "classifier": quality.attributes(AttributeClassifier.from_folder(weights / "classifier"), images, labels),
+        "classifier": quality.attributes(classifier(str(weights / "classifier"), device=device), images, labels),
         "clip": {
             "own caption": float((seen * read).sum(1).mean()),
             "other": float((seen * read.roll(7, 0)).sum(1).mean()),
@@ -152,14 +153,14 @@ def pictures(
     train: FaceWorldDataset,
 ) -> dict[str, Numbers]:
     """The autoencoder, obedience to prompts in and out of training, and whether the base's faces are its own."""
-    weights = Path(options.weights)
-    classifier = AttributeClassifier.from_folder(weights / "classifier")
-    recognizer = TimmEmbedder.from_folder(weights / "recognizer")
+    weights, device = Path(options.weights), base.device
+    judge = classifier(str(weights / "classifier"), device=device)
+    recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
     held_out = [
         caption(sample_nuisances(np.random.default_rng(0)).replace(style=style, context=context))
         for style, context in HELD_OUT_PAIRS
     ] * max(1, options.num_generated // len(HELD_OUT_PAIRS))
-    new = quality.attributes(classifier, quality.generate(base, held_out, seed=7000), quality.asked(held_out))
+    new = quality.attributes(judge, quality.generate(base, held_out, seed=7000), quality.asked(held_out))
     photos = [number for number, asked in enumerate(quality.asked(prompts)) if asked["style"] == "photo"]
     nobody = quality.generate(base, [CLASS_PROMPT] * OWN_FACES, seed=9000)
 
@@ -169,9 +170,9 @@ def pictures(
     some = torch.from_numpy(test.images[: max(1, 256 // test.views_per_identity)]).flatten(0, 1).float() / 255
     return {
         "autoencoder": quality.reconstruction(base, some),
-        "base, prompts in training": quality.attributes(classifier, drawn, quality.asked(prompts)),
+        "base, prompts in training": quality.attributes(judge, drawn, quality.asked(prompts)),
         "base, held-out pairs": {"style": new["style"], "context": new["context"]},
-        "base, photos": {"face found": float(quality.faces_found(MTCNN(), drawn[photos]).mean())},
+        "base, photos": {"face found": float(quality.faces_found(MTCNN(device=device), drawn[photos]).mean())},
         "base, own faces": quality.novelty(
             recognizer.embed_images(nobody), first_views(test)[:OWN_FACES], first_views(train)
         ),

@@ -105,7 +105,7 @@ def generate(
     guidance_scale: float = 3.0,
     num_inference_steps: int = 20,
 ) -> Float[Tensor, "n 3 h w"]:
-    """One picture per prompt, without any personal weights."""
+    """One picture per prompt, without any personal weights, on the CPU."""
     pictures = []
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
@@ -118,7 +118,7 @@ def generate(
                 seeds=[seed + start + k for k in range(len(part))],
                 guidance_scale=guidance_scale,
                 num_inference_steps=num_inference_steps,
-            )
+            ).cpu()
         )
     return torch.cat(pictures)
 
