@@ -133,7 +133,7 @@ class StableDiffusion(nn.Module):
 
     @contextmanager
     def in_mixed_precision(self) -> Iterator[None]:
-        """Computes as a Trainer of mixed precision does, where `mixed` says in what: a Trainer reaches its steps only."""
+        """Computes in `mixed`, where that is set, as a Trainer of mixed precision does within its steps."""
         with torch.autocast(self.device.type, dtype=self.mixed, enabled=self.mixed is not None):
             yield
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hdb.lidb.folding import Folding
 from hdb.lidb.layout import Layout
 from hdb.lidb.linear import LiDBLinear
 from hdb.lidb.names import personalized_layers
@@ -61,6 +62,7 @@ class LiDB:
             self.layers[slot.name] = layer
             self._owners[slot.name] = parent, name
             self._originals[slot.name] = original
+        self._fold = Folding(self.layers)
         self._bound: tuple[Residuals | None, float] = (None, 1.0)
 
     def check(self, layout: Layout) -> None:
@@ -93,8 +95,10 @@ class LiDB:
             self.check(people.layout)
             # On a GPU the search for NaN would wait for the device: whoever brings a theta there looks before.
             people.layout.check(people.theta, finite=people.theta.device.type == "cpu")
-            for name, (down, up) in people.layout.unpack(people.theta).items():
-                self.layers[name].bind(down, up, scale, free=people.layout.free)
+            theta = people.theta.to(next(iter(self.layers.values())).weight.device)
+            folded = self._fold(people.layout.unpack(theta), scale=scale, free=people.layout.free)
+            for name, (down, up) in folded.items():
+                self.layers[name].bind_folded(down, up)
         self._bound = people, scale
 
     @contextmanager

@@ -3,7 +3,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+
+from hdb.lidb.product import project, residual_linear
 
 
 class LiDBLinear(nn.Linear):
@@ -55,8 +56,6 @@ class LiDBLinear(nn.Linear):
             self.register_buffer(name, None if aux is None else aux.detach().to(base.weight.device), persistent=False)
         self.down: Tensor | None = None
         self.up: Tensor | None = None
-        self.scale, self.free = 1.0, down_aux is None
-        self._folded: tuple[Tensor, Tensor] | None = None
 
     def bind(
         self,
@@ -68,7 +67,8 @@ class LiDBLinear(nn.Linear):
     ) -> None:
         """Sets the residuals of n identities until the next `bind`; None takes them away.
 
-        The factors keep their graph. They stay bound because gradient checkpointing runs `forward` again in backward.
+        The factors are folded here, once, and keep their graph. They stay bound because gradient checkpointing runs
+        `forward` again in backward.
 
         Args:
             free: The factors are those of an ordinary LoRA, a = in and b = out, and go past the bases.
@@ -76,11 +76,10 @@ class LiDBLinear(nn.Linear):
         Raises:
             ValueError: Only one factor is given, or they fit neither each other nor the bases.
         """
-        self._folded = None
         if down is None or up is None:
             if down is not up:
                 raise ValueError("bind takes both factors of a residual or neither, given one")
-            self.down, self.up, self.scale = None, None, scale
+            self.down, self.up = None, None
             return
         free = free or self.down_aux is None
         a, b = (self.in_features, self.out_features) if free else (self.down_aux.shape[0], self.up_aux.shape[1])
@@ -89,21 +88,22 @@ class LiDBLinear(nn.Linear):
                 f"factors {tuple(down.shape)} and {tuple(up.shape)} do not fit a layer of a = {a} and b = {b}, "
                 f"which takes (n, r, {a}) and (n, {b}, r)"
             )
-        self.down, self.up, self.scale, self.free = down, up, scale, free
-        if not (down.requires_grad or up.requires_grad):
-            # Sampling calls each layer dozens of times with the same theta. With a graph this would be wrong: a second
-            # backward through one binding would find the graph of the fold freed.
-            self._folded = self.fold()
+        bases = (None, None) if free else (self.down_aux[None], self.up_aux.mT[None])
+        down, up = (
+            project(rows.flatten(0, 1)[None], basis, scale=factor)[0].unflatten(0, rows.shape[:2])
+            for rows, basis, factor in zip((down, up.mT), bases, (1.0, scale), strict=True)
+        )
+        self.bind_folded(down, up)
+
+    def bind_folded(self, down: Float[Tensor, "n r in_"], up: Float[Tensor, "n r out"]) -> None:
+        """Sets residuals that were folded, and scaled, already: `Folding` does so for all layers together."""
+        self.down, self.up = down, up
 
     def fold(self) -> tuple[Float[Tensor, "n r in_"], Float[Tensor, "n r out"]]:
         """The bound residuals as ordinary LoRA factors: down · down_aux and (scale · up_aux · up)ᵀ."""
         if self.down is None or self.up is None:
             raise ValueError("nothing is bound to this layer, so there is no residual to fold")
-        if self.free:
-            return self.down.to(self.weight.device), self.scale * self.up.to(self.weight.device).mT
-        down = self.down.to(self.down_aux) @ self.down_aux
-        up = self.up.to(self.up_aux).mT @ (self.scale * self.up_aux).mT
-        return down, up
+        return self.down, self.up
 
     def forward(self, x: Float[Tensor, "m *tokens in_"]) -> Float[Tensor, "m *tokens out"]:
         """Applies the layer and each sample's own residual.
@@ -115,19 +115,11 @@ class LiDBLinear(nn.Linear):
         Raises:
             ValueError: m is no multiple of the n residuals bound.
         """
-        out = super().forward(x)
         if self.down is None:
-            return out
-        down, up = (factor.to(x) for factor in self._folded or self.fold())
-        m, n = len(x), len(down)
-        if n == 1:
-            residual_in = functional.linear(x.reshape(-1, self.in_features), down[0])
-            return torch.addmm(out.reshape(-1, self.out_features), residual_in, up[0]).reshape(out.shape)
+            return super().forward(x)
+        m, n = x.shape[0], self.down.shape[0]
         if m % n:
             raise ValueError(
                 f"{n} residuals are bound, but the batch has {m} samples; expected {n} or a multiple of it"
             )
-        if m != n:
-            down, up = down.repeat(m // n, 1, 1), up.repeat(m // n, 1, 1)
-        residual_in = torch.bmm(x.reshape(m, -1, self.in_features), down.mT)
-        return torch.baddbmm(out.reshape(m, -1, self.out_features), residual_in, up).reshape(out.shape)
+        return residual_linear(x, self.weight, self.bias, self.down, self.up)
