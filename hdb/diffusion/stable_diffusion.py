@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -131,11 +131,9 @@ class StableDiffusion(nn.Module):
     def num_train_timesteps(self) -> int:
         return self.noise_scheduler.config.num_train_timesteps
 
-    @contextmanager
-    def in_mixed_precision(self) -> Iterator[None]:
+    def in_mixed_precision(self) -> AbstractContextManager[None]:
         """Computes in `mixed`, where that is set, as a Trainer of mixed precision does within its steps."""
-        with torch.autocast(self.device.type, dtype=self.mixed, enabled=self.mixed is not None):
-            yield
+        return nullcontext() if self.mixed is None else torch.autocast(self.device.type, dtype=self.mixed)
 
     def use_plain_attention(self) -> StableDiffusion:
         """Replaces fused attention by matrix products in the UNet: a quarter faster to train on a CPU, the same values.
@@ -194,14 +192,8 @@ class StableDiffusion(nn.Module):
 
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return moved(tokens.input_ids, self.device)
+        length = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
+        return moved(self.tokenizer(prompts, return_tensors="pt", **length).input_ids, self.device)
 
     def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
@@ -262,7 +254,7 @@ class StableDiffusion(nn.Module):
     def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
         """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
         drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
+        return moved(torch.stack(drawn), self.device)
 
     @torch.no_grad()
     def sample(
@@ -289,11 +281,12 @@ class StableDiffusion(nn.Module):
         guided = negative_prompt_embeds is not None and guidance_scale != 1.0
         embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
         scheduler = self.sampling_scheduler()
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        scheduler.set_timesteps(num_inference_steps)  # on the CPU: a GPU would be asked at every step where it is
         latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
-        for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):
+        timesteps = zip(scheduler.timesteps, moved(scheduler.timesteps, self.device), strict=True)
+        for timestep, there in tqdm(list(timesteps), desc="sampling", disable=not progress, leave=False):
             noisy = torch.cat([latents, latents]) if guided else latents
-            noise_pred = self.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
+            noise_pred = self.predict_noise(noisy, there.expand(len(noisy)), embeds).float()
             if guided:
                 unconditional, conditional = noise_pred.chunk(2)
                 noise_pred = unconditional + guidance_scale * (conditional - unconditional)

@@ -149,9 +149,8 @@ class ShardFaces(IterableDataset):
         self.wanted = Wanted() if wanted is None else wanted
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
         self.shuffle_size, self.seed = shuffle_size, seed
-        self.turn = torch.zeros(
-            3, dtype=torch.int64
-        ).share_memory_()  # epoch, rank, world size, for workers that live on
+        # Epoch, rank and world size: in shared memory, since workers live on from epoch to epoch.
+        self.turn = torch.zeros(3, dtype=torch.int64).share_memory_()
         self.set_epoch(0)
         self.reader = ShardReader()
 

@@ -1,6 +1,5 @@
 """LiDBLinear: a frozen linear layer plus one residual per identity in the batch."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ class LiDBLinear(nn.Linear):
 
     Source: HyperDreamBooth, section 4.1, https://arxiv.org/abs/2307.06949
 
+    >>> import torch
     >>> layer = LiDBLinear(nn.Linear(3, 2), torch.eye(3)[:1], torch.eye(2)[:, :1])
     >>> layer.bind(torch.ones(1, 1, 1), torch.ones(1, 1, 1), scale=5.0)
     >>> layer(torch.zeros(4, 3)).shape

@@ -48,8 +48,9 @@ class _Projection(torch.autograd.Function):
         scaled = factors if scale == 1 else scale * factors
         if bases is None:
             return scaled
-        with torch.autocast(bases.device.type, enabled=False):
-            return torch.bmm(scaled.to(bases), bases)
+        # Into a tensor of its own, which autocast leaves alone: it would cast all bases at every step.
+        folded = bases.new_empty(*scaled.shape[:2], bases.shape[2])
+        return torch.bmm(scaled.to(bases), bases, out=folded)
 
     @staticmethod
     @once_differentiable

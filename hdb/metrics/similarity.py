@@ -89,7 +89,8 @@ class ImageSimilarity(Metric):
     ) -> None:
         scores = cosines(vectors, answers).to(self.device)
         self.scores.append(scores)
-        self.people.append(torch.zeros(len(scores), dtype=torch.long) if people is None else people.to(self.device))
+        nobody = torch.zeros(len(scores), dtype=torch.long, device=self.device)
+        self.people.append(nobody if people is None else people.to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:
         """Mean over pictures."""

@@ -177,9 +177,9 @@ class HyperNetPretraining(Stage):
         """The weight-space loss of those k of the n identities that have a target."""
         known = [(i, self.target_rows[name]) for i, name in enumerate(identities.tolist()) if name in self.target_rows]
         batch_rows, target_rows = (list(rows) for rows in zip(*known, strict=True)) if known else ([], [])
-        targets = self.target_thetas[target_rows].to(theta.device)
+        targets = moved(self.target_thetas[target_rows], theta.device)
         unpack = self.hypernet.layout.unpack
-        predicted = unpack(theta[batch_rows])
+        predicted = unpack(theta if len(batch_rows) == len(theta) else theta[batch_rows])
         return weight_space_loss(predicted, unpack(targets), distance=self.options.distance, reduction="none")
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
