@@ -78,17 +78,18 @@ def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(
     monkeypatch.setattr(measure, "OWN_FACES", 2)
     elsewhere, placed, to = torch.device("cpu", 0), {}, torch.nn.Module.to  # a CPU that is not the default one
     monkeypatch.setattr(measure, "device_of", lambda accelerator: elsewhere)
-    monkeypatch.setattr(
-        torch.nn.Module,
-        "to",
-        lambda self, *where, **how: (placed.setdefault(type(self), where), to(self, *where, **how))[1],
-    )
+
+    def placing(network, *where, **how):
+        placed[type(network)] = (*placed.get(type(network), ()), *where)
+        return to(network, *where, **how)
+
+    monkeypatch.setattr(torch.nn.Module, "to", placing)
     words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
     words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
     words.append(f"pretrain={CONFIGS}/pretrain.yaml")
     assert call(command, *words) == 0
     judges = TimmEmbedder, ClipEmbedder, AttributeClassifier, FaceEncoder, MTCNN
-    assert all(placed[network] == (elsewhere,) for network in judges) and elsewhere in placed[StableDiffusion]
+    assert all(elsewhere in placed[network] for network in (*judges, StableDiffusion))
     report = json.loads((weights / "report.json").read_text())
     assert report["trained"] == known
     parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
