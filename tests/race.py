@@ -1,8 +1,8 @@
 """40 steps on one person against PEFT: python tests/race.py [pairs] [steps], from the root of the repository.
 
 The rival is a LoRA of rank 4 on the same layers of the same base, in a plain loop of diffusers: what one would write
-without this repository. Both learn four draws of noise a step; who is first changes from pair to pair. Seconds are those
-of the processor, all threads together, so that they count on a busy machine, too.
+without this repository. Both learn four draws of noise a step; who is first changes from pair to pair. Seconds are
+those of the processor, all threads together, so that they count on a busy machine, too.
 """
 
 import statistics
