@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train eval tables personalize test lint faceworld base clean
+.PHONY: help install train eval tables personalize test gpu lint faceworld base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,13 @@ base: $(STAMP)  ## train what is shipped frozen: the small Stable Diffusion, the
 
 test: $(STAMP)  ## run the tests
 	$(RUN) -m pytest
+
+gpu: $(STAMP)  ## with a CUDA device: the tests there, and what Stable Diffusion 1.5 costs: outputs/gpu/report.txt
+	$(RUN) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'make gpu: torch finds no CUDA device')"
+	mkdir -p outputs/gpu
+	{ $(RUN) -m pytest -n 0 -m gpu tests && \
+	  $(RUN) -m experiments.benchmark $(or $(CONFIG),configs/sd15/benchmark.yaml) output=outputs/gpu/benchmark $(SET); \
+	} > outputs/gpu/report.txt 2>&1; status=$$?; cat outputs/gpu/report.txt; exit $$status
 
 lint: $(STAMP)  ## check style and the direction of imports
 	$(VENV)/bin/ruff check .

@@ -11,6 +11,14 @@ from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tin
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that need a GPU are there where one is."""
+    if not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 

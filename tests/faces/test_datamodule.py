@@ -1,6 +1,7 @@
 """Batches in an order that survives interruptions."""
 
 import contextlib
+import os
 
 import lightning as L
 import pytest
@@ -13,7 +14,7 @@ from hdb.faces.datamodule import FaceData, FaceLoader
 from hdb.faces.photos import flat_folder, identity_folders
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
-from hdb.faces.sources import FaceBatch, PhotoFaces
+from hdb.faces.sources import FaceBatch, FaceSample, FaceSource, PhotoFaces
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,24 @@ def test_workers_change_nothing_and_the_global_generator_is_left_alone(source):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Readers(FaceSource):
+    """Two people whose number is that of the process that reads them."""
+
+    def __init__(self):
+        super().__init__(["a", "b"], seed=0)
+
+    def sample(self, index, rng):
+        return FaceSample(torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), "a [V] face", os.getpid())
+
+
+def test_processes_that_read_live_on_from_epoch_to_epoch():
+    loader, readers = FaceLoader(Readers(), batch_size=1, shuffle=True, num_workers=1), []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        readers.append({number for batch in loader for number in batch.identities.tolist()})
+    assert readers[0] == readers[1] != {os.getpid()}
+
+
 def test_a_person_in_both_splits_is_refused(source):
     with pytest.raises(ValueError, match="10 identities are in both train and val"):
         FaceData(source, source)
@@ -147,6 +166,19 @@ def test_an_epoch_of_a_stream_has_the_length_it_says_with_any_number_of_workers(
         batches = [[level(picture) for picture in batch.reference] for batch in loader]
         assert [len(batch) for batch in batches] == [24, 24] and len(loader) == 2
         assert set(batches[0] + batches[1]) == set(range(20))
+
+
+def test_a_stream_read_by_a_process_that_lives_on_has_the_order_of_each_epoch(shards):
+    def levels(loader: FaceLoader, epoch: int) -> list[int]:
+        loader.set_epoch(epoch)
+        return [level(picture) for batch in loader for picture in batch.reference]
+
+    def loader() -> FaceLoader:
+        stream = ShardFaces(shards, resolution=8, num_samples=12, shuffle_size=4)
+        return FaceLoader(stream, batch_size=4, shuffle=True, num_workers=1)
+
+    living = loader()
+    assert levels(living, 0) == levels(loader(), 0) != levels(living, 1) == levels(loader(), 1)
 
 
 def test_a_stream_too_short_for_one_batch_is_refused(shards):

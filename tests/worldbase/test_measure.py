@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from facenet_pytorch import MTCNN
 
 from experiments import measure as command
 from experiments import pretrain
 from experiments.config import TrainBase
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
 from hdb.worldbase import measure
 
 CONFIGS = Path("configs/faceworld").resolve()
@@ -72,10 +76,20 @@ def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(
     (weights / "report.json").write_text(json.dumps({"trained": known}))
     (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
     monkeypatch.setattr(measure, "OWN_FACES", 2)
+    elsewhere, placed, to = torch.device("cpu", 0), {}, torch.nn.Module.to  # a CPU that is not the default one
+    monkeypatch.setattr(measure, "device_of", lambda accelerator: elsewhere)
+
+    def placing(network, *where, **how):
+        placed[type(network)] = (*placed.get(type(network), ()), *where)
+        return to(network, *where, **how)
+
+    monkeypatch.setattr(torch.nn.Module, "to", placing)
     words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
     words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
     words.append(f"pretrain={CONFIGS}/pretrain.yaml")
     assert call(command, *words) == 0
+    judges = TimmEmbedder, ClipEmbedder, AttributeClassifier, FaceEncoder, MTCNN
+    assert all(elsewhere in placed[network] for network in (*judges, StableDiffusion))
     report = json.loads((weights / "report.json").read_text())
     assert report["trained"] == known
     parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
