@@ -11,7 +11,8 @@ from hdb.runs import folder as folders
 
 # What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
 # beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone.
-WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
+WAYS = "accelerator best_metric checkpoint_every max_minutes memory num_workers output overwrite render_workers".split()
+WAYS += ["upload", "val_every"]
 ELSEWHERE = ("wandb.", "base.path", "base.revision")
 LOOKED_AT = (
     "sampling.",

@@ -1,22 +1,19 @@
 """The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import wandb
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
 from hdb.lidb.file import Subject
-from hdb.runs.logger import attempted, mode_of, started
+from hdb.runs.logger import PatientLogger, attempted, mode_of, started
 
 
 @contextmanager
-def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[WandbLogger]:
+def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[PatientLogger]:
     """The logger of one run, which ends with the `with` block; `keep` as in `started`."""
     logger, failed = wandb_logger(config, stage=stage, output=output, keep=keep), True
     try:
@@ -26,7 +23,7 @@ def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = Tr
         attempted(lambda: logger.experiment.finish(exit_code=int(failed)))
 
 
-def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
+def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> PatientLogger:
     """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`."""
     project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
     about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
@@ -38,15 +35,15 @@ def check_mode(config: object) -> str:
     return mode_of(config.wandb.mode)
 
 
-def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
+def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
     """The pictures of a subject, what it cost, and its file as an artifact."""
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    attempted(lambda: _log_file(logger, path))
+    logger.log_files(path.stem, path, kind="subject", about=Subject.load(path).metadata)
 
 
-def _log_file(logger: WandbLogger, path: Path) -> None:
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)[:128]  # what W&B takes
-    artifact = wandb.Artifact(name, type="subject", metadata=Subject.load(path).metadata)
-    artifact.add_file(str(path))
-    logger.experiment.log_artifact(artifact)
+def log_network(logger: PatientLogger, folder: Path, *, scores: Mapping[str, float], upload: bool) -> None:
+    """What a run reached, as its summary; where asked, the hypernetwork's folder as an artifact of the run's name."""
+    attempted(lambda: logger.experiment.summary.update(dict(scores)))
+    if upload:
+        logger.log_files(folder.parent.name, *sorted(folder.iterdir()), kind="hypernet", about=scores)

@@ -8,6 +8,7 @@ Source: arXiv 2307.06949, sections 4 and 5.
 
 from experiments.config.loading import dotted, load
 from experiments.config.parts import EvaluationJudges, LoadedPeople, Logged, OnBase, ReadPeople, Variant, Wandb
+from experiments.config.pretraining import Pretrain
 from experiments.config.stages import (
     Ablate,
     Benchmark,
@@ -18,7 +19,6 @@ from experiments.config.stages import (
     Personalize,
     Preoptimize,
     Prepare,
-    Pretrain,
     RenderFaceworld,
     Search,
     TrainBase,

@@ -1,8 +1,9 @@
 """A run's log at Weights & Biases, which decides nothing: where it fails, one line says so and the run goes on."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,22 @@ class PatientLogger(WandbLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         attempted(lambda: WandbLogger.log_image(self, key, images, step, **kwargs))
 
+    def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
+        attempted(lambda: WandbLogger.log_table(self, key, *args, **kwargs))
+
     def log_hyperparams(self, params: Any) -> None:
         attempted(lambda: WandbLogger.log_hyperparams(self, params))
+
+    def log_files(self, name: str, *files: Path, kind: str, about: Mapping[str, Any]) -> None:
+        """Files as an artifact of a kind, under a name as near to this one as W&B takes."""
+
+        def log() -> None:
+            artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128], type=kind, metadata=dict(about))
+            for file in files:
+                artifact.add_file(str(file))
+            self.experiment.log_artifact(artifact)
+
+        attempted(log)
 
 
 class NoRun:

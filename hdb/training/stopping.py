@@ -60,13 +60,24 @@ def stoppable() -> Iterator[Stopping]:
 
 
 class WholeSteps(L.Callback):
-    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step."""
+    """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step.
+
+    A step may take several batches: gradients of those before its last are in no checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0  # the last that was taken
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         _stopping.within_step = True
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        _stopping.within_step = False
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step == self.step:
+            return
+        self.step, _stopping.within_step = trainer.global_step, False
         if _stopping.asked:
             raise KeyboardInterrupt
 
