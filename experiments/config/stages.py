@@ -17,6 +17,7 @@ from experiments.config.parts import (
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions
+from hdb.evaluation.plan import RateOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
 from hdb.faces.picture import open_picture
@@ -248,6 +249,15 @@ class Prepare:
     margin: float = between(0.0, 0)
     num_workers: int | None = between(None, 0)
     cache: CacheOptions = field(default_factory=CacheOptions)
+
+
+@dataclass
+class PlanRuns(RateOptions):
+    """What runs will take before they start. All other words are of the runs, each for those that have such a field.
+
+    `device` h100, a100 or 4090 is believed to do the share `utilization` of what its data sheet says, `this` is
+    measured; `tflops` a second says it outright.
+    """
 
 
 @dataclass
