@@ -94,7 +94,8 @@ class LiDB:
             people = people if isinstance(people, Residuals) else Residuals(people, self.layout)
             self.check(people.layout)
             # On a GPU the search for NaN waits for the device; a theta in training has a loss to tell that it diverged.
-            people.layout.check(people.theta, finite=not (people.theta.is_cuda and people.theta.requires_grad))
+            unseen = people.theta.is_meta or (people.theta.is_cuda and people.theta.requires_grad)
+            people.layout.check(people.theta, finite=not unseen)
             for name, (down, up) in people.layout.unpack(people.theta).items():
                 self.layers[name].bind(down, up, scale, free=people.layout.free)
         self._bound = people, scale
