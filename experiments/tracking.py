@@ -43,7 +43,6 @@ def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, second
 
 
 def log_network(logger: PatientLogger, folder: Path, *, scores: Mapping[str, float], upload: bool) -> None:
-    """What a run reached, as its summary; where asked, the hypernetwork's folder as an artifact of the run's name."""
-    attempted(lambda: logger.experiment.summary.update(dict(scores)))
+    """Where asked, the hypernetwork's folder with the run's scores, as an artifact of the name of the run's folder."""
     if upload:
         logger.log_files(folder.parent.name, *sorted(folder.iterdir()), kind="hypernet", about=scores)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ class Pass:
 
 
 class Pieces:
-    """A base and a hypernetwork of which there are only shapes; each method counts a piece of work.
+    """A base and a hypernetwork of which there are only shapes; each method, or property, counts a piece of work.
 
     Operations are those of matrix products, convolutions and attention, two per multiplication and addition.
 
@@ -59,25 +60,37 @@ class Pieces:
         theta = torch.empty(num, self.hypernet.layout.size, device=META, requires_grad=trained)
         return Residuals(theta, self.hypernet.layout)
 
+    @cached_property
     def encoding(self) -> Pass:
         """A picture to latents."""
         return self._counted(lambda: self.diffusion.encode_images(self.photos))
 
+    @cached_property
     def predicting(self) -> Pass:
         """A photo to theta."""
         return self._counted(lambda: self.hypernet(self.photos))
 
+    @cached_property
     def denoising(self) -> Pass:
         """One look at noisy latents under a theta."""
         return self._counted(lambda: self._denoised(self.people(1), self._latents(1)))
 
+    @cached_property
+    def reading(self) -> Pass:
+        """A prompt to its embeddings, under a theta."""
+        with self.personalized.bound(self.people(1)):
+            return self._counted(lambda: self.diffusion.encode_prompts([INSTANCE_PROMPT]))
+
+    @cached_property
+    def decoding(self) -> Pass:
+        """Latents to a picture."""
+        return self._counted(lambda: self.diffusion.decode_latents(self._latents(1)))
+
     def drawing(self, num_steps: int, *, guided: bool) -> Pass:
         """A picture, of so many steps: the prompt and the empty one are encoded once."""
-        with torch.no_grad(), self.personalized.bound(self.people(1)):
-            text = self._counted(lambda: self.diffusion.encode_prompts([INSTANCE_PROMPT])).operations
-        looks = num_steps * (self.denoising().operations - text)  # which encodes a prompt, too
-        decoding = self._counted(lambda: self.diffusion.decode_latents(self._latents(1))).operations
-        return Pass((1 + guided) * (text + looks) + decoding)
+        text = self.reading.operations
+        looks = num_steps * (self.denoising.operations - text)  # which encodes a prompt, too
+        return Pass((1 + guided) * (text + looks) + self.decoding.operations)
 
     def fitting(self, num: int) -> Pass:
         """A step of fitting `num` thetas on a draw each, in both directions."""

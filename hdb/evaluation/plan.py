@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -111,7 +112,7 @@ class Planner:
         """Thetas of so many people, `at_once` of them fitted together, each to so many views."""
         step = self.pieces.fitting(at_once * options.views_per_step)
         work = [
-            Work("pictures encoded", people * views, self.pieces.encoding().operations),
+            Work("pictures encoded", people * views, self.pieces.encoding.operations),
             Work(f"steps of {at_once} people", -(-people // at_once) * options.num_steps, step.operations),
         ]
         gpu = {"base": self.base_bytes, "thetas": 4 * at_once * self.theta_bytes, "kept for backward": self._kept(step)}
@@ -136,8 +137,8 @@ class Planner:
         pieces, batches = self.pieces, schedule.accumulate_grad_batches
         step = pieces.pretraining(batch_size, options, cached=cached)
         times = -(-schedule.max_steps // schedule.val_every)
-        looks = 2 * options.num_val_draws * pieces.denoising().operations
-        seen = num_val * (pieces.predicting().operations + pieces.encoding().operations + looks)
+        looks = 2 * options.num_val_draws * pieces.denoising.operations
+        seen = num_val * (pieces.predicting.operations + pieces.encoding.operations + looks)
         shown = preview.num_preview_identities * len(preview.preview_prompts) * self._picture(preview.sampling)
         batch = f" of {batches} x {batch_size}" if batches > 1 else f" of {batch_size}"
         work = [
@@ -156,7 +157,7 @@ class Planner:
         """One person: from photo to file, and some pictures."""
         step = self.pieces.fitting(options.batch_size)
         work = [
-            Work("prediction", 1, self.pieces.predicting().operations),
+            Work("prediction", 1, self.pieces.predicting.operations),
             Work(f"steps of {options.batch_size} draws", options.num_steps, step.operations),
             Work(f"pictures of {sampling.num_inference_steps} steps", pictures, self._picture(sampling)),
         ]
@@ -185,9 +186,13 @@ class Planner:
     def _fit(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> float:
         """Operations of one person's fit. Where all weights move, backward is twice forward."""
         if not isinstance(options, DreamBoothOptions):
-            return options.num_steps * options.batch_size * self.pieces.fitting(1).operations
-        step = 3 * self.pieces.denoising().operations * options.batch_size * (1 + bool(options.prior_preservation))
+            return options.num_steps * options.batch_size * self._alone.operations
+        step = 3 * self.pieces.denoising.operations * options.batch_size * (1 + bool(options.prior_preservation))
         return options.num_steps * step
+
+    @cached_property
+    def _alone(self) -> Pass:
+        return self.pieces.fitting(1)
 
     def _picture(self, sampling: SamplingOptions) -> float:
         guided = sampling.guidance_scale != 1

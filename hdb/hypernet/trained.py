@@ -66,11 +66,11 @@ def _read(path: Path, encoder: FaceEncoder | None) -> HyperNet:
     return read(path, encoder=encoder)
 
 
-def _refuse_other_base(hypernet: HyperNet, path: Path, *, base: str, base_digest: str) -> None:
+def _refuse_other_base(hypernet: HyperNet, path: Path, *, base: str, base_digest: str, field: str = "hypernet") -> None:
     if hypernet.base_digest != base_digest:
         raise ValueError(
             f"{path} was trained on the base {hypernet.base_digest}, not on {base} ({base_digest}): "
-            "its weights would mean nothing there; name another one"
+            f"its weights would mean nothing there; name another one with {field}=..."
         )
 
 
@@ -99,7 +99,7 @@ def begin(
     other = _read(path, hypernet.encoder)
     hypernet.encoder.requires_grad_(not hypernet.freeze_encoder)  # which reading the other around it has set
     hypernet.train(hypernet.training)
-    _refuse_other_base(other, path, base="the base of this run", base_digest=hypernet.base_digest)
+    _refuse_other_base(other, path, base="that of this run", base_digest=hypernet.base_digest, field="init_from")
     hypernet.decoder_layout.check_digest(other.decoder_layout.digest, of=str(path))
     own, its = ({"decoder": net.decoder.config, "bases": net.bases is not None} for net in (hypernet, other))
     if own != its:

@@ -21,7 +21,7 @@ from hdb.training.stopping import WholeSteps
 
 # What a network may be the best by, and which way.
 BEST = {f"val/{name}": "max" for name in ("face_rec", "dino", "clip_i", "clip_t", "own_better")}
-BEST |= {f"val/{name}": "min" for name in ("own_minus_other", "diffusion_loss", "weight_space_loss")}
+BEST |= {f"val/{name}": "min" for name in ("own_minus_other", "diffusion_loss")}
 
 
 @dataclass
