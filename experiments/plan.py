@@ -1,7 +1,7 @@
 """What runs will take before they start: python -m experiments.plan configs/sd15/{paper,evaluate}.yaml [key=value ...]
 
 Operations are counted on the meta device: no weight is read and nothing is computed. A file is of the stage that its
-name begins with, any other of pretraining; the hypernetwork is that of the pretraining among them, else the default.
+name begins with, any other of pretraining; other stages have the hypernetwork of the first pretraining, or the default.
 `device=a100` and so on are of the plan, all other words of the runs, each for those that have such a field.
 """
 
@@ -18,23 +18,23 @@ STAGES = {"preoptimize": Preoptimize, "pretrain": Pretrain, "personalize": Perso
 
 
 def main(argv: list[str]) -> None:
-    yamls, own = [word for word in argv if word.endswith(".yaml")], {entry.name for entry in fields(PlanRuns)}
-    words = [word for word in argv if word not in yamls]
-    config = load(PlanRuns, [word for word in words if word.partition("=")[0] in own or "=" not in word])
+    own, yamls = {entry.name for entry in fields(PlanRuns)}, [word for word in argv if word.endswith(".yaml")]
+    words = {word: word.partition("=")[0] for word in argv if word not in yamls}
+    config = load(PlanRuns, [word for word, key in words.items() if key in own or key == word])
     if not yamls:
         raise ValueError("no config was named: expected some of configs/sd15/*.yaml, say")
-    schemas = {
-        path: STAGES[next((name for name in STAGES if Path(path).name.startswith(name)), "pretrain")] for path in yamls
-    }
-    words = [word for word in words if word.partition("=")[0] not in own]
-    if odd := [word for word in words if not any(knows(schema, word) for schema in schemas.values())]:
+    named = {path: [name for name in STAGES if Path(path).name.startswith(name)] for path in yamls}
+    schemas = {path: STAGES[(names or ["pretrain"])[0]] for path, names in named.items()}
+    of_runs = [word for word, key in words.items() if key not in own]
+    if odd := [word for word in of_runs if not any(knows(schema, word) for schema in schemas.values())]:
         raise ValueError(f"{odd[0]!r} is no field of {', '.join(yamls)}, nor of the plan: {', '.join(sorted(own))}")
-    words.insert(0, "reference=photo")  # which a plan does not look at
-    runs = {path: load(of, [path, *(word for word in words if knows(of, word))]) for path, of in schemas.items()}
+    of_runs.append("reference=photo")  # which a plan does not look at
+    runs = {path: load(of, [path, *(word for word in of_runs if knows(of, word))]) for path, of in schemas.items()}
     trained = next((of for of in runs.values() if isinstance(of, Pretrain)), Pretrain())
-    pieces = {base: Pieces(base, trained.lidb, trained.hypernet) for base in {of.base.path for of in runs.values()}}
     for path, of in runs.items():
-        planner = Planner(pieces[of.base.path], dtype=of.base.dtype, half=of.precision != "32-true")
+        net = of if isinstance(of, Pretrain) else trained
+        pieces = Pieces(of.base.path, net.lidb, net.hypernet)
+        planner = Planner(pieces, dtype=of.base.dtype, half=of.precision != "32-true")
         rate = rate_of(config, half=planner.half)
         print(f"\n{path}, at {rate / 1e12:.4g} TFLOP/s ({config.device})")
         print("\n".join(plan(planner, of).lines(rate=rate)))

@@ -36,7 +36,7 @@ def pieces(tiny_base, net) -> Pieces:
     return Pieces(str(tiny_base), LIDB, net)
 
 
-def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny_base, net, trainer):
+def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny_base, net):
     base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
     hypernet = new_hypernet(net, face_encoder(net.encoder), layout_of(base, LIDB))
     stage = HyperNetPretraining(
@@ -53,7 +53,14 @@ def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny
             self.counter.__exit__(None, None, None)
 
     counting = Counting()
-    trainer(max_steps=1, callbacks=[counting]).fit(stage, DataLoader([batch], batch_size=None))
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, callbacks=[counting], **quiet)
+    trainer.fit(stage, DataLoader([batch], batch_size=None))
     counted = pieces.pretraining(3, PretrainingOptions(beta=0.0), cached=False)
     assert counted.operations == counting.counter.get_total_flops()
     assert counted.kept > 4 * 3 * 8 * 8 * 8  # at least one activation of the UNet
