@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.autoencoder import autoencoder_digest
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.word import LearnedWord
 
@@ -46,8 +47,8 @@ class StableDiffusion(nn.Module):
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
         self.word = LearnedWord()  # nobody's, until one is bound
-        self.digest = _weights_digest(vae, unet, text_encoder)
-        self.autoencoder_digest = _weights_digest(vae, about=(vae.config.scaling_factor, self.resolution))
+        self.digest = self._weights_digest()
+        self.autoencoder_digest = autoencoder_digest(vae, resolution=self.resolution)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -84,6 +85,23 @@ class StableDiffusion(nn.Module):
             scheduler=self.sampling_scheduler(),
             about=about,
         )
+
+    def _weights_digest(self) -> str:
+        """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
+
+        The decoder of the autoencoder is left out: theta never sees it, and people exchange it for a sharper one.
+        """
+        sha, unseen = hashlib.sha256(), ("decoder.", "post_quant_conv.")
+        for module in (self.vae, self.unet, self.text_encoder):
+            named = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
+            kept = sorted(name for name in named if module is not self.vae or not name.startswith(unseen))
+            for name in kept:
+                sha.update(name.encode())
+            for name in kept:
+                sha.update(str(tuple(named[name].shape)).encode())
+                if named[name].device.type != "meta":
+                    sha.update(named[name].detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
+        return sha.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:
@@ -273,21 +291,3 @@ class StableDiffusion(nn.Module):
                 noise_pred = unconditional + guidance_scale * (conditional - unconditional)
             latents = scheduler.step(noise_pred, timestep, latents).prev_sample
         return self.decode_latents(latents)
-
-
-def _weights_digest(vae: nn.Module, *others: nn.Module, about: tuple[object, ...] = ()) -> str:
-    """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
-
-    The decoder of the autoencoder is left out: theta never sees it, and people exchange it for a sharper one.
-    """
-    sha, unseen = hashlib.sha256(repr(about).encode() if about else b""), ("decoder.", "post_quant_conv.")
-    for module in (vae, *others):
-        named = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
-        kept = sorted(name for name in named if module is not vae or not name.startswith(unseen))
-        for name in kept:
-            sha.update(name.encode())
-        for name in kept:
-            sha.update(str(tuple(named[name].shape)).encode())
-            if named[name].device.type != "meta":
-                sha.update(named[name].detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
-    return sha.hexdigest()[:16]
