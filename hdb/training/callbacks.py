@@ -153,5 +153,10 @@ class PreviewPeople(L.Callback):
             trainer.logger.log_image("val/pictures", [grid])
             scores = self.scores.per_person()
             numbers = zip(*(of.tolist() for of in scores.values()), strict=True)
-            table = [[*(wandb.Image(to_image(p)) for p in row), *of] for row, of in zip(rows, numbers, strict=True)]
+            table = [[*map(thumbnail, row), *of] for row, of in zip(rows, numbers, strict=True)]
             trainer.logger.log_table("val/people", columns=[*columns, *scores], data=table)
+
+
+def thumbnail(picture: Float[Tensor, "3 h w"]) -> wandb.Image:
+    """A picture of a table, as small as in the grid: whole ones would be gigabytes over a long run."""
+    return wandb.Image(to_image(picture, size=128))
