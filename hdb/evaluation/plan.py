@@ -56,8 +56,8 @@ class Work:
     """`num` times the same operations."""
 
     name: str
-    num: float
-    operations: float  # of one
+    num: int
+    operations: int  # of one
 
 
 @dataclass
@@ -65,11 +65,11 @@ class Plan:
     """Of one stage: its work, and bytes by what they are of, on the GPU and on disk."""
 
     work: list[Work]
-    gpu: dict[str, float] = field(default_factory=dict)
-    disk: dict[str, float] = field(default_factory=dict)
+    gpu: dict[str, int] = field(default_factory=dict)
+    disk: dict[str, int] = field(default_factory=dict)
 
     @property
-    def operations(self) -> float:
+    def operations(self) -> int:
         return sum(work.num * work.operations for work in self.work)
 
     def lines(self, *, rate: float) -> list[str]:
@@ -150,7 +150,7 @@ class Planner:
         gpu = {"frozen": resident, "trained": copies * self.trained_bytes, "kept for backward": self._kept(step)}
         kept, written = 2 + 2 * (schedule.best_metric is not None), schedule.max_steps // schedule.checkpoint_every + 1
         of_checkpoints = kept * (copies - 1) * self.trained_bytes
-        disk = {f"{kept} checkpoints of {written:,} written": of_checkpoints, "network": self.trained_bytes / 2}
+        disk = {f"{kept} checkpoints of {written:,} written": of_checkpoints, "network": self.trained_bytes // 2}
         return Plan(work, gpu, disk | ({"caches": pictures * self._cache_bytes()} if cached else {}))
 
     def personalize(self, options: FinetuningOptions, sampling: SamplingOptions, *, pictures: int) -> Plan:
@@ -183,7 +183,7 @@ class Planner:
         pictures = Work("pictures", len(drawn) * people * pictures, self._picture(sampling))
         return Plan([*fits, pictures])
 
-    def _fit(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> float:
+    def _fit(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> int:
         """Operations of one person's fit. Where all weights move, backward is twice forward."""
         if not isinstance(options, DreamBoothOptions):
             return options.num_steps * options.batch_size * self._alone.operations
@@ -194,14 +194,14 @@ class Planner:
     def _alone(self) -> Pass:
         return self.pieces.fitting(1)
 
-    def _picture(self, sampling: SamplingOptions) -> float:
+    def _picture(self, sampling: SamplingOptions) -> int:
         guided = sampling.guidance_scale != 1
         return self.pieces.drawing(sampling.num_inference_steps, guided=guided).operations
 
-    def _kept(self, step: Pass) -> float:
-        return step.kept / (2 if self.half else 1)
+    def _kept(self, step: Pass) -> int:
+        return step.kept // (2 if self.half else 1)
 
-    def _cache_bytes(self) -> float:
+    def _cache_bytes(self) -> int:
         """Of one picture: latents, embedding and tokens in half precision."""
         diffusion, encoder = self.pieces.diffusion, self.pieces.hypernet.encoder
         channels, side, _ = diffusion.latent_shape
