@@ -19,6 +19,7 @@ from hdb.faces.preparation import RECORDS, claim_shards, shard_jobs, write_manif
 from hdb.faces.prepared import prepare_shards
 from hdb.runs.locks import locked, own_place
 from hdb.runs.outputs import check_room, refuse_inputs
+from hdb.training.caches import write_caches
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> None:
     for place in (folder, *(folder / name for name in RECORDS)):
         refuse_inputs(place, named_paths(config), within=False)
     jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)
-    settings = {key: value for key, value in dotted(config).items() if key not in ("output", "num_workers")}
+    apart = ("output", "num_workers", *(name for name in dotted(config) if name.startswith("cache.")))
+    settings = {key: value for key, value in dotted(config).items() if key not in apart}
     with locked(folder):
         claim_shards(folder, settings, jobs)
         missing = {path: photos for path, photos in jobs.items() if not path.is_file()}
@@ -49,6 +51,9 @@ def main(argv: list[str]) -> None:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
         part_shards(jobs)
         write_manifest(folder, list(jobs), people.splits, people.photos.others)
+        write_caches(
+            [path for path in jobs if path.stem.startswith("train-")], config.cache, resolution=config.resolution
+        )
 
 
 if __name__ == "__main__":

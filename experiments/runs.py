@@ -13,8 +13,8 @@ from hdb.training.ranks import once
 # What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
 # beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone, and
 # what it plots beside its own points.
-WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
-WAYS += ["devices", "num_nodes", "strategy"]
+WAYS = "accelerator best_metric checkpoint_every max_minutes memory num_workers output overwrite render_workers".split()
+WAYS += ["devices", "num_nodes", "strategy", "upload", "val_every"]
 ELSEWHERE = ("wandb.", "base.path", "base.revision")
 LOOKED_AT = (
     "sampling.",

@@ -4,18 +4,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import WandbLogger
-
 from hdb.hypernet.trained import BEST, BEST_BY, finished_runs
-from hdb.runs.logger import attempted, log_files
+from hdb.runs.logger import PatientLogger
 from hdb.training.ranks import is_first
 
 
-def log_winner(logger: WandbLogger, folder: Path, scores: Mapping[str, float]) -> None:
+def log_winner(logger: PatientLogger, folder: Path, scores: Mapping[str, float]) -> None:
     """The network of a sweep's run that is better than all finished before it: the artifact hypernet-<sweep>:best."""
     sweep, score = os.environ.get("WANDB_SWEEP_ID"), scores.get(BEST_BY)
     if not sweep or score is None or not is_first():
         return
     if all(score > other for of, other in finished_runs(folder.parent).items() if of != folder):
         name, files = f"hypernet-{sweep}", sorted((folder / "hypernet").glob("*"))
-        attempted(lambda: log_files(logger, name, files, kind="model", about=scores, aliases=[BEST]))
+        logger.log_files(name, *files, kind="model", about=scores, aliases=[BEST])

@@ -1,21 +1,20 @@
 """The Weights & Biases run of an experiment: online where a login exists, offline elsewhere, never a question."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from experiments.config import dotted
 from hdb.lidb.file import Subject
-from hdb.runs.logger import attempted, log_files, mode_of, started
+from hdb.runs.logger import PatientLogger, attempted, mode_of, started
 from hdb.training.ranks import is_first
 
 
 @contextmanager
-def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[WandbLogger]:
+def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[PatientLogger]:
     """The logger of one run, which ends with the `with` block; `keep` as in `started`."""
     logger, failed = wandb_logger(config, stage=stage, output=output, keep=keep), True
     try:
@@ -25,7 +24,7 @@ def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = Tr
         attempted(lambda: logger.experiment.finish(exit_code=int(failed)))
 
 
-def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
+def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> PatientLogger:
     """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`.
 
     Of several processes the first logs.
@@ -41,8 +40,14 @@ def check_mode(config: object) -> str:
     return mode_of(config.wandb.mode)
 
 
-def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
+def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
     """The pictures of a subject, what it cost, and its file as an artifact."""
     logger.log_image("personalize/pictures", [sheet])
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    attempted(lambda: log_files(logger, path.stem, [path], kind="subject", about=Subject.load(path).metadata))
+    logger.log_files(path.stem, path, kind="subject", about=Subject.load(path).metadata)
+
+
+def log_network(logger: PatientLogger, folder: Path, *, scores: Mapping[str, float], upload: bool) -> None:
+    """Where asked, the hypernetwork's folder with the run's scores, as an artifact of the name of the run's folder."""
+    if upload and is_first():
+        logger.log_files(folder.parent.name, *sorted(folder.iterdir()), kind="hypernet", about=scores)

@@ -21,6 +21,7 @@ SCHEMAS = {
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
     "generate": schemas.Generate,
+    "paper": schemas.Pretrain,
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
@@ -58,6 +59,14 @@ def test_defaults_are_the_papers_values():
     assert (config.finetuning.num_steps, config.finetuning.rank) == (40, 4)
     lidb = load(Pretrain, []).lidb
     assert (lidb.a, lidb.b, lidb.rank) == (100, 50, 1)
+
+
+def test_what_the_paper_fixes_is_written_out_and_what_we_found_better_differs_from_it():
+    paper, ours = (load(Pretrain, [str(CONFIGS / "sd15" / f"{name}.yaml")]) for name in ("paper", "pretrain"))
+    assert (paper.lidb, paper.hypernet) == (Pretrain().lidb, Pretrain().hypernet)
+    assert (paper.faces.target, paper.faces.num_identities, paper.alpha, paper.beta) == ("same", 15000, 1.0, 1.0)
+    assert (ours.faces.target, ours.timesteps, ours.hypernet.linear_path) == ("other", "high_noise", True)
+    assert (ours.hypernet.iterations, ours.beta, ours.lidb) == (1, 0.0, paper.lidb)
 
 
 def test_words_override_yaml_and_later_words_earlier_ones(tmp_path):

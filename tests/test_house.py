@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": schemas.Generate,
     "inspect": schemas.Inspect,
     "personalize": schemas.Personalize,
+    "plan": schemas.PlanRuns,
     "preoptimize": schemas.Preoptimize,
     "prepare": schemas.Prepare,
     "pretrain": schemas.Pretrain,

@@ -6,8 +6,9 @@ leaves many values open (learning rates, batch size, widths): those below withou
 Source: arXiv 2307.06949, sections 4 and 5.
 """
 
-from experiments.config.loading import dotted, load
+from experiments.config.loading import dotted, knows, load
 from experiments.config.parts import EvaluationJudges, LoadedPeople, Logged, OnBase, ReadPeople, Variant, Wandb
+from experiments.config.pretraining import Pretrain
 from experiments.config.stages import (
     Ablate,
     Benchmark,
@@ -16,9 +17,9 @@ from experiments.config.stages import (
     Generate,
     Inspect,
     Personalize,
+    PlanRuns,
     Preoptimize,
     Prepare,
-    Pretrain,
     Readme,
     RenderFaceworld,
     Search,
@@ -37,6 +38,7 @@ __all__ = [
     "Logged",
     "OnBase",
     "Personalize",
+    "PlanRuns",
     "Preoptimize",
     "Prepare",
     "Pretrain",
@@ -48,5 +50,6 @@ __all__ = [
     "Variant",
     "Wandb",
     "dotted",
+    "knows",
     "load",
 ]

@@ -53,6 +53,11 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     return filled
 
 
+def knows(schema: type, word: str) -> bool:
+    """Whether a `key=value` word names a field of a schema."""
+    return kind_of(schema, tuple(word.partition("=")[0].split(".")))[0] is not object
+
+
 def dotted(config: object, prefix: str = "") -> dict[str, object]:
     """A config as flat {dotted name: value}: the names that YAML, command line, sweeps and logged runs share."""
     flat: dict[str, object] = {}

@@ -8,7 +8,6 @@ from omegaconf import MISSING
 from experiments.config.parts import (
     Drawing,
     EvaluationJudges,
-    LoadedPeople,
     Logged,
     OnBase,
     ReadPeople,
@@ -18,21 +17,20 @@ from experiments.config.parts import (
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions
+from hdb.evaluation.plan import RateOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
 from hdb.faces.picture import open_picture
-from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.layout import LiDBOptions
 from hdb.limits import a_seed, above, between, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.caches import CacheOptions
 from hdb.training.device import check_precision, precision
-from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
-from hdb.training.pretrain import PretrainingOptions
 from hdb.training.ranks import ProcessOptions
 from hdb.worldbase.measure import MeasureOptions
 from hdb.worldbase.trainings import PARTS
@@ -53,44 +51,6 @@ class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
     identities_per_shard: int = between(16, 1)
     encoder: str | None = None
     checkpoint_every: int = between(50, 1)
-
-
-@dataclass
-class Pretrain(PretrainingOptions, ScheduleOptions, ProcessOptions, Drawing):
-    """The hypernetwork. Paper: alpha times the diffusion loss plus beta times the weight-space loss.
-
-    gamma is the weight of the identity loss, ours: on photographs, or with `identity_styled` on all pictures, at
-    timesteps below the share `identity_until`, and at `identity_samples` of a batch at most.
-
-    beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
-    loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
-    `max_minutes` ends a run early, unfinished schedule and all. `val_every` and `checkpoint_every` count steps.
-    """
-
-    output: str = "outputs/pretrain"
-    lidb: LiDBOptions = field(default_factory=LiDBOptions)
-    faces: LoadedPeople = field(default_factory=LoadedPeople)
-    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
-    judges: JudgeOptions = field(default_factory=JudgeOptions)
-    thetas: str | None = "outputs/preoptimize"
-    num_preview_identities: int = between(4, 1)
-    preview_prompts: list[str] = texts(lambda: [PHOTO])
-
-    def refuse_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if precision and base, or the losses and the hypernetwork, do not go together."""
-        super().refuse_conflicts(prefix)
-        net = self.hypernet
-        self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
-
-    def refuse_missing(self) -> None:
-        """Raises ValueError if targets or networks are not there; an ablation adds the targets to its words later."""
-        self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
-        if self.beta and not any(Path(self.thetas).glob("thetas-*.safetensors")):
-            raise ValueError(f"no thetas-*.safetensors in {self.thetas}: run preoptimize first")
-        if self.faces.num_val_identities < 1:
-            raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least 1")
-        refuse_missing_networks(encoder=self.hypernet.encoder)
-        self.judges.refuse_missing()
 
 
 @dataclass
@@ -292,6 +252,9 @@ class Prepare:
     `source`, `root`, `splits` and the numbers of people are those of `PeopleOptions`. `min_face` is the smallest face
     in px, `max_turn` the largest yaw in degrees, `margin` the share of the crop's side added all around. `num_workers`
     null takes one process per core, 0 none but this one.
+
+    `cache` names a base and a face encoder whose latents and features of the training pictures are kept beside the
+    shards, in half precision, for `faces.source=shards cached=true` of pretraining; later calls may add to them.
     """
 
     source: str = MISSING
@@ -307,6 +270,16 @@ class Prepare:
     max_turn: float = above(45.0, 0, 180)
     margin: float = between(0.0, 0)
     num_workers: int | None = between(None, 0)
+    cache: CacheOptions = field(default_factory=CacheOptions)
+
+
+@dataclass
+class PlanRuns(RateOptions):
+    """What runs will take before they start. All other words are of the runs, each for those that have such a field.
+
+    `device` h100, a100 or 4090 is believed to do the share `utilization` of what its data sheet says, `this` is
+    measured; `tflops` a second says it outright.
+    """
 
 
 @dataclass

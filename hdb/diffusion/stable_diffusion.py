@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.autoencoder import autoencoder_digest
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.transfer import moved
 from hdb.diffusion.word import LearnedWord
@@ -50,6 +51,7 @@ class StableDiffusion(nn.Module):
         self.word = LearnedWord()  # nobody's, until one is bound
         self.mixed: torch.dtype | None = None
         self.digest = self._weights_digest()
+        self.autoencoder_digest = autoencoder_digest(vae, resolution=self.resolution)
         self.requires_grad_(False).eval()
 
     @classmethod

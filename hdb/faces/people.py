@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hdb import limits
 from hdb.faces.artifacts import download
+from hdb.faces.caches import CacheKeys
 from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Listed, celeba, flat_folder, identity_folders, kind_of, lfw, select
@@ -116,15 +117,19 @@ class People:
             seed=options.seed,
         )
 
-    def training(self) -> FaceSource | ShardFaces:
-        """The people to train on: shards as a stream, in epochs of `num_identities` samples."""
+    def training(self, *, caches_of: tuple[str, str] | None = None) -> FaceSource | ShardFaces:
+        """The people to train on: shards as a stream, in epochs of `num_identities` samples.
+
+        Args:
+            caches_of: digests of the autoencoder and the encoder whose caches lie beside the shards, to be read.
+        """
         options, names = self.options, self.splits.train
         if options.source != "shards":
             return self.faces("train")
         if names == []:
             raise ValueError(f"{options.root} has no train identities, expected at least one")
         num = options.num_identities
-        return ShardFaces(
+        shards = ShardFaces(
             list_shards(options.root, split="train"),
             resolution=options.resolution,
             num_samples=num if names is None else min(num or len(names), len(names)),
@@ -133,6 +138,9 @@ class People:
             target=options.target,
             seed=options.seed,
         )
+        if caches_of is not None:
+            shards.use_caches(CacheKeys(*caches_of, options.resolution))
+        return shards
 
     @property
     def cropper(self) -> FaceCropper | None:

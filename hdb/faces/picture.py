@@ -48,10 +48,11 @@ class FaceError(ValueError):
 
 
 class StoredPicture(NamedTuple):
-    """A picture file held in memory, from a shard say."""
+    """A picture file held in memory; one from a shard is called `file` there."""
 
     name: str
     data: bytes
+    file: str = ""
 
 
 Picture = str | Path | StoredPicture | Image.Image

@@ -14,21 +14,23 @@ import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from hdb.faces.caches import CacheKeys, ShardCache
 from hdb.faces.crop import FaceCropper
 from hdb.faces.folders import HEIC, READABLE
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, StoredPicture
-from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, read_pictures
+from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, usable_pictures
 from hdb.prompts import INSTANCE_PROMPT
 
 URLS = ("http://", "https://")
 
 
 class ShardPerson(NamedTuple):
-    """A sample of a shard: who, and the files of their pictures."""
+    """A sample of a shard: who, the files of their pictures, and which shard it is."""
 
     name: str
     pictures: list[StoredPicture]
+    shard: str
 
 
 class ShardReader:
@@ -71,8 +73,10 @@ class ShardReader:
         except (ValueError, AttributeError):
             self.skipped.add("unreadable", f"the json of {name} is no object with names and values")
             return None
-        pictures = [StoredPicture(f"{field} of {name}", record[field]) for field in fields]
-        return ShardPerson(str(identity), pictures)
+        pictures = [
+            StoredPicture(f"{field} of {name}", record[field], f"{record['__key__']}.{field}") for field in fields
+        ]
+        return ShardPerson(str(identity), pictures, record["__url__"])
 
     def opened(self, shards: Iterable[dict[str, str]]) -> Iterator[dict[str, object]]:
         """Opens one shard after another, and looks at its end: tarfile overlooks a cut between two files."""
@@ -130,6 +134,8 @@ class ShardFaces(IterableDataset):
         wanted: the people that are given; without it, everybody.
         cropper, target: see PhotoFaces.
         shuffle_size: samples held back to be shuffled; shards are shuffled too. 0 keeps the order of the files.
+
+    Samples have caches once `caches` says whose; every shard must have them beside it.
     """
 
     def __init__(
@@ -144,7 +150,7 @@ class ShardFaces(IterableDataset):
         shuffle_size: int = 1000,
         seed: int = 0,
     ):
-        self.shards = list_shards(shards)
+        self.shards, self.caches = list_shards(shards), None
         self.resolution, self.num_samples, self.cropper = resolution, num_samples, cropper
         self.wanted = Wanted() if wanted is None else wanted
         self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
@@ -166,6 +172,12 @@ class ShardFaces(IterableDataset):
     def set_epoch(self, epoch: int, *, rank: int = 0, world_size: int = 1) -> None:
         """Chooses the order of the next iteration, and which node's share of the shards it goes through."""
         self.turn.copy_(torch.tensor([epoch, rank, world_size]))
+
+    def use_caches(self, keys: CacheKeys) -> None:
+        """Reads the caches beside the shards; raises ValueError naming the first that is not there."""
+        for shard in self.shards:
+            ShardCache(shard, keys)
+        self.caches = keys
 
     def check_parts(self, *, world_size: int, num_workers: int) -> None:
         """Raises ValueError where some worker of some node would get no shard."""
@@ -198,18 +210,22 @@ class ShardFaces(IterableDataset):
             random.Random(f"{self.seed}/{self.epoch}/{number}").shuffle(shards)
         private = [self.seed, self.epoch, number, part]
         rng, seed = np.random.default_rng(private), "/".join(map(str, private))
+        kept = {shard: ShardCache(shard, self.caches) for shard in shards[part::num_parts]} if self.caches else {}
         for person in self.reader.people(shards[part::num_parts], shuffle_size=self.shuffle_size, seed=seed):
             if person.name not in self.wanted:
                 continue
-            pictures = read_pictures(
+            usable = usable_pictures(
                 [person.pictures[choice] for choice in rng.permutation(len(person.pictures))],
                 num=self.num_pictures,
                 resolution=self.resolution,
                 cropper=self.cropper,
                 skipped=self.skipped,
             )
-            if pictures:
-                yield FaceSample(pictures[0], pictures[-1], INSTANCE_PROMPT, identity_number(person.name))
+            if usable:
+                (reference, photo), (target, wanted) = usable[0], usable[-1]
+                cache = kept.get(person.shard)
+                cached = cache and cache.of(reference=reference.file, target=target.file)
+                yield FaceSample(photo, wanted, INSTANCE_PROMPT, identity_number(person.name), cached=cached)
 
 
 def shard_photos(

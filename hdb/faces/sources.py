@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from hdb.faces.caches import Cached, stacked
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, Picture, crashed, open_picture, square
@@ -33,23 +34,33 @@ class FaceSample(NamedTuple):
     prompt: str
     identity: int
     photo: bool = True
+    cached: Cached | None = None
 
 
 class FaceBatch(NamedTuple):
-    """Samples, stacked; images in [0, 1]. Where `photos` is None all targets are photographs, no painting or statue."""
+    """Samples, stacked; images in [0, 1]. Where `photos` is None all targets are photographs, no painting or statue.
+
+    `cached` is what frozen networks make of them, where that was kept.
+    """
 
     reference: Float[Tensor, "n 3 h w"]
     target: Float[Tensor, "n 3 h w"]
     prompts: list[str]
     identities: Int[Tensor, " n"]
     photos: Bool[Tensor, " n"] | None = None
+    cached: Cached | None = None
 
     @classmethod
     def of(cls, samples: Sequence[FaceSample]) -> "FaceBatch":
         """Stacks samples; the collate function of every loader."""
-        references, targets, prompts, identities, photos = zip(*samples, strict=True)
+        references, targets, prompts, identities, photos, cached = zip(*samples, strict=True)
         return cls(
-            torch.stack(references), torch.stack(targets), list(prompts), torch.tensor(identities), torch.tensor(photos)
+            torch.stack(references),
+            torch.stack(targets),
+            list(prompts),
+            torch.tensor(identities),
+            torch.tensor(photos),
+            stacked(list(cached)),
         )
 
 
@@ -194,14 +205,22 @@ class FaceworldFaces(FaceSource):
 def read_pictures(
     pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: Skipped
 ) -> list[Float[Tensor, "3 h w"]]:
+    """The pixels of `usable_pictures`."""
+    usable = usable_pictures(pictures, num=num, resolution=resolution, cropper=cropper, skipped=skipped)
+    return [pixels for _, pixels in usable]
+
+
+def usable_pictures(
+    pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: Skipped
+) -> list[tuple[Picture, Float[Tensor, "3 h w"]]]:
     """The first `num` usable ones; the others are counted. Without a cropper the central square is taken."""
-    usable: list[Float[Tensor, "3 h w"]] = []
+    usable: list[tuple[Picture, Float[Tensor, "3 h w"]]] = []
     for picture in pictures:
         try:
             if cropper is None:
-                usable.append(square(open_picture(picture), resolution=resolution))
+                usable.append((picture, square(open_picture(picture), resolution=resolution)))
             else:
-                usable.append(cropper.crop(picture, resolution=resolution))
+                usable.append((picture, cropper.crop(picture, resolution=resolution)))
         except FaceError as error:
             skipped.add(error.reason, str(error))
         except Exception as error:  # whatever a photo brings a library to: it is that photo's, and not the training's

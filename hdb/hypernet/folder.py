@@ -38,6 +38,17 @@ def refuse_missing(folder: str | Path, *, kind: str) -> None:
             raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {needed} is missing")
 
 
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The config alone, which says the shape; raises ValueError if it is not there or unreadable."""
+    path = Path(folder, CONFIG)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: expected the folder of a network")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}") from None
+
+
 def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     """Config, state and the metadata of the weights; nothing in the files is executed.
 

@@ -21,6 +21,7 @@ from hdb.lidb.layout import Layout
 
 # By `learn_bases`. 2: names the base. 3: holds bases, which a reader that knows of none must not leave out.
 FORMAT_VERSIONS = {False: 2, True: 3}
+AVERAGED = "averaged"  # in a checkpoint: weights that are better than those of its last step
 
 
 class HyperNet(nn.Module):
@@ -96,7 +97,10 @@ class HyperNet(nn.Module):
     def forward_features(self, reference: Float[Tensor, "n 3 h w"]) -> FaceFeatures:
         """Encodes the reference; the embedding comes standardized."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            features = self.encoder(reference)
+            return self.standardized(self.encoder(reference))
+
+    def standardized(self, features: FaceFeatures) -> FaceFeatures:
+        """What the encoder saw, with the embedding as `refine` takes it."""
         return features._replace(embedding=(features.embedding - self.embedding_mean) / self.embedding_std)
 
     def refine(self, features: FaceFeatures, *, iterations: int | None = None) -> Float[Tensor, "n q"]:
@@ -221,6 +225,8 @@ class HyperNet(nn.Module):
     def from_checkpoint(cls, path: str | Path, *, encoder: FaceEncoder | None = None) -> "HyperNet":
         """Reads the network out of a checkpoint of HyperNetPretraining; nothing in the file is executed.
 
+        Where the training averaged its weights, the average is what is read.
+
         Raises:
             ValueError: as `from_folder`, and a checkpoint of something else.
         """
@@ -230,13 +236,13 @@ class HyperNet(nn.Module):
             raise ValueError(f"{path} is no checkpoint of a hypernetwork: not in torch's zip format, or truncated")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            config = checkpoint["hypernet"]
+            config, weights = checkpoint["hypernet"], checkpoint["state_dict"] | checkpoint.get(AVERAGED, {})
         except (UnpicklingError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no checkpoint of a hypernetwork: {' '.join(str(error).split())}") from None
-        state, prefix = checkpoint.get("state_dict"), "hypernet."
-        if not isinstance(config, dict) or not isinstance(state, dict):
+        if not isinstance(config, dict) or not isinstance(checkpoint["state_dict"], dict):
             raise ValueError(f"{path} is no checkpoint of a hypernetwork: expected its config and its weights by name")
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        prefix = "hypernet."
+        state = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
         return cls._restore(config, state, encoder, origin=path)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Trained networks, read from disk: face encoders by name, the hypernetwork that is asked for or the newest."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import refuse_missing
 from hdb.hypernet.hypernet import HyperNet
+from hdb.hypernet.options import standardize
 
 TRAINED = "outputs/pretrain*/last.ckpt"
 SWEPT = "outputs/pretrain*-*/*/metrics.json"  # of the finished runs of agents: outputs/pretrain-<sweep>/<run>
@@ -84,19 +86,63 @@ def trained_hypernet(path: Path, *, encoder: str | None, base: str, base_digest:
     Raises:
         ValueError: it was trained on another base, or see `HyperNet.from_folder`.
     """
+    hypernet = _read(path, face_encoder(encoder) if encoder else None).eval()
+    _refuse_other_base(hypernet, path, base=base, base_digest=base_digest)
+    return hypernet
+
+
+def _read(path: Path, encoder: FaceEncoder | None) -> HyperNet:
     read = HyperNet.from_checkpoint if path.suffix == ".ckpt" else HyperNet.from_folder
-    hypernet = read(path, encoder=face_encoder(encoder) if encoder else None).eval()
+    return read(path, encoder=encoder)
+
+
+def _refuse_other_base(hypernet: HyperNet, path: Path, *, base: str, base_digest: str, field: str = "hypernet") -> None:
     if hypernet.base_digest != base_digest:
         raise ValueError(
             f"{path} was trained on the base {hypernet.base_digest}, not on {base} ({base_digest}): "
-            "its weights would mean nothing there; name another one with hypernet=..."
+            f"its weights would mean nothing there; name another one with {field}=..."
         )
-    return hypernet
 
 
 def written_at(path: Path) -> str:
     """When a hypernetwork's file, or the newest in its folder, was written: what a run with it depends on."""
     return str(max(file.stat().st_mtime_ns for file in (path, *path.glob("*"))))
+
+
+def begin(
+    hypernet: HyperNet, init_from: str | None, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device
+) -> None:
+    """The weights that a training begins with: another network's, or new ones standardized by some references.
+
+    Args:
+        init_from: a run's folder, a checkpoint, or a folder of a hypernetwork.
+        references: of training people.
+        device: where the encoder shall look at them.
+
+    Raises:
+        ValueError: a network that is not there, or of another base, layout, encoder or shape.
+    """
+    if init_from is None:
+        standardize(hypernet, references, device=device)
+        return
+    path = network_of(init_from)
+    other = _read(path, hypernet.encoder)
+    hypernet.encoder.requires_grad_(not hypernet.freeze_encoder)  # which reading the other around it has set
+    hypernet.train(hypernet.training)
+    _refuse_other_base(other, path, base="that of this run", base_digest=hypernet.base_digest, field="init_from")
+    hypernet.decoder_layout.check_digest(other.decoder_layout.digest, of=str(path))
+    own, its = ({"decoder": net.decoder.config, "bases": net.bases is not None} for net in (hypernet, other))
+    if own != its:
+        raise ValueError(f"{path} is a hypernetwork of {its}, expected one of {own} to begin from")
+    if hypernet.freeze_encoder and not other.freeze_encoder:
+        raise ValueError(f"{path} has an encoder that was trained with it: expected hypernet.freeze_encoder=false")
+    hypernet.load_own_state(other.own_state() if hypernet.freeze_encoder else other.state_dict())
+
+
+def network_of(named: str) -> Path:
+    """The checkpoint of a run's folder, or what is named itself: a checkpoint, or a hypernetwork's folder."""
+    path, last = Path(named), Path(named, "last.ckpt")
+    return last if last.is_file() else path
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -56,7 +57,8 @@ class LiDB:
         for slot in self.layout.slots:
             original = found[slot.name]
             parent, name = owners[original]
-            aux = (None, None) if self.layout.free else slot.aux(seed=self.layout.seed)
+            drawn = slot.shapes if original.weight.is_meta else partial(slot.aux, seed=self.layout.seed)
+            aux = (None, None) if self.layout.free else drawn()
             layer = LiDBLinear(original, *aux)
             setattr(parent, name, layer)
             self.layers[slot.name] = layer

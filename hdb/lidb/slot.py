@@ -52,6 +52,12 @@ class Slot:
         up = _orthonormal(self._stream(seed, _UP_AUX).standard_normal((self.out_features, self.b)))
         return down.mT.contiguous(), up
 
+    def shapes(self) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
+        """The bases on the meta device, where there is nothing to draw: for counting."""
+        return torch.empty(self.a, self.in_features, device="meta"), torch.empty(
+            self.out_features, self.b, device="meta"
+        )
+
     def start(self, rank: int, *, seed: int) -> Float[Tensor, "r a"]:
         """Rows of `down` of length one. A lower rank gets the first of them."""
         rows = torch.from_numpy(self._stream(seed, _START).standard_normal((rank, self.a)))

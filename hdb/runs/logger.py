@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,24 @@ class PatientLogger(WandbLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         attempted(lambda: WandbLogger.log_image(self, key, images, step, **kwargs))
 
+    def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
+        attempted(lambda: WandbLogger.log_table(self, key, *args, **kwargs))
+
     def log_hyperparams(self, params: Any) -> None:
         attempted(lambda: WandbLogger.log_hyperparams(self, params))
+
+    def log_files(
+        self, name: str, *files: Path, kind: str, about: Mapping[str, Any], aliases: list[str] | None = None
+    ) -> None:
+        """Files as an artifact of a kind, under a name as near to this one as W&B takes."""
+
+        def log() -> None:
+            artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128], type=kind, metadata=dict(about))
+            for file in files:
+                artifact.add_file(str(file))
+            self.experiment.log_artifact(artifact, aliases=aliases)
+
+        attempted(log)
 
 
 class NoRun:
@@ -105,23 +121,6 @@ def attempted(log: Callable[[], object]) -> None:
         log()
     except Exception as error:  # see above
         tell(f"not logged to W&B: {short(error)}")
-
-
-def log_files(
-    logger: WandbLogger,
-    name: str,
-    files: Sequence[Path],
-    *,
-    kind: str,
-    about: Mapping[str, str | float],
-    aliases: list[str] | None = None,
-) -> None:
-    """Some files as one artifact."""
-    taken = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]  # by W&B
-    artifact = wandb.Artifact(taken, type=kind, metadata=dict(about))
-    for path in files:
-        artifact.add_file(str(path))
-    logger.experiment.log_artifact(artifact, aliases=aliases)
 
 
 def tell(line: str) -> None:

@@ -50,6 +50,17 @@ def saver(last: Path, *, every: int) -> ModelCheckpoint:
     )
 
 
+def best_saver(best: Path, *, metric: str, mode: str) -> ModelCheckpoint:
+    """What keeps as `best` the checkpoint of the validation with the best `metric`.
+
+    Args:
+        mode: max or min, which is the best.
+    """
+    return ModelCheckpoint(
+        dirpath=best.parent, filename=best.stem, monitor=metric, mode=mode, enable_version_counter=False
+    )
+
+
 def previous(last: Path) -> Path:
     """Where the checkpoint before is kept."""
     return last.with_name(f"{last.stem}.previous{last.suffix}")

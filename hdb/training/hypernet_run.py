@@ -11,28 +11,38 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
-from hdb.limits import above, between
+from hdb.limits import above, between, one_of
+from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
-from hdb.training.checkpoints import WholeCheckpoints, readable, saver
+from hdb.training.checkpoints import WholeCheckpoints, best_saver, readable, saver
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.ranks import agreed, is_first
 from hdb.training.stopping import WholeSteps
 
 LOOK_EVERY = 10  # steps: to look at a number is to wait for the device
+# What a network may be the best by, and which way.
+BEST = {f"val/{name}": "max" for name in ("face_rec", "dino", "clip_i", "clip_t", "own_better")}
+BEST |= {f"val/{name}": "min" for name in ("own_minus_other", "diffusion_loss")}
 
 
 @dataclass
 class ScheduleOptions:
     """How long, and what happens how often: `val_every` and `checkpoint_every` count steps.
 
-    `max_minutes` ends a run early, unfinished schedule and all.
+    `max_minutes` ends a run early, unfinished schedule and all. A step takes the gradients of so many batches as
+    `accumulate_grad_batches` says, of those that are left at the end of an epoch. `ema_decay` has a moving average of
+    the weights validated and passed on in their place. `best_metric` keeps the checkpoint of the validation that was
+    the best by it, beside the last.
     """
 
     max_steps: int = between(100_000, 1)
     max_minutes: float | None = above(None, 0)
     val_every: int = between(1000, 1)
     checkpoint_every: int = between(200, 1)
+    accumulate_grad_batches: int = between(1, 1)
+    ema_decay: float | None = between(None, 0, 0.99999)
+    best_metric: str | None = one_of(None, *BEST, says="{name} is {value!r}, expected one of {words}, or null")
 
 
 def fit_hypernet(
@@ -44,7 +54,9 @@ def fit_hypernet(
     trainer: Mapping[str, Any],
     resume: bool,
 ) -> dict[str, float]:
-    """Writes last.ckpt, hypernet/ and curve.json; returns the scores of the last validation, and the last step.
+    """Writes last.ckpt, hypernet/ and curve.json; returns the scores of the last step, and which that is.
+
+    With `best_metric` also best.ckpt; `best` among the scores is what it reached.
 
     Args:
         trainer: further arguments of the Trainer: accelerator, devices, precision, logger, callbacks beside those
@@ -55,10 +67,14 @@ def fit_hypernet(
     rates = LearningRateMonitor(logging_interval="step")
     bar = TQDMProgressBar(refresh_rate=LOOK_EVERY)
     own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps(), bar]
+    average = AveragedWeights(decay=schedule.ema_decay) if schedule.ema_decay is not None else None
+    best = best_saver(folder / "best.ckpt", metric=name, mode=BEST[name]) if (name := schedule.best_metric) else None
+    own += [callback for callback in (average, best) if callback is not None]
     fitting = Trainer(
         max_steps=schedule.max_steps,
         max_time=timedelta(minutes=schedule.max_minutes) if schedule.max_minutes else None,
-        val_check_interval=schedule.val_every,
+        accumulate_grad_batches=schedule.accumulate_grad_batches,
+        val_check_interval=schedule.val_every * schedule.accumulate_grad_batches,  # Lightning counts batches
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
@@ -69,10 +85,15 @@ def fit_hypernet(
     )
     fitting.fit(stage, data, ckpt_path=agreed(lambda: readable(last) if resume else None), weights_only=True)
     fitting.save_checkpoint(last)
+    if average is not None:
+        average.pass_on(stage)
     hypernet = stage.hypernet
     if is_first():
         hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)
-    (scores,) = fitting.validate(stage, data, verbose=False)
-    if is_first():
         write_curve(folder, curve.points)
+    if stage.validated_at != fitting.global_step:  # drawing people once is dear enough
+        fitting.validate(stage, data, verbose=False)
+    scores = {name: float(score) for name, score in fitting.callback_metrics.items() if name.startswith("val/")}
+    if best is not None and best.best_model_score is not None:
+        scores["best"] = float(best.best_model_score)
     return {**scores, "step": fitting.global_step}

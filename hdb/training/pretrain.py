@@ -1,5 +1,6 @@
 """HyperNetPretraining: teaches the hypernetwork to predict theta from one photo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,17 @@ from transformers import get_cosine_schedule_with_warmup
 from hdb.diffusion.denoise import Denoised
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.transfer import moved
+from hdb.faces.caches import Cached
 from hdb.faces.sources import FaceBatch
+from hdb.hypernet.encoder import FaceFeatures
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
 from hdb.limits import above, between, one_of
 from hdb.losses import DISTANCES, check_distance, identity_loss, weight_space_loss
 from hdb.metrics.people_mean import PeopleMean
+from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT, names_somebody
 from hdb.training.denoising import Stage, Timesteps, private_generator, timesteps
+from hdb.training.ranks import own, world_size
 
 
 @dataclass
@@ -35,6 +40,10 @@ class PretrainingOptions:
     bases, in which theta is linear, too, null that of `linear_lr`; what they change of a residual is in proportion to
     `up`, which starts at zero: at that rate they hardly move (0.2 % in 60 steps). `num_val_draws` counts noise levels
     per validation picture, spread evenly over `timesteps`.
+
+    `instance_prompt` takes the place of "a [V] face", where that is a picture's prompt. `condition_dropout` is the
+    share of training prompts that are left empty, as classifier-free guidance asks the personalized base about the
+    empty prompt, too: without it nobody teaches theta what it does there.
     """
 
     alpha: float = between(1.0, 0)
@@ -50,10 +59,14 @@ class PretrainingOptions:
     warmup_steps: int = between(100, 0)
     weight_decay: float = between(0.01, 0)
     timesteps: str = timesteps()
+    instance_prompt: str = INSTANCE_PROMPT
+    condition_dropout: float = between(0.0, 0, 1)
     num_val_draws: int = between(4, 1)
 
     def check(self, *, learn_bases: bool, freeze_encoder: bool, has_targets: bool) -> None:
         """Raises ValueError if the losses cannot be those of such a hypernetwork and such data."""
+        if not names_somebody(self.instance_prompt):
+            raise ValueError(f"instance_prompt is {self.instance_prompt!r}, expected one with {IDENTIFIER} in it")
         if not self.alpha and not self.beta:
             raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
         weighs = f"beta = {self.beta} weighs a loss against pre-optimized thetas"
@@ -122,15 +135,17 @@ class HyperNetPretraining(Stage):
         layout.check(self.target_thetas)
         self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
         self.own_minus_other = PeopleMean()
+        self.validated_at: int | None = None  # the step
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
-        theta = self.hypernet(batch.reference)
+        theta = self.predicted(batch)
         loss, alpha, beta = torch.zeros((), device=self.device), self.options.alpha, self.options.beta
         if alpha:
-            noise, timesteps = self.drawn_share(len(theta), self.step_generator(batch_idx))
-            latents, people = self.latents(batch.target), Residuals(theta, self.hypernet.layout)
+            noise, timesteps = self.drawn_share(len(theta), generator := self.step_generator(batch_idx))
+            prompts, latents = self.training_prompts(batch.prompts, generator), self.target_latents(batch)
             draws = {"noise": moved(noise, self.device), "timesteps": moved(timesteps, self.device)}
-            denoised = self.personalized.denoise(people, latents, batch.prompts, **draws)
+            people = Residuals(theta, self.hypernet.layout)
+            denoised = self.personalized.denoise(people, latents, prompts, **draws)
             loss = loss + alpha * denoised.losses.mean()
             self.log("train/diffusion_loss", denoised.losses.detach().mean())
             if self.options.gamma and len(identity := self.identity_losses(denoised, batch, timesteps)):
@@ -146,8 +161,32 @@ class HyperNetPretraining(Stage):
         return loss
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
-        """Moves the pictures; who they show is asked on the CPU."""
-        return batch._replace(reference=moved(batch.reference, device), target=moved(batch.target, device))
+        """Moves the pictures, and what is known of them; who they show is asked on the CPU."""
+        cached = batch.cached and Cached(*(moved(tensor, device) for tensor in batch.cached))
+        pictures = {"reference": moved(batch.reference, device), "target": moved(batch.target, device)}
+        return batch._replace(cached=cached, **pictures)
+
+    def prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of a batch, with the instance prompt asked for."""
+        return [self.options.instance_prompt if prompt == INSTANCE_PROMPT else prompt for prompt in prompts]
+
+    def training_prompts(self, prompts: Sequence[str], generator: torch.Generator) -> list[str]:
+        """The same, some of them dropped: of all processes those that one process would drop."""
+        prompts, share = self.prompts(prompts), self.options.condition_dropout
+        if not share:
+            return prompts
+        kept = own(torch.rand(len(prompts) * world_size(), generator=generator) >= share)
+        return [prompt if keep else "" for prompt, keep in zip(prompts, kept.tolist(), strict=True)]
+
+    def predicted(self, batch: FaceBatch) -> Float[Tensor, "n q"]:
+        """The hypernetwork's theta for each reference, or for what its frozen encoder saw there when it was asked."""
+        if batch.cached is None:
+            return self.hypernet(batch.reference)
+        features = FaceFeatures(batch.cached.embedding, batch.cached.tokens)
+        return self.hypernet.refine(self.hypernet.standardized(features))
+
+    def target_latents(self, batch: FaceBatch) -> Float[Tensor, "n c h8 w8"]:
+        return self.latents(batch.target) if batch.cached is None else batch.cached.latents
 
     def latents(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h8 w8"]:
         return self.diffusion.encode_images(images).float()
@@ -170,7 +209,8 @@ class HyperNetPretraining(Stage):
         noisy, noise_pred = denoised.noisy_latents[rows], denoised.noise_pred[rows].float()
         images = self.diffusion.decode_latents(self.diffusion.predict_clean(noisy, noise_pred, timesteps))
         with torch.no_grad():
-            wanted = self.hypernet.encoder(batch.target[rows]).embedding
+            known = batch.cached and batch.cached.target_embedding[rows]
+            wanted = self.hypernet.encoder(batch.target[rows]).embedding if known is None else known
         return identity_loss(self.hypernet.encoder(images).embedding, wanted, reduction="none")
 
     def weight_space_losses(self, theta: Float[Tensor, "n p"], identities: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
@@ -190,12 +230,13 @@ class HyperNetPretraining(Stage):
         noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
         others = someone_else(batch.identities.tolist())
         both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
+        prompts = self.prompts(batch.prompts)
         own, other = torch.zeros(2, num, device=self.device)
         for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
             losses = self.personalized.denoising_losses(
                 both,
                 torch.cat([latents, latents]),
-                [*batch.prompts, *batch.prompts],
+                [*prompts, *prompts],
                 noise=torch.cat([draw_noise, draw_noise]),
                 timesteps=torch.cat([draw_timesteps, draw_timesteps]),
             )
@@ -211,6 +252,7 @@ class HyperNetPretraining(Stage):
     def on_validation_epoch_end(self) -> None:
         mean, half_width, share = self.own_minus_other.compute()
         self.own_minus_other.reset()
+        self.validated_at = self.global_step
         self.log("val/own_minus_other", mean, prog_bar=True)
         self.log("val/own_minus_other_ci95", half_width)
         self.log("val/own_better", share)

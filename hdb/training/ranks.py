@@ -24,7 +24,7 @@ from hdb.files import write_json
 from hdb.limits import Limit, between, limited
 from hdb.training.device import readied
 
-T = TypeVar("T")
+T, Items = TypeVar("T"), TypeVar("Items", bound=Sequence | torch.Tensor)
 GONE = "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
 GRACE = 20  # s, in which a process that lost another one may end by itself
 _SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")  # of errors about another process
@@ -86,7 +86,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def own(items: Sequence[T]) -> Sequence[T]:
+def own(items: Items) -> Items:
     """This process's share: every so many-th."""
     return items[rank() :: world_size()]
 

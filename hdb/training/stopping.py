@@ -77,20 +77,28 @@ def end_of(number: signal.Signals) -> None:
 class WholeSteps(L.Callback):
     """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step.
 
-    Of several processes all stop after the same step, whichever got the signal: they ask each other every `every`
-    steps, since to ask is to wait for the device.
+    A step may take several batches: gradients of those before its last are in no checkpoint. Of several processes all
+    stop after the same step, whichever got the signal: they ask each other every `every` steps, since to ask is to wait
+    for the device.
     """
 
     every = 10
+
+    def __init__(self) -> None:
+        self.step = 0  # the last that was taken
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         _stopping.within_step = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        taken, self.step = trainer.global_step > self.step, trainer.global_step
+        if not taken or (trainer.world_size > 1 and self.step % self.every):
+            return  # and still within the step: a signal in between waits, too
         asked = _stopping.asked is not None
         if trainer.world_size > 1:
-            if trainer.global_step % self.every:
-                return  # and still within the step: a signal in between waits, too
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
             _stopping.asked = _stopping.asked or (signal.SIGTERM if asked else None)
         _stopping.within_step = False

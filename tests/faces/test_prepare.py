@@ -10,7 +10,7 @@ import torch
 from gray import png, write_shard
 from PIL import Image, ImageOps
 
-from experiments import prepare
+from experiments import prepare, pretrain
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import identity_folders
 from hdb.faces.prepared import prepare_shard, prepare_shards, read_about
@@ -168,3 +168,17 @@ def test_what_cannot_be_prepared_is_refused_and_nothing_is_left(call, tmp_path, 
     assert call(prepare, *WORDS, *words.split()) == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_caches_are_added_beside_training_shards_and_trained_on(call, photos, tiny_weights):
+    assert call(prepare, *WORDS) == 0
+    before = contents(Path("shards"))
+    cache = [f"cache.base={tiny_weights}/base", f"cache.encoder={tiny_weights}/encoder", "cache.accelerator=cpu"]
+    assert call(prepare, *WORDS, *cache) == 0  # the same shards: what is kept of them is no setting of theirs
+    assert contents(Path("shards")) == before
+    kept = sorted(path.name.rpartition("-")[0] for path in Path("shards").glob("*.safetensors"))
+    assert kept == [f"train-{n:05d}.{kind}" for n in range(2) for kind in ("features", "latents")]
+    words = ["faces.source=shards", "faces.root=shards", "faces.target=same", "faces.resolution=64", "max_steps=1"]
+    words += ["faces.num_val_identities=1", "cached=true", "num_preview_identities=1", "num_val_draws=1"]
+    assert call(pretrain, *words, "faces.num_identities=2", "gamma=1", "identity_until=1") == 0
+    assert call(pretrain, *words, "faces.source=flat") == 2

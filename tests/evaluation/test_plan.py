@@ -1,0 +1,126 @@
+"""Operations counted on the meta device, and the plans made of them."""
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments import plan
+from experiments.config import Pretrain, load
+from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.evaluation.cost import CPU_ATTENTION
+from hdb.evaluation.operations import Pieces
+from hdb.evaluation.plan import Planner, RateOptions, rate_of
+from hdb.faces.sources import FaceBatch
+from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.hypernet.trained import face_encoder
+from hdb.lidb.layout import LiDBOptions
+from hdb.training.callbacks import PreviewOptions
+from hdb.training.hypernet_run import ScheduleOptions
+from hdb.training.personalize import FinetuningOptions
+from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+
+LIDB = LiDBOptions(a=4, b=3)
+
+
+@pytest.fixture
+def net(tiny_weights) -> HyperNetOptions:
+    return HyperNetOptions(encoder=f"{tiny_weights}/encoder", width=8, num_heads=2, iterations=2)
+
+
+@pytest.fixture
+def pieces(tiny_base, net) -> Pieces:
+    return Pieces(str(tiny_base), LIDB, net)
+
+
+def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny_base, net):
+    base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
+    hypernet = new_hypernet(net, face_encoder(net.encoder), layout_of(base, LIDB))
+    stage = HyperNetPretraining(
+        PersonalizedDiffusion(base, hypernet.layout), hypernet, options=PretrainingOptions(beta=0.0)
+    )
+    photos = torch.rand(3, 3, 64, 64)
+    batch = FaceBatch(photos, photos, ["a [V] face"] * 3, torch.arange(3))
+
+    class Counting(L.Callback):
+        def on_train_batch_start(self, *_):
+            self.counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION).__enter__()
+
+        def on_train_batch_end(self, *_):
+            self.counter.__exit__(None, None, None)
+
+    counting = Counting()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, callbacks=[counting], **quiet)
+    trainer.fit(stage, DataLoader([batch], batch_size=None))
+    counted = pieces.pretraining(3, PretrainingOptions(beta=0.0), cached=False)
+    assert counted.operations == counting.counter.get_total_flops()
+    assert counted.kept > 4 * 3 * 8 * 8 * 8  # at least one activation of the UNet
+
+
+def test_pieces_add_up(pieces):
+    options = PretrainingOptions(beta=0.0)
+    whole, cached = (pieces.pretraining(2, options, cached=cached).operations for cached in (False, True))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as seeing, torch.no_grad():
+        pieces.hypernet.encoder(pieces.photos)
+    assert whole - cached == 2 * (pieces.encoding.operations + seeing.get_total_flops())
+    guided, plain = ([pieces.drawing(n, guided=g).operations for n in (10, 20)] for g in (True, False))
+    assert guided[1] - guided[0] == 2 * (plain[1] - plain[0]) > 0
+    with_identity = PretrainingOptions(beta=0.0, gamma=1.0, identity_samples=1)
+    assert pieces.pretraining(2, with_identity, cached=True).operations > cached
+
+
+def test_caches_spare_the_autoencoder_and_the_encoder_at_the_size_of_stable_diffusion_15():
+    ours = load(Pretrain, ["configs/sd15/pretrain.yaml"])
+    pieces = Pieces(ours.base.path, ours.lidb, ours.hypernet)
+    whole, cached = (pieces.pretraining(1, ours, cached=cached).operations for cached in (False, True))
+    assert whole - cached == pytest.approx(1.45e12, rel=0.01)  # 1.12 and 0.33 TFLOP
+    assert cached / whole < 0.56
+
+
+def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
+    planner = Planner(pieces)
+    schedule = ScheduleOptions(max_steps=30, val_every=10, checkpoint_every=5, best_metric="val/face_rec")
+    options = PretrainingOptions(beta=0.0)
+    made = planner.pretrain(options, schedule, PreviewOptions(), batch_size=2, num_val=4)
+    steps, validations = made.work
+    assert (steps.num, validations.num) == (30, 3)
+    assert steps.operations == pieces.pretraining(2, options, cached=False).operations
+    assert made.operations == 30 * steps.operations + 3 * validations.operations
+    assert any(name.startswith("4 checkpoints of 7 written") for name in made.disk)
+    twice = planner.pretrain(
+        options, ScheduleOptions(max_steps=30, accumulate_grad_batches=2), PreviewOptions(), batch_size=2, num_val=4
+    )
+    assert twice.work[0].operations == 2 * steps.operations
+    one = planner.personalize(FinetuningOptions(num_steps=7), SamplingOptions(num_inference_steps=3), pictures=5)
+    assert [work.num for work in one.work] == [1, 7, 5]
+    assert "hours" in one.lines(rate=1e12)[0] and one.lines(rate=1e12)[4].startswith("all of it")
+
+
+def test_rates_are_shares_of_a_sheet_or_said_outright():
+    assert rate_of(RateOptions(device="a100", utilization=0.5), half=True) == 156e12
+    assert rate_of(RateOptions(device="a100", utilization=0.5), half=False) == 9.75e12
+    assert rate_of(RateOptions(tflops=3.0), half=True) == 3e12
+
+
+def test_plans_of_several_configs_are_printed_and_unknown_words_refused(call, tiny_base, net, tmp_path, capsys):
+    (tmp_path / "pretrain.yaml").write_text("max_steps: 10\nlidb: {a: 4, b: 3}\n")
+    (tmp_path / "personalize.yaml").write_text("precision: bf16-mixed\n")
+    words = [f"base.path={tiny_base}", f"hypernet.encoder={net.encoder}", "hypernet.width=8", "hypernet.num_heads=2"]
+    assert call(plan, "pretrain.yaml", "personalize.yaml", *words, "tflops=1", "faces.num_identities=100") == 0
+    said = capsys.readouterr().out
+    assert "10 steps of 8" in said and "40 steps of 4 draws" in said and said.count("at 1 TFLOP/s") == 2
+    assert call(plan, "pretrain.yaml", "nothing=1") == 2
+    assert "'nothing=1' is no field of pretrain.yaml, nor of the plan: device" in capsys.readouterr().err
+    assert call(plan, "device=h100") == 2
+    assert "no config was named" in capsys.readouterr().err
+    assert call(plan, "pretrain.yaml", "base.path=nowhere") == 2
+    assert "no shapes of the base 'nowhere' on this machine" in capsys.readouterr().err

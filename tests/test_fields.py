@@ -1,0 +1,65 @@
+"""The fields of pretraining as a user sets them: what they write, what a run takes from another, what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import pretrain
+from hdb.hypernet.hypernet import HyperNet
+from hdb.hypernet.trained import face_encoder
+from hdb.runs.logger import PatientLogger
+
+
+def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, tiny_weights, monkeypatch):
+    uploaded = {}
+    monkeypatch.setattr(
+        PatientLogger,
+        "log_files",
+        lambda self, name, *files, kind, about: uploaded.update({name: (kind, files, about)}),
+    )
+    words = ["ema_decay=0.5", "best_metric=val/face_rec", "accumulate_grad_batches=2", "max_steps=2", "val_every=1"]
+    assert call(pretrain, *words, "linear_lr=1e-2", "warmup_steps=0", "condition_dropout=0.5") == 0
+    scores = json.loads(Path("outputs/pretrain/metrics.json").read_text())
+    assert {"val/face_rec", "val/dino", "val/clip_i", "val/clip_t", "best", "step"} <= set(scores)
+    assert scores["step"] == 2 and scores["best"] >= scores["val/face_rec"] - 1e-6
+    assert Path("outputs/pretrain/best.ckpt").is_file() and Path("outputs/pretrain/preview.png").is_file()
+    assert uploaded == {}
+
+    assert (
+        call(pretrain, "init_from=outputs/pretrain", "output=second", "max_steps=1", "linear_lr=1e-12", "upload=true")
+        == 0
+    )
+    encoder = face_encoder(f"{tiny_weights}/encoder")
+    first, second = (
+        HyperNet.from_checkpoint(Path(of, "last.ckpt"), encoder=encoder) for of in ("outputs/pretrain", "second")
+    )
+    torch.testing.assert_close(second.mean, first.mean)
+    assert first.mean.abs().max() > 1e-4
+    kind, files, about = uploaded["second"]
+    assert kind == "hypernet" and {path.name for path in files} == {"config.json", "model.safetensors"}
+    assert "val/face_rec" in about
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("init_from=nowhere", "a hypernetwork needs config.json and model.safetensors: nowhere/config.json is missing"),
+        ("best_metric=train/loss", "best_metric is 'train/loss', expected one of val/face_rec"),
+        ("instance_prompt=a face", "instance_prompt is 'a face', expected one with .V. in it"),
+        ("cached=true", "cached=true reads what lies beside shards: expected faces.source=shards, not faceworld"),
+        (
+            "cached=true faces.source=shards gamma=0 hypernet.freeze_encoder=false",
+            "cached=true needs an encoder that stays",
+        ),
+        ("ema_decay=1", "ema_decay is 1.0, expected 0 to 0.99999"),
+        ("accumulate_grad_batches=0", "accumulate_grad_batches is 0, expected at least 1"),
+        ("condition_dropout=2", "condition_dropout is 2.0, expected 0 to 1"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_read(call, words, message, capsys):
+    parts = [words] if words.startswith("instance") else words.split()
+    assert call(pretrain, *parts) == 2
+    assert re.search(message, capsys.readouterr().err)
