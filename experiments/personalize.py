@@ -13,7 +13,7 @@ from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
-from hdb.diffusion.sheet import picture_grid, save_image
+from hdb.diffusion.sheet import picture_grid, preview_of, save_image, to_image
 from hdb.faces.crop import FaceCropper
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
@@ -27,10 +27,10 @@ def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
     output, dtype = place_of_file(config.output), dtype_named(config.dtype)
     check_mode(config)
-    path, picture, device = hypernet_path(config.hypernet), output.with_suffix(".png"), device_of(config.accelerator)
-    with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
+    path, device, preview = hypernet_path(config.hypernet), device_of(config.accelerator), preview_of(output)
+    picture, prompts, cropper = output.with_suffix(".png"), config.prompts, FaceCropper(min_size=config.min_face)
+    with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
-        prompts, cropper = config.prompts, FaceCropper(min_size=config.min_face)
         base = read_base(config.base, memory=config.memory).to(device)
         read = cropper.crop if config.crop else cropper.check
         photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
             save_image(sheet := picture_grid([[photo[0], *pictures]], columns=["reference", *prompts]), picture)
+            save_image(to_image(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds)
 
 

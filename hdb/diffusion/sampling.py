@@ -77,6 +77,6 @@ def prompt_remarks(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[s
         length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
         if length > read:
             remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
-        if not names_somebody(prompt):
+        if not names_somebody(prompt, diffusion.identifier):
             remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
     return remarks

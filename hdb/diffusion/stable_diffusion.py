@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.word import LearnedWord
+from hdb.prompts import IDENTIFIER, spoken
 
 
 class StableDiffusion(nn.Module):
@@ -46,6 +47,7 @@ class StableDiffusion(nn.Module):
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
         self.word = LearnedWord()  # nobody's, until one is bound
+        self.identifier = IDENTIFIER
         self.digest = self._weights_digest()
         self.requires_grad_(False).eval()
 
@@ -108,6 +110,11 @@ class StableDiffusion(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet answers: `epsilon`, the noise, or `v_prediction`, the velocity."""
+        return self.noise_scheduler.config.prediction_type
 
     @property
     def resolution(self) -> int:
@@ -173,6 +180,22 @@ class StableDiffusion(nn.Module):
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
+    def call_people(self, identifier: str | None) -> str:
+        """Reads a word in the place of [V] from now on, and returns it; None is [V] itself.
+
+        Raises:
+            ValueError: it is neither [V] nor a single token that the tokenizer knows.
+        """
+        if identifier not in (None, IDENTIFIER):
+            ids = self.tokenizer(identifier, add_special_tokens=False, verbose=False).input_ids
+            if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+                raise ValueError(
+                    f"identifier is {identifier!r}, {len(ids)} tokens of {self.name or 'this base'}: expected "
+                    f"{IDENTIFIER}, or a rare word that is one token, like sks"
+                )
+        self.identifier = identifier or IDENTIFIER
+        return self.identifier
+
     @property
     def max_tokens(self) -> int:
         """How much of a prompt the text encoder reads, begin and end of text included."""
@@ -180,7 +203,7 @@ class StableDiffusion(nn.Module):
 
     def num_tokens(self, prompt: str) -> int:
         """How long a prompt is, begin and end of text included."""
-        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        return len(self.tokenizer(spoken(prompt, self.identifier), truncation=False, verbose=False).input_ids)
 
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
@@ -197,7 +220,8 @@ class StableDiffusion(nn.Module):
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
         if self.word.vectors is not None:
             return self.word.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
-        return self.text_encoder(self.tokenize(prompts)).last_hidden_state
+        spoken_prompts = [spoken(prompt, self.identifier) for prompt in prompts]
+        return self.text_encoder(self.tokenize(spoken_prompts)).last_hidden_state
 
     def add_noise(
         self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
@@ -211,7 +235,7 @@ class StableDiffusion(nn.Module):
 
         Source: Salimans and Ho, Progressive Distillation, arXiv 2202.00512, appendix D (velocity).
         """
-        kind = self.noise_scheduler.config.prediction_type
+        kind = self.prediction_type
         if kind == "epsilon":
             return noise
         if kind == "v_prediction":
@@ -241,7 +265,7 @@ class StableDiffusion(nn.Module):
         """
         signal = self.noise_scheduler.alphas_cumprod.to(noisy_latents)[timesteps.to(noisy_latents.device)]
         signal = signal[:, None, None, None]
-        if self.noise_scheduler.config.prediction_type == "epsilon":
+        if self.prediction_type == "epsilon":
             return (noisy_latents - (1 - signal).sqrt() * noise_pred) / signal.sqrt()
         return signal.sqrt() * noisy_latents - (1 - signal).sqrt() * noise_pred
 

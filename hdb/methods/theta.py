@@ -14,6 +14,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
 from hdb.methods.stored import THETA
+from hdb.prompts import INSTANCE_PROMPT, spoken
 
 
 class PersonalTheta:
@@ -21,15 +22,21 @@ class PersonalTheta:
 
     Args:
         dtype: of the files, float16 or float32.
+        prompt: under which the photos were learned; files say it.
     """
 
     kind = THETA
     stores = "theta: factors of the residuals of the personalized layers"
 
     def __init__(
-        self, personalized: PersonalizedDiffusion, residuals: Residuals, *, dtype: torch.dtype = torch.float32
+        self,
+        personalized: PersonalizedDiffusion,
+        residuals: Residuals,
+        *,
+        dtype: torch.dtype = torch.float32,
+        prompt: str = INSTANCE_PROMPT,
     ) -> None:
-        self.personalized, self.residuals, self.dtype = personalized, residuals, dtype
+        self.personalized, self.residuals, self.dtype, self.prompt = personalized, residuals, dtype, prompt
 
     @classmethod
     def load(
@@ -55,6 +62,10 @@ class PersonalTheta:
             ValueError: as `load`.
         """
         subjects = [Subject.load(path, expected_base=diffusion.digest) for path in paths]
+        called = sorted({subject.metadata["identifier"] for subject in subjects})
+        if len(called) > 1:
+            raise ValueError(f"these people are called {' and '.join(called)} in prompts: expected one call for each")
+        diffusion.call_people(called[0])
         scales = [subject.scale if scale is None else scale for subject in subjects]
         people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
         return cls(PersonalizedDiffusion(diffusion, people.layout), people)
@@ -63,7 +74,7 @@ class PersonalTheta:
         return len(self.residuals)
 
     def __getitem__(self, rows: list[int]) -> "PersonalTheta":
-        return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype)
+        return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype, prompt=self.prompt)
 
     @property
     def num_bytes(self) -> int:
@@ -72,7 +83,9 @@ class PersonalTheta:
     def subjects(self, about: Sequence[Mapping[str, str]]) -> list[Subject]:
         """Each person in the precision of the files, with their provenance."""
         base, theta, layout = self.personalized.diffusion, self.residuals.theta.to(self.dtype), self.residuals.layout
-        made_for = {"base": base.name, "base_digest": base.digest}
+        made_for = {"base": base.name, "base_digest": base.digest, "identifier": base.identifier}
+        made_for |= {"prediction_type": base.prediction_type, "resolution": str(base.resolution)}
+        made_for["instance_prompt"] = spoken(self.prompt, base.identifier)
         return [Subject(theta[row : row + 1], layout, made_for | of) for row, of in enumerate(about)]
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
