@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 def merge(config: Export, subject: Subject, output: Path) -> None:
     """Reads the base, and writes it with the subject in it."""
     diffusion = read_base(config.base)
-    subject.check_base(diffusion.digest, of=config.subject)
+    diffusion.accept(subject.metadata["base_digest"], of=config.subject, base=subject.metadata["base"])
     merge_into(diffusion, subject)
     diffusion.save(output, about=subject.metadata)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

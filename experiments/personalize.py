@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
         base = read_base(config.base, memory=config.memory).to(device)
         read = cropper.crop if config.crop else cropper.check
         photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
-        hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+        of = {"base": base.name, "base_digest": base.digest, "check": base.check}
+        hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source

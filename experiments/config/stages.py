@@ -196,8 +196,10 @@ class Ablate:
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file;
-    `overwrite` allows to replace pictures that are not of an earlier call.
+    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file,
+    `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each picture,
+    `weights` how much of each; none are equal shares. `overwrite` allows to replace pictures that are not of an
+    earlier call.
     """
 
     subject: list[str] = MISSING
@@ -206,6 +208,9 @@ class Generate(OnBase):
     prompts: list[str] = field(default_factory=lambda: [PHOTO])
     num_pictures: int = 4
     scale: float | None = None
+    text_scale: float | None = None
+    mix: bool = False
+    weights: list[float] = field(default_factory=list)
     overwrite: bool = False
 
 

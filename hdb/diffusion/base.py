@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import CHECKS, StableDiffusion
 from hdb.limits import one_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -13,11 +13,17 @@ MEMORY = ("normal", "low")
 
 @dataclass
 class BaseOptions:
-    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to."""
+    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to.
+
+    `variant` fp16 takes weights called *.fp16.safetensors; null those without such a name, or what is in the folder.
+    `check` shapes takes what was made for another finetune of the same shapes, and says so; digest refuses it.
+    """
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     revision: str | None = None
+    variant: str | None = None
     dtype: str = one_of("float32", *DTYPES)
+    check: str = one_of(CHECKS[0], *CHECKS)
 
 
 def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
@@ -31,8 +37,10 @@ def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusio
     """
     if options.dtype not in DTYPES:
         raise ValueError(f"base.dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
-    diffusion = StableDiffusion.from_pretrained(options.path, dtype=DTYPES[options.dtype], revision=options.revision)
-    return fitted(diffusion, memory=memory)
+    asked = {"dtype": DTYPES[options.dtype], "revision": options.revision, "variant": options.variant}
+    diffusion = fitted(StableDiffusion.from_pretrained(options.path, **asked), memory=memory)
+    diffusion.check = options.check
+    return diffusion
 
 
 def fitted(diffusion: StableDiffusion, *, memory: str) -> StableDiffusion:

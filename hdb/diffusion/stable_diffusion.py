@@ -6,17 +6,21 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.schedulers import SchedulerMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.word import LearnedWord
 from hdb.prompts import IDENTIFIER, spoken
+
+
+CHECKS = ("digest", "shapes")  # of weights that were made for a base: they are for this one, or for one like it
 
 
 class StableDiffusion(nn.Module):
@@ -48,24 +52,33 @@ class StableDiffusion(nn.Module):
             )
         self.word = LearnedWord()  # nobody's, until one is bound
         self.identifier = IDENTIFIER
+        self.check = CHECKS[0]
         self.digest = self._weights_digest()
         self.requires_grad_(False).eval()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        variant: str | None = None,
     ) -> StableDiffusion:
         """Loads a diffusers pipeline folder, or a hub id at a pinned revision; safetensors only.
+
+        Args:
+            variant: of the weights, see `hdb.diffusion.pipeline.check_pipeline`.
 
         Raises:
             ValueError: the folder is missing, lacks one of the five parts or a tensor, or holds another family of
                 models; `hdb.diffusion.pipeline` has the whole list.
         """
-        folder = find_pipeline(path, revision=revision)
+        folder = find_pipeline(path, revision=revision, variant=variant)
         name = Path(path).name if Path(path).is_dir() else str(path)
         name = name if revision is None else f"{name}@{revision}"
         # Rounded after the digest is taken: the same base is the same base in every precision.
-        return cls(**read_pipeline(folder), name=name).to(dtype)
+        return cls(**read_pipeline(folder, variant=variant), name=name).to(dtype)
 
     def save(self, folder: str | Path, *, about: Mapping[str, str]) -> Path:
         """Writes a pipeline folder that diffusers loads, with the scheduler that `sample` uses; whole or not at all.
@@ -85,6 +98,28 @@ class StableDiffusion(nn.Module):
             scheduler=self.sampling_scheduler(),
             about=about,
         )
+
+    def accept(self, digest: str, *, of: str, base: str) -> None:
+        """Whether personal weights belong here: to this base or, where only shapes are checked, to one like it.
+
+        Prints a line where they were made for another one. Its shapes are checked where the weights are put in.
+
+        Args:
+            digest: of the base that they were made for.
+            of: what they are called.
+            base: the name of the base that they were made for.
+
+        Raises:
+            ValueError: they were made for another base, and bases are checked by their digest.
+        """
+        if digest == self.digest:
+            return
+        if self.check == "digest":
+            raise ValueError(
+                f"{of} belongs to base {digest} ({base}), expected {self.digest}; base.check=shapes takes it to any "
+                "base of the same shapes"
+            )
+        print(f"warning: {of} belongs to base {digest} ({base}) and is used on {self.digest} ({self.name})")
 
     def _weights_digest(self) -> str:
         """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
@@ -245,10 +280,10 @@ class StableDiffusion(nn.Module):
     def predict_noise(
         self,
         noisy_latents: Float[Tensor, "n c h w"],
-        timesteps: Int[Tensor, " n"],
+        timesteps: Int[Tensor, " n"] | Float[Tensor, " n"],
         prompt_embeds: Float[Tensor, "n l d"],
     ) -> Float[Tensor, "n c h w"]:
-        """The UNet's answer, in the scheduler's prediction type."""
+        """The UNet's answer, in the scheduler's prediction type. Some samplers stand between two noise levels."""
         return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
 
     def predict_clean(
@@ -269,47 +304,6 @@ class StableDiffusion(nn.Module):
             return (noisy_latents - (1 - signal).sqrt() * noise_pred) / signal.sqrt()
         return signal.sqrt() * noisy_latents - (1 - signal).sqrt() * noise_pred
 
-    def sampling_scheduler(self) -> DDIMScheduler:
-        """DDIM over the noise levels that the base was trained on."""
-        return DDIMScheduler.from_config(self.noise_scheduler.config, clip_sample=False)
-
-    def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
-        """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
-        drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        prompt_embeds: Float[Tensor, "n l d"],
-        *,
-        seeds: list[int],
-        negative_prompt_embeds: Float[Tensor, "n l d"] | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 3.0,
-        progress: bool = False,
-    ) -> Float[Tensor, "n 3 h w"]:
-        """Pictures in [0, 1] by DDIM with classifier-free guidance, one seed per picture.
-
-        With `negative_prompt_embeds` both halves run as one batch ``cat([unconditional, conditional])``, over which the
-        bound residuals of n identities are tiled.
-
-        Raises:
-            ValueError: the number of seeds is not the number of prompts.
-        """
-        n = len(prompt_embeds)
-        if len(seeds) != n:
-            raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")
-        guided = negative_prompt_embeds is not None and guidance_scale != 1.0
-        embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
-        scheduler = self.sampling_scheduler()
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
-        for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):
-            noisy = torch.cat([latents, latents]) if guided else latents
-            noise_pred = self.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
-            if guided:
-                unconditional, conditional = noise_pred.chunk(2)
-                noise_pred = unconditional + guidance_scale * (conditional - unconditional)
-            latents = scheduler.step(noise_pred, timestep, latents).prev_sample
-        return self.decode_latents(latents)
+    def sampling_scheduler(self, name: str = "DDIMScheduler") -> SchedulerMixin:
+        """A sampler by the name that diffusers has for it, over the noise levels that the base was trained on."""
+        return getattr(diffusers, name).from_config({**self.noise_scheduler.config, "clip_sample": False})

@@ -47,28 +47,40 @@ class PersonalTheta:
         Raises:
             ValueError: one is missing, damaged, or for another base.
         """
-        digest = personalized.diffusion.digest
-        people = [Subject.load(path, expected_base=digest).to(torch.float32) for path in paths]
+        people = [subject.to(torch.float32) for subject in _subjects(personalized.diffusion, paths)]
         return cls(personalized, Residuals.join(people), dtype=dtype)
 
     @classmethod
-    def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalTheta":
+    def read(
+        cls,
+        diffusion: StableDiffusion,
+        paths: Sequence[Path],
+        *,
+        scale: float | None = None,
+        text_scale: float | None = None,
+    ) -> "PersonalTheta":
         """The same for a base without LiDB layers, which gets them; everyone at the strength of their file.
 
         Args:
             scale: strength for everybody instead.
+            text_scale: that of the text encoder's layers, where it shall be another one.
 
         Raises:
-            ValueError: as `load`.
+            ValueError: as `load`, or the base reads another word for each of them in the place of [V].
         """
-        subjects = [Subject.load(path, expected_base=diffusion.digest) for path in paths]
+        subjects = _subjects(diffusion, paths)
         called = sorted({subject.metadata["identifier"] for subject in subjects})
         if len(called) > 1:
             raise ValueError(f"these people are called {' and '.join(called)} in prompts: expected one call for each")
         diffusion.call_people(called[0])
         scales = [subject.scale if scale is None else scale for subject in subjects]
-        people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
-        return cls(PersonalizedDiffusion(diffusion, people.layout), people)
+        text_scales = None if text_scale is None else [text_scale] * len(subjects)
+        people = Residuals.join([subject.to(torch.float32) for subject in subjects])
+        return cls(PersonalizedDiffusion(diffusion, people.layout), people.scaled(scales, text_scales=text_scales))
+
+    def mixed(self, weights: Sequence[float]) -> "PersonalTheta":
+        """One person made of all of them; see `Residuals.mixed`."""
+        return PersonalTheta(self.personalized, self.residuals.mixed(weights), dtype=self.dtype, prompt=self.prompt)
 
     def __len__(self) -> int:
         return len(self.residuals)
@@ -99,3 +111,10 @@ class PersonalTheta:
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
         return self.personalized.pictures(self.residuals, prompts, seeds=seeds, sampling=sampling)
+
+
+def _subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
+    subjects = [Subject.load(path) for path in paths]
+    for path, subject in zip(paths, subjects, strict=True):
+        diffusion.accept(subject.metadata["base_digest"], of=str(path), base=subject.metadata["base"])
+    return subjects
