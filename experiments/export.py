@@ -1,16 +1,16 @@
 """A subject for other programs: python -m experiments.export subject=me.safetensors output=lora.safetensors
 
-format=merged output=FOLDER writes a whole pipeline with the person inside, and needs the base: base.path=...
+format=merged output=FOLDER writes a whole pipeline with the person inside, format=checkpoint output=FILE the same as
+one file in the original layout; both need the base: base.path=...
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Export, load
 from experiments.outputs import place_of_file, writing
 from hdb.diffusion.base import read_base
-from hdb.diffusion.personalized import merge_into
+from hdb.diffusion.merged import write_merged
 from hdb.diffusion.sheet import preview_of, save_image, thumbnail
 from hdb.faces.picture import open_picture
 from hdb.files import write_json
@@ -22,37 +22,32 @@ from hdb.runs.locks import own_place
 
 def main(argv: list[str]) -> None:
     config = load(Export, argv)
-    output = own_place(config.output) if config.format == "merged" else place_of_file(config.output)
-    if config.format == "merged" and output.exists():
+    is_lora, is_folder = config.format in FORMATS, config.format == "merged"
+    output = own_place(config.output) if is_folder else place_of_file(config.output)
+    if is_folder and output.exists():
         raise ValueError(f"output {output} is there already, expected the name of a new folder")
     beside = preview_of(config.subject)
-    shown = config.preview or (beside if beside.is_file() else None)
+    shown = None if is_folder else config.preview or (beside if beside.is_file() else None)
     picture = open_picture(shown) if shown else None
-    preview, card = preview_of(output) if picture else None, output.with_suffix(".json")
-    with writing(output, *filter(None, [preview, card]), config=config, overwrite=config.overwrite):
+    preview, card = preview_of(output), output.with_suffix(".json")  # where A1111 looks for the words to write
+    files = [output, *([preview] if picture else []), *([card] if is_lora else [])]
+    with writing(*files, config=config, overwrite=config.overwrite):
         subject = Subject.load(config.subject)
         if config.scale is not None:
             subject = replace(subject, metadata=subject.metadata | {"scale": str(config.scale)})
-        if config.format not in FORMATS:
-            return merge(config, subject, output)
-        about = {"title": config.title, "thumbnail": thumbnail(picture) if picture else ""}
-        export_lora(subject, output, config.format, **about)
-        write_json(card, a1111_card(subject))
+        about = {"title": config.title or output.stem, "thumbnail": thumbnail(picture) if picture else ""}
+        if is_lora:
+            export_lora(subject, output, config.format, **about)
+            write_json(card, a1111_card(subject))
+            print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank}")
+        else:
+            print(write_merged(read_base(config.base), subject, output, config.format, **about))
         if picture:
             save_image(picture, preview)
-    told = f"shown as {preview.name}" if preview else "without a picture: preview=PICTURE gives it one"
-    print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank}, {told}")
-    print(f"{config.format}: {FORMATS[config.format]}")
-
-
-def merge(config: Export, subject: Subject, output: Path) -> None:
-    """Reads the base, and writes it with the subject in it."""
-    diffusion = read_base(config.base)
-    diffusion.accept(subject.metadata["base_digest"], of=config.subject, base=subject.metadata["base"])
-    merge_into(diffusion, subject)
-    diffusion.save(output, about=subject.metadata)
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"{output}: {size} bytes, a pipeline folder of {diffusion.name} with the subject merged into it")
+    if not is_folder:
+        print(f"shown as {preview}" if picture else "shown without a picture: preview=PICTURE gives it one")
+    if is_lora:
+        print(f"{config.format}: {FORMATS[config.format]}")
 
 
 if __name__ == "__main__":

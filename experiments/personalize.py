@@ -39,18 +39,17 @@ def main(argv: list[str]) -> None:
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
+        machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
             how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
             studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
             method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
             person = method.personalize(Photos([source], photo))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
-            size, num = output.stat().st_size, person.residuals.layout.size
+            num, size = person.residuals.layout.size, output.stat().st_size
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
-            for remark in prompt_remarks(base, prompts):
-                print(remark)
+            print("".join(f"{remark}\n" for remark in prompt_remarks(base, prompts)), end="")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
             save_image(sheet := picture_grid([[photo[0], *pictures]], columns=["reference", *prompts]), picture)

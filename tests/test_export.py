@@ -119,7 +119,7 @@ def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("format=onnx output=me.onnx", "format is 'onnx', expected one of kohya, diffusers, merged"),
+        ("format=onnx output=me.onnx", "format is 'onnx', expected one of kohya, diffusers, merged, checkpoint"),
         ("format=kohya output=me.ckpt", "output is 'me.ckpt', expected a file name ending in .safetensors"),
         ("format=merged output=me.safetensors", "me.safetensors is there already, expected the name of a new folder"),
         ("format=merged output=merged", "me.safetensors belongs to base .*, expected [0-9a-f]{16}"),

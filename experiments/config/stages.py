@@ -219,15 +219,16 @@ class Export:
     """A subject as other programs load it.
 
     `format` kohya is a LoRA file that ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only
-    diffusers does; merged is a whole pipeline folder in diffusers' layout, and the only one to need the base. `scale`
-    null is that of the file. `title` is what interfaces show, null the name of the output; so is the picture
-    `preview`, null the one that personalize put beside the subject. `overwrite` allows to replace a file that is no
-    such export.
+    diffusers does; merged is a whole pipeline folder in diffusers' layout, checkpoint the same as one file in the
+    original layout, as ComfyUI and A1111 load models, and both need the base. `scale` null is that of the file.
+
+    `title` is what interfaces show, null the name of the output; `preview` is the picture they show, null the one that
+    personalize put beside the subject. `overwrite` allows to replace a file that is no such export.
     """
 
     subject: str = MISSING
     output: str = MISSING
-    format: str = one_of("kohya", "kohya", "diffusers", "merged")
+    format: str = one_of("kohya", "kohya", "diffusers", "merged", "checkpoint")
     scale: float | None = None
     title: str | None = None
     preview: str | None = None

@@ -12,7 +12,6 @@ from hdb.diffusion.denoise import Denoised, denoise
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout, LiDBOptions
 from hdb.lidb.residuals import Residuals
 
@@ -20,17 +19,6 @@ from hdb.lidb.residuals import Residuals
 def layout_of(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
     """The layout that personal weights of this base have."""
     return Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
-
-
-def merge_into(diffusion: StableDiffusion, subject: Subject) -> None:
-    """Adds one person's residuals, at their own strength, to the weights of a base for good.
-
-    Raises:
-        ValueError: the base has other layers than the subject's layout.
-    """
-    personalized = PersonalizedDiffusion(diffusion, subject.layout)
-    personalized.lidb.merge(subject.to(torch.float32), scale=subject.scale)
-    personalized.detach()
 
 
 class PersonalizedDiffusion:

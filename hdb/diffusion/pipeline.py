@@ -60,10 +60,7 @@ def find_pipeline(
         return found
     if found.is_file():
         read_header(found)  # says so where it is a pickle
-        raise ValueError(
-            f"{name} is a single safetensors file: expected a folder in diffusers' layout, as "
-            f"StableDiffusionPipeline.from_single_file and save_pretrained make of it"
-        )
+        raise ValueError(f"{name} is a single safetensors file: expected a folder in diffusers' layout or a hub id")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ValueError(
             f"no Stable Diffusion at {name}: expected a folder in diffusers' layout or a hub id owner/name"

@@ -12,7 +12,6 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.limits import between, one_of
 from hdb.prompts import IDENTIFIER, names_somebody
 
-
 # By the names that diffusers has for them; those that need further libraries are left out.
 SAMPLERS = (
     "DDIMScheduler",
@@ -32,7 +31,8 @@ SAMPLERS = (
 class SamplingOptions:
     """How pictures are drawn from a bound base; `batch_size` counts pictures.
 
-    `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most 999 can be steps: with all of them DDIM's spacing reaches one that is not there.
+    `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
+    999 can be steps: with all of them DDIM's spacing reaches one that is not there.
     """
 
     num_inference_steps: int = between(50, 1, 999)

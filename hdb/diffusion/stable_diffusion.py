@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,11 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.digest import weights_digest
+from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.word import LearnedWord
+from hdb.files import read_header
 from hdb.prompts import IDENTIFIER, spoken
 
-
+PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CHECKS = ("digest", "shapes")  # of weights that were made for a base: they are for this one, or for one like it
 
 
@@ -53,7 +55,7 @@ class StableDiffusion(nn.Module):
         self.word = LearnedWord()  # nobody's, until one is bound
         self.identifier = IDENTIFIER
         self.check = CHECKS[0]
-        self.digest = self._weights_digest()
+        self.digest = weights_digest(vae, unet, text_encoder)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -64,16 +66,22 @@ class StableDiffusion(nn.Module):
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         variant: str | None = None,
+        config: str | Path | None = None,
     ) -> StableDiffusion:
-        """Loads a diffusers pipeline folder, or a hub id at a pinned revision; safetensors only.
+        """Loads a diffusers pipeline folder, a hub id at a pinned revision, or a single file; safetensors only.
 
         Args:
             variant: of the weights, see `hdb.diffusion.pipeline.check_pipeline`.
+            config: folder or hub id that describes a single file; None is Stable Diffusion 1.5.
 
         Raises:
             ValueError: the folder is missing, lacks one of the five parts or a tensor, or holds another family of
                 models; `hdb.diffusion.pipeline` has the whole list.
         """
+        if Path(path).is_file():
+            read_header(path)  # says so where it is a pickle, before anything is downloaded
+            described = find_pipeline(config or PUBLISHED, weights=False)
+            return cls(**read_checkpoint(Path(path), described), name=Path(path).stem).to(dtype)
         folder = find_pipeline(path, revision=revision, variant=variant)
         name = Path(path).name if Path(path).is_dir() else str(path)
         name = name if revision is None else f"{name}@{revision}"
@@ -120,23 +128,6 @@ class StableDiffusion(nn.Module):
                 "base of the same shapes"
             )
         print(f"warning: {of} belongs to base {digest} ({base}) and is used on {self.digest} ({self.name})")
-
-    def _weights_digest(self) -> str:
-        """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
-
-        The decoder of the autoencoder is left out: theta never sees it, and people exchange it for a sharper one.
-        """
-        sha, unseen = hashlib.sha256(), ("decoder.", "post_quant_conv.")
-        for module in (self.vae, self.unet, self.text_encoder):
-            named = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
-            kept = sorted(name for name in named if module is not self.vae or not name.startswith(unseen))
-            for name in kept:
-                sha.update(name.encode())
-            for name in kept:
-                sha.update(str(tuple(named[name].shape)).encode())
-                if named[name].device.type != "meta":
-                    sha.update(named[name].detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
-        return sha.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:
