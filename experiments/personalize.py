@@ -44,8 +44,7 @@ def main(argv: list[str]) -> None:
             how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
             studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
             method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
-            person = method.personalize(Photos([source], photo))
-            seconds = time.perf_counter() - started
+            person, seconds = method.personalize(Photos([source], photo)), time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
             num, size = person.residuals.layout.size, output.stat().st_size
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")

@@ -101,6 +101,17 @@ def test_the_format_of_diffusers_says_who_cannot_read_it_and_a_missing_picture_i
     assert "nobody.png: no such file; expected a picture" in capsys.readouterr().err
 
 
+def test_a_checkpoint_is_one_file_that_gives_the_picture_that_bind_gives(call, base, person, tiny_base):
+    expected = bound(base, person, 0.9)
+    words = ["subject=me.safetensors", "format=checkpoint", "output=ann.safetensors", f"base.path={tiny_base}"]
+    assert call(export, *words) == 0
+    read = StableDiffusionPipeline.from_single_file("ann.safetensors", config=str(tiny_base), local_files_only=True)
+    read.scheduler = DDIMScheduler.from_config(base.scheduler.config)
+    assert np.abs(picture(read) - expected).max() < 1e-3
+    assert read_header("ann.safetensors")[1]["modelspec.architecture"] == "stable-diffusion-v1"
+    assert not Path("ann.json").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatch, error):
     real = StableDiffusionPipeline.save_pretrained
