@@ -29,8 +29,10 @@ def main(argv: list[str]) -> None:
     beside = preview_of(config.subject)
     shown = None if is_folder else config.preview or (beside if beside.is_file() else None)
     picture = open_picture(shown) if shown else None
-    preview, card = preview_of(output), output.with_suffix(".json")  # where A1111 looks for the words to write
-    files = [output, *([preview] if picture else []), *([card] if is_lora else [])]
+    preview, card = preview_of(output), None
+    if config.format == "kohya":
+        card = output.with_suffix(".json")  # where A1111 looks for the words to write
+    files = [output, *([preview] if picture else []), *([card] if card else [])]
     with writing(*files, config=config, overwrite=config.overwrite):
         subject = Subject.load(config.subject)
         if config.scale is not None:
@@ -38,10 +40,11 @@ def main(argv: list[str]) -> None:
         about = {"title": config.title or output.stem, "thumbnail": thumbnail(picture) if picture else ""}
         if is_lora:
             export_lora(subject, output, config.format, **about)
-            write_json(card, a1111_card(subject))
             print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank}")
         else:
             print(write_merged(read_base(config.base), subject, output, config.format, **about))
+        if card:
+            write_json(card, a1111_card(subject))
         if picture:
             save_image(picture, preview)
     if not is_folder:

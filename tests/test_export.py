@@ -94,6 +94,7 @@ def test_the_format_of_diffusers_says_who_cannot_read_it_and_a_missing_picture_i
     said = capsys.readouterr().out.splitlines()
     assert re.search("diffusers alone reads it: ComfyUI would apply a part .* A1111 none, without a word", said[-1])
     assert "without a picture: preview=PICTURE gives it one" in said[-2] and not Path("ann.preview.png").exists()
+    assert not Path("ann.json").exists()  # nor does A1111 read it
     Path("ann.json").write_text('{"activation text": "mine"}')
     assert call(export, "subject=me.safetensors", "output=ann.safetensors") == 2
     assert "ann.json is there and not of an earlier call" in capsys.readouterr().err
