@@ -33,12 +33,12 @@ def main(argv: list[str]) -> None:
     config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), device_of(config.accelerator)  # before gigabytes are read, as nobody may be there
-    layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)
+    layout = layout_of(base := read_base(config.base, memory=config.memory, identifier=config.identifier), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
-    train, val, num_shown = people.training(), people.faces("val"), config.num_preview_identities
-    made_for = {"base_digest": base.digest, "identifier": base.call_people(config.identifier)}
-    hypernet = new_hypernet(net, encoder, layout, **made_for)
+    train, val = people.training(), people.faces("val")
+    shown = first_references(val, config.num_preview_identities)
+    hypernet = new_hypernet(net, encoder, layout, base_digest=base.digest)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     standardize(hypernet, (sample.reference for sample in train), device=device)
     how = {"prompts": config.preview_prompts, "path": folder / "preview.png", "sampling": config.sampling}
@@ -49,9 +49,7 @@ def main(argv: list[str]) -> None:
         write_json(folder / SPLITS_FILE, asdict(people.splits))
         with wandb_run(config, stage="pretrain", output=folder) as logger:
             machine = {"accelerator": config.accelerator, "precision": config.precision, "logger": logger}
-            machine["callbacks"] = [
-                PreviewPeople(personalized, judges, first_references(val, num_shown), seed=config.seed, **how)
-            ]
+            machine["callbacks"] = [PreviewPeople(personalized, judges, shown, seed=config.seed, **how)]
             scores = fit_hypernet(stage, data, folder, schedule=config, trainer=machine, resume=resume)
         scores["seconds"] = time.perf_counter() - started
         write_json(folder / "metrics.json", scores | {"base": base.name, **digests, "skipped": train.skipped.counts})

@@ -29,11 +29,12 @@ class BaseOptions:
     check: str = one_of(CHECKS[0], *CHECKS)
 
 
-def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
+def read_base(options: BaseOptions, *, memory: str = "normal", identifier: str | None = None) -> StableDiffusion:
     """The base that the options name.
 
     Args:
         memory: See `fitted`.
+        identifier: See `StableDiffusion.call_people`.
 
     Raises:
         ValueError: An unknown precision or memory, or see `StableDiffusion.from_pretrained`.
@@ -44,6 +45,7 @@ def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusio
     asked["config"] = options.config
     diffusion = fitted(StableDiffusion.from_pretrained(options.path, **asked), memory=memory)
     diffusion.check = options.check
+    diffusion.call_people(identifier)
     return diffusion
 
 

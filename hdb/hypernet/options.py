@@ -13,7 +13,6 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.limits import a_seed, between
-from hdb.prompts import IDENTIFIER
 
 NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
 
@@ -42,20 +41,8 @@ class HyperNetOptions:
             raise ValueError(f"{given}, expected a multiple of {prefix}num_heads, which is {self.num_heads}")
 
 
-def new_hypernet(
-    options: HyperNetOptions,
-    encoder: FaceEncoder,
-    layout: Layout,
-    *,
-    base_digest: str = "",
-    identifier: str = IDENTIFIER,
-) -> HyperNet:
-    """An untrained hypernetwork around an encoder, which writes weights of this layout.
-
-    Args:
-        base_digest: of the base that it writes for.
-        identifier: what that base reads for [V].
-    """
+def new_hypernet(options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = "") -> HyperNet:
+    """An untrained hypernetwork around an encoder, which writes weights of this layout."""
     decoder = WeightDecoder(
         layout,
         encoder,
@@ -64,7 +51,7 @@ def new_hypernet(
         num_heads=options.num_heads,
         seed=options.seed,
     )
-    hypernet = HyperNet(
+    return HyperNet(
         encoder,
         decoder,
         layout,
@@ -74,8 +61,6 @@ def new_hypernet(
         learn_bases=options.learn_bases,
         base_digest=base_digest,
     )
-    hypernet.identifier = identifier
-    return hypernet
 
 
 @torch.no_grad()
