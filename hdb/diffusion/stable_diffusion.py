@@ -206,8 +206,8 @@ class StableDiffusion(nn.Module):
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
-    def call_people(self, identifier: str | None) -> str:
-        """Reads a word in the place of [V] from now on, and returns it; None is [V] itself.
+    def call_people(self, identifier: str | None) -> None:
+        """Reads a word in the place of [V] from now on; None is [V] itself.
 
         Raises:
             ValueError: it is neither [V] nor a single token that the tokenizer knows.
@@ -220,7 +220,6 @@ class StableDiffusion(nn.Module):
                     f"{IDENTIFIER}, or a rare word that is one token, like sks"
                 )
         self.identifier = identifier or IDENTIFIER
-        return self.identifier
 
     @property
     def max_tokens(self) -> int:
