@@ -36,4 +36,7 @@ def write_merged(
     else:
         write_checkpoint(output, diffusion, subject=subject, title=title, thumbnail=thumbnail)
     size = sum(path.stat().st_size for path in (output, *output.rglob("*")) if path.is_file())
-    return f"{output}: {size} bytes, {diffusion.name} with the subject merged into it, as {format}"
+    told = f"{output}: {size} bytes, {diffusion.name} with the subject merged into it, as {format}"
+    if format == "checkpoint" and diffusion.prediction_type == "v_prediction":
+        told += "; it answers in velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by a .yaml of its name"
+    return told

@@ -192,6 +192,9 @@ def test_a_revision_is_refused_for_a_folder_and_asked_of_the_hub_with_an_id(tiny
     assert (asked["name"], asked["revision"]) == ("some/model", "1a2b")
     assert "unet/diffusion_pytorch_model.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith((".bin", ".ckpt")) for pattern in asked["allow_patterns"])
+    find_pipeline("some/model", variant="fp16")
+    weights = [pattern for pattern in asked["allow_patterns"] if pattern.endswith(".safetensors")]
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in weights and all(".fp16" in name for name in weights)
     find_pipeline("some/model", weights=False)
     assert not any(pattern.endswith(".safetensors") for pattern in asked["allow_patterns"])
 
