@@ -218,9 +218,19 @@ def _read_weights(
     for problem, keys in (("lacks", report["missing_keys"]), ("has an unknown", report["unexpected_keys"])):
         if keys:
             raise ValueError(f"{where} {problem} tensor {min(keys)}, one of {len(keys)}: expected those of config.json")
-    for name, given, expected in sorted(report["mismatched_keys"]):
+    for entry in sorted(report["mismatched_keys"], key=str):
+        name, given, expected = entry if not isinstance(entry, str) else (entry, None, model.state_dict()[entry].shape)
+        if given is None:  # transformers 4 gives names alone
+            given = _stored_shape(_weight_files(folder / part, WEIGHTS[part], variant), name)
         raise ValueError(f"{where}: {name} has shape {tuple(given)}, but config.json says {tuple(expected)}")
     for name, value in model.state_dict().items():
         if bad := value.numel() - int(value.isfinite().sum()):
             raise ValueError(f"{where}: {name} has {bad} values of {value.numel()} that are not finite, expected 0")
     return model
+
+
+def _stored_shape(files: list[Path], name: str) -> list[int]:
+    headers = [read_header(file)[0] for file in files]
+    return next(
+        header[key]["shape"] for header in headers for key in header if name.endswith(key) or key.endswith(name)
+    )
