@@ -18,7 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from hdb.diffusion.family import check_configs, read_configs
+from hdb.diffusion.family import read_configs
+from hdb.diffusion.pipeline import check_pipeline
 from hdb.files import content_hash, read_header, write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.modelspec import modelspec, provenance
@@ -116,8 +117,8 @@ def read_checkpoint(path: Path, configs_in: Path) -> dict[str, Any]:
         )
     if any(name.startswith(_OPEN_CLIP) for name in header):
         raise ValueError(f"{path} holds the text encoder of a 2.x: expected a 1.x, or a folder in diffusers' layout")
+    check_pipeline(configs_in, weights=False)
     configs = read_configs(configs_in)
-    check_configs(configs, of=str(configs_in))
     answers = {"v": "v_prediction"}.get(said := metadata.get("modelspec.prediction_type", ""), said)
     if said and answers != configs["scheduler"].get("prediction_type", "epsilon"):
         raise ValueError(
@@ -132,11 +133,7 @@ def read_checkpoint(path: Path, configs_in: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         for part, model in parts.items():
             _fill(
-                model,
-                {n: file.get_tensor(n) for n in header if n.startswith(PREFIXES[part])},
-                part,
-                configs[part],
-                path,
+                model, {name: file.get_tensor(name) for name in header if name.startswith(PREFIXES[part])}, part, path
             )
     tokenizer = CLIPTokenizer.from_pretrained(configs_in / "tokenizer")
     return {**parts, "tokenizer": tokenizer, "scheduler": DDPMScheduler.from_config(configs["scheduler"])}
@@ -179,10 +176,10 @@ def _as_convolution(name: str, value: Tensor) -> Tensor:
     return value[:, :, None, None] if is_matrix else value
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], part: str, config: Mapping[str, Any], path: Path) -> None:
-    state = {}
+def _fill(model: nn.Module, tensors: dict[str, Tensor], part: str, path: Path) -> None:
+    state, config = {}, {} if part == "text_encoder" else model.config
     for name, expected in model.state_dict().items():
-        original = original_name(part, name, {"layers_per_block": 2} | dict(config))
+        original = original_name(part, name, config)
         if (value := tensors.pop(original, None)) is None:
             raise ValueError(f"{path} lacks tensor {original}: expected those of the {part} that base.config describes")
         if value.shape != _as_convolution(original, expected).shape and value.shape != expected.shape:

@@ -146,6 +146,15 @@ def test_a_single_file_that_is_wrong_is_refused_by_name(single, tiny_base, chang
         StableDiffusion.from_pretrained(single, config=tiny_base)
 
 
+def test_a_description_without_a_tokenizer_is_refused(single, tiny_base, tmp_path):
+    described = Path(shutil.copytree(tiny_base, tmp_path / "described"))
+    shutil.rmtree(described / "tokenizer")
+    with pytest.raises(
+        ValueError, match="described lacks tokenizer: expected folders unet, vae, text_encoder, tokenizer"
+    ):
+        StableDiffusion.from_pretrained(single, config=described)
+
+
 def test_a_file_that_answers_in_velocities_is_refused_with_the_description_of_one_that_does_not(
     tiny_base, tiny_diffusion, subject, tmp_path
 ):
