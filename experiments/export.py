@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             export_lora(subject, output, config.format, **about)
             print(f"{output}: {output.stat().st_size} bytes, a LoRA of rank {subject.layout.rank}")
         else:
-            print(write_merged(read_base(config.base), subject, output, config.format, **about))
+            print(write_merged(read_base(config.base), subject, output, config.format, of=config.subject, **about))
         if card:
             write_json(card, a1111_card(subject))
         if picture:

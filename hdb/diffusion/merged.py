@@ -11,12 +11,20 @@ from hdb.lidb.file import Subject
 
 
 def write_merged(
-    diffusion: StableDiffusion, subject: Subject, output: Path, format: str, *, title: str, thumbnail: str = ""
+    diffusion: StableDiffusion,
+    subject: Subject,
+    output: Path,
+    format: str,
+    *,
+    of: str,
+    title: str,
+    thumbnail: str = "",
 ) -> str:
     """Adds one person's residuals, at their own strength, to a base for good, and writes it whole or not at all.
 
     Args:
         format: `merged`, a pipeline's folder, or `checkpoint`, one file in the original layout.
+        of: what the subject is called where it does not belong to the base.
         title: of the file, as interfaces show it.
         thumbnail: of the file, a small picture as a data URL.
 
@@ -27,7 +35,7 @@ def write_merged(
         ValueError: The base is another one than the subject's, has other layers, or fits into no single file.
         OSError: The folder is there already, or it could not be written.
     """
-    diffusion.accept(subject.metadata["base_digest"], of=title, base=subject.metadata["base"])
+    diffusion.accept(subject.metadata["base_digest"], of=of, base=subject.metadata["base"])
     personalized = PersonalizedDiffusion(diffusion, subject.layout)
     personalized.lidb.merge(subject.to(torch.float32), scale=subject.scale)
     personalized.detach()
