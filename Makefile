@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train eval tables personalize test gpu lint faceworld base clean
+.PHONY: help install train eval tables personalize test gpu lowest lint faceworld base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,11 @@ gpu: $(STAMP)  ## with a CUDA device: the tests there, and what Stable Diffusion
 	{ $(RUN) -m pytest -n 0 -m gpu tests && \
 	  $(RUN) -m experiments.benchmark $(or $(CONFIG),configs/sd15/benchmark.yaml) output=outputs/gpu/benchmark $(SET); \
 	} > outputs/gpu/report.txt 2>&1; status=$$?; cat outputs/gpu/report.txt; exit $$status
+
+lowest:  ## run the tests of files and bases with the oldest libraries that pyproject.toml allows, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint lowest.txt --editable ".[dev]"
+	.venv-lowest/bin/python -m pytest tests/diffusion tests/lidb tests/test_export.py tests/test_generate.py
 
 lint: $(STAMP)  ## check style and the direction of imports
 	$(VENV)/bin/ruff check .

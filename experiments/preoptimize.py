@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
     device = start(config, accelerator=config.accelerator)
-    diffusion = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
+    diffusion = read_base(config.base, device=device, **how)
     personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
     people = everybody.faces("train")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.

@@ -1,6 +1,6 @@
 """Trains the hypernetwork: python -m experiments.pretrain configs/faceworld/pretrain.yaml [key=value ...]
 
-Under `output`: last.ckpt, the one before, with `best_metric` best.ckpt, hypernet/, metrics.json, curve.json, preview.png.
+Under `output`: last.ckpt and the one before, best.ckpt where asked, hypernet/, metrics.json, curve.json, preview.png.
 """
 
 import time
@@ -32,14 +32,14 @@ def main(argv: list[str]) -> None:
     config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), start(config, accelerator=config.accelerator)  # before gigabytes are read
-    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-    layout = layout_of(base, config.lidb)
+    how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
+    layout = layout_of(base := read_base(config.base, device=device, **how), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder, judges = face_encoder(config.hypernet.encoder), Judges.read(config.judges, device=device)
     train = people.training(caches_of=(base.autoencoder_digest, encoder.digest) if config.cached else None)
     hypernet = new_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
     personalized, val = PersonalizedDiffusion(base, hypernet.layout), people.faces("val")
-    begin(hypernet, config.init_from, (sample.reference for sample in train), device=device)
+    begin(hypernet, config.init_from, (sample.reference for sample in train), device=device, check=base.check)
     preview = PreviewPeople(personalized, judges, val, options=config, path=folder / "preview.png", seed=seed)
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=seed)

@@ -15,7 +15,7 @@ from hdb.training.ranks import once
 # what it plots beside its own points.
 WAYS = "accelerator best_metric checkpoint_every max_minutes memory num_workers output overwrite render_workers".split()
 WAYS += ["devices", "num_nodes", "strategy", "upload", "val_every"]
-ELSEWHERE = ("wandb.", "base.path", "base.revision")
+ELSEWHERE = ("wandb.", "base.path", "base.revision", "base.variant", "base.config", "base.check")
 LOOKED_AT = (
     "sampling.",
     "judges.",

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, in one place; texts in any of Unicode's forms; headers of safetensors."""
 
 import codecs
+import hashlib
 import json
 import os
 import secrets
@@ -87,6 +88,12 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     """Writes a whole safetensors file or none."""
     write_files({Path(path): save(dict(tensors), dict(metadata))})
     return Path(path)
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a safetensors file of these tensors has behind its header, as ModelSpec writes it: 0x..."""
+    content = memoryview(save(dict(tensors)))
+    return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def read_text(path: str | Path) -> str:

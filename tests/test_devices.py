@@ -19,7 +19,7 @@ from experiments import pretrain
 from experiments.config import Pretrain, Search, load
 from hdb.diffusion.base import MIXED, fitted
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
-from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.sampling import SamplingOptions, draw, sample
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.decoder import WeightDecoder
@@ -159,7 +159,7 @@ def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(person
     diffusion = personalized.to(place).diffusion
     with personalized.bound(people), waits_are_errors(place):
         embeds, empty = (diffusion.encode_prompts([prompt] * 4) for prompt in ("a [V] face", ""))
-        drawn = diffusion.sample(embeds, seeds=[0] * 4, negative_prompt_embeds=empty, num_inference_steps=3)
+        drawn = sample(diffusion, embeds, empty, seeds=[0] * 4, sampling=SamplingOptions(3, 3.0))
     assert drawn.device == place and drawn.shape == (4, 3, 64, 64)
     assert diffusion.encode_images(drawn).device == place
 

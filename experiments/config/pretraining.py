@@ -30,9 +30,13 @@ class Pretrain(PretrainingOptions, ScheduleOptions, PreviewOptions, ProcessOptio
     `num_preview_identities` people are drawn for each of `preview_prompts`, and scored by the judges; `sampling` is of
     these pictures. `best_metric` (val/face_rec, ...) keeps best.ckpt beside the last, `ema_decay` averages the weights,
     `upload` gives the finished network to W&B as an artifact.
+
+    `identifier` is what the base reads for [V] in every prompt, and travels with the network and all files of people:
+    null is [V] as in the paper, which A1111 takes for markup; a rare word of one token, sks say, needs no escaping.
     """
 
     output: str = "outputs/pretrain"
+    identifier: str | None = None
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: LoadedPeople = field(default_factory=LoadedPeople)
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)

@@ -75,19 +75,22 @@ def refuse_missing_networks(*, hypernet: Path | None = None, encoder: str | None
         raise ValueError(f"no checkpoint at {hypernet}")
 
 
-def trained_hypernet(path: Path, *, encoder: str | None, base: str, base_digest: str) -> HyperNet:
+def trained_hypernet(
+    path: Path, *, encoder: str | None, base: str, base_digest: str, check: str = "digest"
+) -> HyperNet:
     """A hypernetwork from a checkpoint or a folder.
 
     Args:
         encoder: what it was trained with, where its file does not hold that.
         base: name of the base it shall write weights for.
         base_digest: of that base.
+        check: shapes takes a network of another base, too, and says so.
 
     Raises:
         ValueError: it was trained on another base, or see `HyperNet.from_folder`.
     """
     hypernet = _read(path, face_encoder(encoder) if encoder else None).eval()
-    _refuse_other_base(hypernet, path, base=base, base_digest=base_digest)
+    _refuse_other_base(hypernet, path, base=base, base_digest=base_digest, check=check)
     return hypernet
 
 
@@ -96,12 +99,17 @@ def _read(path: Path, encoder: FaceEncoder | None) -> HyperNet:
     return read(path, encoder=encoder)
 
 
-def _refuse_other_base(hypernet: HyperNet, path: Path, *, base: str, base_digest: str, field: str = "hypernet") -> None:
+def _refuse_other_base(
+    hypernet: HyperNet, path: Path, *, base: str, base_digest: str, check: str, field: str = "hypernet"
+) -> None:
     if hypernet.base_digest != base_digest:
-        raise ValueError(
-            f"{path} was trained on the base {hypernet.base_digest}, not on {base} ({base_digest}): "
-            f"its weights would mean nothing there; name another one with {field}=..."
-        )
+        told = f"{path} was trained on the base {hypernet.base_digest}, not on {base} ({base_digest})"
+        if check == "digest":
+            raise ValueError(
+                f"{told}: its weights would mean nothing there; name another one with {field}=..., or take it to a "
+                "finetune of its base with base.check=shapes"
+            )
+        print(f"warning: {told}")
 
 
 def written_at(path: Path) -> str:
@@ -110,7 +118,12 @@ def written_at(path: Path) -> str:
 
 
 def begin(
-    hypernet: HyperNet, init_from: str | None, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device
+    hypernet: HyperNet,
+    init_from: str | None,
+    references: Iterable[Float[Tensor, "3 h w"]],
+    *,
+    device: torch.device,
+    check: str = "digest",
 ) -> None:
     """The weights that a training begins with: another network's, or new ones standardized by some references.
 
@@ -118,6 +131,7 @@ def begin(
         init_from: a run's folder, a checkpoint, or a folder of a hypernetwork.
         references: of training people.
         device: where the encoder shall look at them.
+        check: see `trained_hypernet`.
 
     Raises:
         ValueError: a network that is not there, or of another base, layout, encoder or shape.
@@ -129,7 +143,8 @@ def begin(
     other = _read(path, hypernet.encoder)
     hypernet.encoder.requires_grad_(not hypernet.freeze_encoder)  # which reading the other around it has set
     hypernet.train(hypernet.training)
-    _refuse_other_base(other, path, base="that of this run", base_digest=hypernet.base_digest, field="init_from")
+    of = {"base": "that of this run", "base_digest": hypernet.base_digest, "check": check}
+    _refuse_other_base(other, path, field="init_from", **of)
     hypernet.decoder_layout.check_digest(other.decoder_layout.digest, of=str(path))
     own, its = ({"decoder": net.decoder.config, "bases": net.bases is not None} for net in (hypernet, other))
     if own != its:
