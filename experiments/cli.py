@@ -7,9 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from hdb.training.stopping import stoppable
+from hdb.signals import stoppable
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -21,10 +19,7 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in (
-        "diffusers",
-        "transformers",
-    ):  # their tables of odd tensors: we say it in a sentence
+    for library in ("diffusers", "transformers"):  # their tables of odd tensors: we say it in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
     with stoppable() as stopping:
@@ -46,10 +41,17 @@ def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
     except SystemExit as stop:
         # Trainer turns Ctrl-C into exit(1)
         return None if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except Exception as error:
+        if not _of_a_user(error):
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _of_a_user(error: Exception) -> bool:
+    """Whether it is for a user to mend: a wrong value, a file, or a Trainer that this machine cannot have."""
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "MisconfigurationException"
 
 
 def _stopped(asked: signal.Signals) -> int:

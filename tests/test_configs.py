@@ -20,6 +20,7 @@ SCHEMAS = {
     "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
+    "export": schemas.Export,
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,
@@ -30,6 +31,7 @@ REQUIRED = {
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],
     "personalize": ["reference=face.png"],
     "generate": ["subject=me.safetensors"],
+    "export": ["subject=me.safetensors", "output=lora.safetensors"],
 }
 YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / room).glob("*.yaml"))
 

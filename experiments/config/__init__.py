@@ -6,23 +6,11 @@ leaves many values open (learning rates, batch size, widths): those below withou
 Source: arXiv 2307.06949, sections 4 and 5.
 """
 
+from importlib import import_module
+from typing import Any
+
+from experiments.config.inspection import Inspect
 from experiments.config.loading import dotted, load
-from experiments.config.parts import EvaluationJudges, LoadedPeople, Logged, OnBase, ReadPeople, Variant, Wandb
-from experiments.config.stages import (
-    Ablate,
-    Benchmark,
-    Evaluate,
-    Export,
-    Generate,
-    Inspect,
-    Personalize,
-    Preoptimize,
-    Prepare,
-    Pretrain,
-    RenderFaceworld,
-    Search,
-    TrainBase,
-)
 
 __all__ = [
     "Ablate",
@@ -48,3 +36,10 @@ __all__ = [
     "dotted",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """All others on first use: with them come the networks' libraries, which the shortest commands do without."""
+    if name in __all__:
+        return getattr(import_module("experiments.config.stages"), name)
+    raise AttributeError(f"experiments.config has no {name!r}; it has {', '.join(__all__)}")

@@ -23,7 +23,7 @@ from hdb.faces.people import PeopleOptions
 from hdb.faces.picture import open_picture
 from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import refuse_missing_networks
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 from hdb.limits import a_seed, above, between, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
@@ -218,18 +218,6 @@ class Export:
     scale: float | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
     overwrite: bool = False
-
-
-@dataclass
-class Inspect:
-    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only.
-
-    `base` is a folder, a hub id, or sd15-config: the published configuration of Stable Diffusion 1.5.
-    """
-
-    subject: str | None = None
-    base: str | None = None
-    lidb: LiDBOptions = field(default_factory=LiDBOptions)
 
 
 @dataclass

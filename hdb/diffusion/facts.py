@@ -1,8 +1,7 @@
-"""What a subject's file or a base is made of, in rows of a name and a fact."""
+"""What a base is made of, in rows of a name and a fact."""
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,28 +9,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from hdb.diffusion.pipeline import check_family, find_pipeline
 from hdb.diffusion.random_base import CONFIGS
-from hdb.lidb.file import Subject
-from hdb.lidb.layout import Layout, LiDBOptions
-
-
-def subject_rows(path: Path) -> dict[str, object]:
-    """The facts in the header of a subject's file."""
-    subject = Subject.load(path)
-    about = subject.metadata
-    return {
-        "base": f"{about['base']} ({about['base_digest']})",
-        "layout digest": subject.layout.digest,
-        "slots": len(subject.layout.slots),
-        "rank": subject.layout.rank,
-        "basis": "free" if subject.layout.free else "lidb",
-        "theta": f"{subject.layout.size} x {str(subject.theta.dtype).removeprefix('torch.')}",
-        "bytes": path.stat().st_size,
-        "created": about["created"],
-        "hdb version": about["hdb_version"],
-        "scale": about["scale"],
-        "source": about["source"] or "-",
-        "consent": about["consent"] or "-",
-    }
+from hdb.lidb.layout import Layout
+from hdb.lidb.options import LiDBOptions
 
 
 def base_rows(base: str, lidb: LiDBOptions) -> dict[str, object]:

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.files import shipped
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 
 TRAINED = "outputs/pretrain*/last.ckpt"
-SHIPPED = Path("hdb/faceworld/weights/hypernet")
+SHIPPED = shipped("hdb/faceworld/weights/hypernet")
 
 
 def face_encoder(name: str) -> FaceEncoder:

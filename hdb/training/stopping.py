@@ -1,74 +1,22 @@
-"""Signals that ask a process to stop: between two steps of a training, at once elsewhere; never mistaken for an end."""
+"""A training stops between two steps when a signal asks it to."""
 
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import lightning as L
 
-# Ctrl-C, kill, a closed terminal, and what clusters send before they take a machine away or its time is used up.
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-)
-
-
-class Stopping:
-    """What was asked of this process, and whether it waits for the end of a step. There is one: signals are global."""
-
-    def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
-        self.within_step, self.process = False, os.getpid()
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raises KeyboardInterrupt, which every library knows; once, so that the saving it causes is not disturbed."""
-        if os.getpid() != self.process:  # a forked worker: it has nothing to save
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        again, self.asked = self.asked is not None, self.asked or signal.Signals(number)
-        impatient = again and self.within_step and number == signal.SIGINT
-        if impatient or not (again or self.within_step):
-            raise KeyboardInterrupt
-
-
-_stopping = Stopping()
-
-
-@contextmanager
-def stoppable() -> Iterator[Stopping]:
-    """Within the `with` block the signals interrupt; those that whoever started us has us ignore stay ignored (nohup).
-
-    Gives what was asked, None if nothing.
-    """
-    global _stopping
-    _stopping, earlier = Stopping(), {}
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                earlier[number] = signal.signal(number, _stopping.handle)
-    try:
-        yield _stopping
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+from hdb.signals import stopping
 
 
 class WholeSteps(L.Callback):
     """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step."""
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        _stopping.within_step = True
+        stopping().within_step = True
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        _stopping.within_step = False
-        if _stopping.asked:
+        stopping().within_step = False
+        if stopping().asked:
             raise KeyboardInterrupt
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        _stopping.within_step = False
+        stopping().within_step = False
