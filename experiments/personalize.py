@@ -1,4 +1,4 @@
-"""One photo to one subject's file: predict, relax the rank, finetune, save, show.
+"""One photo, or several of one person, to one subject's file: predict, relax the rank, finetune, save, show.
 
 python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
 """
@@ -9,12 +9,12 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.config import Personalize, load
 from experiments.outputs import place_of_file, writing
+from experiments.references import read_references
 from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
 from hdb.diffusion.sheet import picture_grid, save_image
-from hdb.faces.crop import FaceCropper
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
@@ -30,10 +30,9 @@ def main(argv: list[str]) -> None:
     path, picture, device = hypernet_path(config.hypernet), output.with_suffix(".png"), device_of(config.accelerator)
     with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
-        prompts, cropper = config.prompts, FaceCropper(min_size=config.min_face)
+        prompts = config.prompts
         base = read_base(config.base, memory=config.memory).to(device)
-        read = cropper.crop if config.crop else cropper.check
-        photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
+        views = read_references(config, resolution=base.resolution)
         hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
@@ -43,7 +42,7 @@ def main(argv: list[str]) -> None:
             how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
             studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
             method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
-            person = method.personalize(Photos([source], photo))
+            person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
             size, num = output.stat().st_size, person.residuals.layout.size
@@ -52,8 +51,8 @@ def main(argv: list[str]) -> None:
                 print(remark)
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
-            save_image(sheet := picture_grid([[photo[0], *pictures]], columns=["reference", *prompts]), picture)
-            log_subject(logger, output, sheet=sheet, seconds=seconds)
+            save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
+            log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from experiments.config import dotted
 from hdb.lidb.file import Subject
 from hdb.runs.logger import attempted, mode_of, started
 
+PERSONAL = ("reference", "more_references", "output", "source", "consent")  # what names a person, of a config
+
 
 @contextmanager
 def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[WandbLogger]:
@@ -29,8 +31,11 @@ def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = Tr
 def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool = True) -> WandbLogger:
     """A logger that writes under `output`, with the config under its dotted names; raises as `check_mode`."""
     project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
-    about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
-    return started(Path(output), mode=check_mode(config), keep=keep, **about)
+    settings, private = dotted(config), not getattr(config.wandb, "share_subject", True)
+    if private:
+        settings = {name: value for name, value in settings.items() if name not in PERSONAL}
+    about = {"project": project, "name": config.wandb.name, "stage": stage, "config": settings}
+    return started(Path(output), mode=check_mode(config), keep=keep, private=private, **about)
 
 
 def check_mode(config: object) -> str:
@@ -38,11 +43,12 @@ def check_mode(config: object) -> str:
     return mode_of(config.wandb.mode)
 
 
-def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
-    """The pictures of a subject, what it cost, and its file as an artifact."""
-    logger.log_image("personalize/pictures", [sheet])
+def log_subject(logger: WandbLogger, path: Path, *, sheet: Image.Image, seconds: float, share: bool) -> None:
+    """What a subject cost; only if it is to be shared, its pictures, and its file as an artifact."""
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    attempted(lambda: _log_file(logger, path))
+    if share:
+        logger.log_image("personalize/pictures", [sheet])
+        attempted(lambda: _log_file(logger, path))
 
 
 def _log_file(logger: WandbLogger, path: Path) -> None:

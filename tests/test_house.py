@@ -31,6 +31,7 @@ COMMANDS = {
     "search": schemas.Search,
 }
 HELPERS = {
+    "experiments.references": "references.py",
     "experiments.tracking": "tracking.py",
     "experiments.config.variants": "config/variants.py",
 }

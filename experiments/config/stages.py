@@ -11,6 +11,7 @@ from experiments.config.parts import (
     LoadedPeople,
     Logged,
     OnBase,
+    PersonalWandb,
     ReadPeople,
     Variant,
     Wandb,
@@ -95,15 +96,21 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
 class Personalize(Drawing):
     """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
 
-    `hypernet` null takes the newest of `make train`, else the shipped one.
+    `reference` is the photo, `more_references` are others of the same person: the prediction is then the mean of theirs,
+    and finetuning sees all. `output` is the file to write. `hypernet` null takes the newest of `make train`, else the
+    shipped one. `encoder` is the face encoder that it was trained with, where its file does not hold that.
+    `instance_prompt` is what the photo is learned under. `prompts` are drawn on the sheet beside the file.
 
-    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
-    where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
-    null the name of the photo. `dtype` of the file is float32 or, at half the size, float16.
+    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
+    smallest face in px. `face` chooses where there are several, 1 being the largest. `consent` is a free text that
+    travels in the file; `source` another, null the name of the photo. `dtype` of the file is float32 or, at half the
+    size, float16.
     """
 
     reference: str = MISSING
+    more_references: list[str] = field(default_factory=list)
     output: str = "subject.safetensors"
+    wandb: PersonalWandb = field(default_factory=PersonalWandb)
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
@@ -118,8 +125,9 @@ class Personalize(Drawing):
     overwrite: bool = False
 
     def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if the photo cannot be read or a network is not there: before gigabytes are read."""
-        open_picture(self.reference)
+        """Raises ValueError if a photo cannot be read or a network is not there: before gigabytes are read."""
+        for photo in [self.reference, *self.more_references]:
+            open_picture(photo)
         refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
 
 

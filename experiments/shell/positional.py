@@ -12,7 +12,7 @@ WORLD = "configs/faceworld"  # the settings of the base that is shipped
 
 
 def in_full(command: str, words: list[str]) -> list[str]:
-    """The words as `python -m experiments.<command>` takes them: those for the shipped base first, if no other is meant.
+    """The words as `python -m experiments.<command>` takes them, before them the config of the shipped base if none is.
 
     Raises:
         ValueError: words that the command has no use for.
