@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train eval personalize test lint faceworld base clean
+.PHONY: help install train eval personalize test lowest lint faceworld base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,11 @@ base: $(STAMP)  ## train what is shipped frozen: the small Stable Diffusion, the
 
 test: $(STAMP)  ## run the tests
 	$(RUN) -m pytest
+
+lowest:  ## run the tests of files and bases with the oldest libraries that pyproject.toml allows, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint lowest.txt --editable ".[dev]"
+	.venv-lowest/bin/python -m pytest tests/diffusion tests/lidb tests/test_export.py tests/test_generate.py
 
 lint: $(STAMP)  ## check style and the direction of imports
 	$(VENV)/bin/ruff check .

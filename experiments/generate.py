@@ -27,14 +27,19 @@ def main(argv: list[str]) -> None:
     if not prompts or min(config.num_pictures, at_once) < 1:
         given = f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once}"
         raise ValueError(f"{given} were given, expected at least 1 each")
+    if config.weights and not config.mix:
+        raise ValueError(f"weights is {config.weights}, but mix is false: expected no weights, or mix=true")
     refuse_unreadable(config.subject)
+    shares = config.weights or [1 / len(names)] * len(names)
+    names = ["+".join(names)] if config.mix else names
     folder, numbers = own_place(config.output), range(config.num_pictures)
     everything = list(product(range(len(prompts)), range(len(names)), numbers))
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
     grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
     with writing(grid, *files, config=config, overwrite=config.overwrite):
         base = read_base(config.base, memory=config.memory).to(device_of(config.accelerator))
-        people = read_people(base, config.subject, scale=config.scale)
+        strength = {"scale": config.scale, "text_scale": config.text_scale, "weights": shares if config.mix else None}
+        people = read_people(base, config.subject, **strength)
         for remark in prompt_remarks(base, prompts):
             print(remark)
         for spots in tqdm(tiled_batches(len(prompts), len(numbers), len(names), at_once=at_once), desc="batches"):

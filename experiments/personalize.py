@@ -14,7 +14,7 @@ from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
-from hdb.diffusion.sheet import picture_grid, save_image
+from hdb.diffusion.sheet import picture_grid, preview_of, save_image, to_image
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
@@ -27,31 +27,32 @@ def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
     output, dtype = place_of_file(config.output), dtype_named(config.dtype)
     check_mode(config)
-    path, picture, device = hypernet_path(config.hypernet), output.with_suffix(".png"), device_of(config.accelerator)
-    with writing(output, picture, config=config, overwrite=config.overwrite, reads=[path]):
+    path, device, preview = hypernet_path(config.hypernet), device_of(config.accelerator), preview_of(output)
+    picture, prompts = output.with_suffix(".png"), config.prompts
+    with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
-        prompts = config.prompts
         base = read_base(config.base, memory=config.memory).to(device)
         views = read_references(config, resolution=base.resolution)
-        hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+        of = {"base": base.name, "base_digest": base.digest, "check": base.check}
+        hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
+        machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
             how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
             studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
             method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
             person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
-            size, num = output.stat().st_size, person.residuals.layout.size
+            num, size = person.residuals.layout.size, output.stat().st_size
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
-            for remark in prompt_remarks(base, prompts):
-                print(remark)
+            print("".join(f"{remark}\n" for remark in prompt_remarks(base, prompts)), end="")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
             save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
+            save_image(to_image(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
 
 

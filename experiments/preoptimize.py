@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
-    diffusion = read_base(config.base, memory=config.memory).to(device)
+    diffusion = read_base(config.base, memory=config.memory, identifier=config.identifier).to(device)
     personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
     people = everybody.faces("train")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.

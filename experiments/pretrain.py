@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     config.refuse_missing()
     check_folder(folder, config)
     people, device = People(faces), device_of(config.accelerator)  # before gigabytes are read, as nobody may be there
-    layout = layout_of(base := read_base(config.base, memory=config.memory), config.lidb)
+    layout = layout_of(base := read_base(config.base, memory=config.memory, identifier=config.identifier), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder, judges = face_encoder(net.encoder), Judges.read(config.judges)
     train, val = people.training(), people.faces("val")

@@ -12,7 +12,7 @@ from hdb.runs import folder as folders
 # What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
 # beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone.
 WAYS = "accelerator checkpoint_every max_minutes memory num_workers output overwrite render_workers val_every".split()
-ELSEWHERE = ("wandb.", "base.path", "base.revision")
+ELSEWHERE = ("wandb.", "base.path", "base.revision", "base.variant", "base.config", "base.check")
 LOOKED_AT = (
     "sampling.",
     "judges.",

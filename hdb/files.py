@@ -1,6 +1,7 @@
 """Files: written whole or not at all, in one place; texts in any of Unicode's forms; headers of safetensors."""
 
 import codecs
+import hashlib
 import json
 import os
 import secrets
@@ -101,6 +102,14 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 
     write_files({Path(path): save(dict(tensors), dict(metadata))})
     return Path(path)
+
+
+def content_hash(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 of what a safetensors file of these tensors has behind its header, as ModelSpec writes it: 0x..."""
+    from safetensors.torch import save  # as above
+
+    content = memoryview(save(dict(tensors)))
+    return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def read_text(path: str | Path) -> str:

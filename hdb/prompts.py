@@ -1,4 +1,8 @@
-"""The words of the paper: the identifier, the prompts that describe everybody, lists of prompts in a file."""
+"""The words of the paper: the identifier, the prompts that describe everybody, lists of prompts in a file.
+
+[V] stands for the person in every prompt of this project. What a text encoder reads in its place is a setting of
+pretraining: [V] itself as in the paper, or a plain rare word, which user interfaces do not take for markup.
+"""
 
 import re
 from pathlib import Path
@@ -12,9 +16,27 @@ CLASS_PROMPT = "a face"
 _IDENTIFIER = re.compile(re.escape(IDENTIFIER), re.IGNORECASE)  # text encoders do not tell [v] from [V]
 
 
-def names_somebody(prompt: str) -> bool:
-    """Whether a prompt has the identifier, in either case."""
-    return _IDENTIFIER.search(prompt) is not None
+def names_somebody(prompt: str, identifier: str = IDENTIFIER) -> bool:
+    """Whether a prompt has [V] in it, in either case, or the word that is read in its place."""
+    return _IDENTIFIER.search(prompt) is not None or identifier.lower() in prompt.lower().split()
+
+
+def spoken(prompt: str, identifier: str) -> str:
+    """A prompt as a text encoder reads it: the identifier in the place of [V].
+
+    >>> spoken("a photo of a [V] face", "sks")
+    'a photo of a sks face'
+    """
+    return _IDENTIFIER.sub(lambda found: identifier, prompt) if identifier != IDENTIFIER else prompt
+
+
+def escaped(prompt: str) -> str:
+    r"""A prompt as one types it in A1111, to which brackets are markup: [x] is x at a strength of 1 / 1.1.
+
+    >>> print(escaped("a [V] face"))
+    a \[V\] face
+    """
+    return re.sub(r"([\[\]()])", r"\\\1", prompt)
 
 
 def without_identifier(prompt: str) -> str:

@@ -80,7 +80,7 @@ MEANT = [
         [CONFIG, "reference=a/me.jpg", 'more_references=["b.jpg", "c.jpg"]', "output=me.safetensors", "seed=3"],
     ),
     ("personalize me.png", [CONFIG, "reference=me.png", "output=me-subject.safetensors"]),
-    ("personalize me.jpg output=x.safetensors", [CONFIG, "reference=me.jpg", "output=me.safetensors", "output=x.safetensors"]),
+    ("personalize me.jpg output=x.pt", [CONFIG, "reference=me.jpg", "output=me.safetensors", "output=x.pt"]),
     ("personalize me.jpg base.path=sd", ["reference=me.jpg", "output=me.safetensors", "base.path=sd"]),
     ("personalize my.yaml me.jpg", ["reference=me.jpg", "output=me.safetensors", "my.yaml"]),
     ("generate me.safetensors a_face", [DRAWN, 'subject=["me.safetensors"]', 'prompts=["a_face"]']),

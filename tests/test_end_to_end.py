@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain
+from experiments import evaluate, export, faceworld, generate, inspect, personalize, preoptimize, pretrain
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.files import read_header
 from hdb.hypernet import trained
 from hdb.lidb.file import Subject
 from hdb.training.curves import read_curve
@@ -80,6 +81,26 @@ def test_the_four_stages_in_a_row(call, capsys):
     assert len({line["path"] for line in lines}) == len(lines) == len(METHODS) * 3 * 2 * 2
     assert all((folder / line["path"]).is_file() and (folder / line["reference"]).is_file() for line in lines)
     assert Image.open(folder / "grid.png").width == 128 * (1 + 2 * 2)  # reference, then ours and the oracle per prompt
+
+
+def test_a_plain_word_travels_from_pretraining_to_the_picture_and_to_what_a1111_writes(call, capsys):
+    quick = ["beta=0", "thetas=null", "max_steps=1", "val_every=1"]
+    assert call(pretrain, *quick, "identifier=sks") == 2
+    assert "identifier is 'sks', 3 tokens of base: expected [V], or a rare word that is one" in capsys.readouterr().err
+    assert call(pretrain, *quick, "identifier=q") == 0
+    assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
+    assert call(personalize, "reference=face.png", "output=me.safetensors") == 0
+    about = Subject.load("me.safetensors").metadata
+    assert (about["identifier"], about["instance_prompt"]) == ("q", "a q face")
+    assert (about["prediction_type"], about["resolution"]) == ("epsilon", "64")
+    assert call(generate, "subject=me.safetensors", "num_pictures=1", "prompts=[a [V] face,a q face,a face]") == 0
+    drawn = [Path(f"outputs/generate/0{prompt}-me-0.png").read_bytes() for prompt in range(3)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert call(export, "subject=me.safetensors", "output=lora.safetensors") == 0
+    fields = read_header("lora.safetensors")[1]
+    assert fields["modelspec.trigger_phrase"] == "a q face" and fields["modelspec.resolution"] == "64x64"
+    assert json.loads(Path("lora.json").read_text())["activation text"] == "a q face"
+    assert Image.open("lora.preview.png").size == (64, 64)  # the first picture that personalize drew
 
 
 def test_preoptimize_resumes_to_the_same_thetas(call, monkeypatch):

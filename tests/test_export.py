@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
 
 from experiments import export
+from hdb.diffusion.sheet import save_image
 from hdb.files import read_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
@@ -74,6 +77,52 @@ def test_a_merged_folder_is_a_pipeline_that_gives_the_picture_that_bind_gives(ca
     assert call(export, *words) == 2  # and never written over
 
 
+def test_the_default_is_the_format_that_everybody_reads_with_the_picture_and_the_words_beside_it(call, person, capsys):
+    save_image(Image.new("RGB", (64, 64), "teal"), "me.preview.png")
+    assert call(export, "subject=me.safetensors", "output=ann.safetensors", "title=Ann") == 0
+    said = capsys.readouterr().out
+    assert "kohya: ComfyUI, A1111, kohya's scripts and diffusers read it" in said and "ann.preview.png" in said
+    tensors, fields = read_header("ann.safetensors")
+    assert all(key.startswith(("lora_unet_", "lora_te_")) for key in tensors)
+    assert fields["modelspec.title"] == "Ann" and fields["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert Image.open("ann.preview.png").size == (64, 64)
+    assert json.loads(Path("ann.json").read_text())["activation text"] == r"a \[V\] face"
+    assert call(export, "subject=me.safetensors", "output=ann.safetensors") == 0  # its own files are written over
+
+
+def test_the_format_of_diffusers_says_who_cannot_read_it_and_a_missing_picture_is_said(call, person, capsys):
+    assert call(export, "subject=me.safetensors", "output=ann.safetensors", "format=diffusers") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert re.search("diffusers alone reads it: ComfyUI would apply a part .* A1111 none, without a word", said[-1])
+    assert "without a picture: preview=PICTURE gives it one" in said[-2] and not Path("ann.preview.png").exists()
+    assert not Path("ann.json").exists()  # nor does A1111 read it
+    Path("ann.json").write_text('{"activation text": "mine"}')
+    assert call(export, "subject=me.safetensors", "output=ann.safetensors") == 2
+    assert "ann.json is there and not of an earlier call" in capsys.readouterr().err
+    assert call(export, "subject=me.safetensors", "output=a.safetensors", "preview=nobody.png") == 2
+    assert "nobody.png: no such file; expected a picture" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_base_that_answers_in_velocities_says_how_to_tell_it(call, person, tiny_base, capsys):
+    described = Path(shutil.copytree(tiny_base, "velocities"))
+    scheduler = described / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
+    words = ["subject=me.safetensors", "format=checkpoint", "output=ann.safetensors", f"base.path={described}"]
+    assert call(export, *words) == 0
+    assert "it answers in velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_one_file_that_gives_the_picture_that_bind_gives(call, base, person, tiny_base):
+    expected = bound(base, person, 0.9)
+    words = ["subject=me.safetensors", "format=checkpoint", "output=ann.safetensors", f"base.path={tiny_base}"]
+    assert call(export, *words) == 0
+    read = StableDiffusionPipeline.from_single_file("ann.safetensors", config=str(tiny_base), local_files_only=True)
+    read.scheduler = DDIMScheduler.from_config(base.scheduler.config)
+    assert np.abs(picture(read) - expected).max() < 1e-3
+    assert read_header("ann.safetensors")[1]["modelspec.architecture"] == "stable-diffusion-v1"
+    assert not Path("ann.json").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatch, error):
     real = StableDiffusionPipeline.save_pretrained
@@ -92,7 +141,7 @@ def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("format=onnx output=me.onnx", "format is 'onnx', expected diffusers, kohya or merged"),
+        ("format=onnx output=me.onnx", "format is 'onnx', expected one of kohya, diffusers, merged, checkpoint"),
         ("format=kohya output=me.ckpt", "output is 'me.ckpt', expected a file name ending in .safetensors"),
         ("format=merged output=me.safetensors", "me.safetensors is there already, expected the name of a new folder"),
         ("format=merged output=merged", "me.safetensors belongs to base .*, expected [0-9a-f]{16}"),

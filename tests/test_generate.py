@@ -15,6 +15,7 @@ from hdb.diffusion.sampling import SamplingOptions, tiled_batches
 from hdb.diffusion.weights import weights_of
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.lidb.residuals import Residuals
 from hdb.methods.dreambooth import PersonalModels
 from hdb.methods.textual_inversion import PersonalWords
 
@@ -73,6 +74,47 @@ def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(cal
     assert np.abs(expected(1.5) - expected(0.5)).max() > 1
 
 
+def test_several_people_in_one_picture_have_the_sum_of_their_residuals_and_the_text_encoder_its_own_strength(
+    call, files, tiny_diffusion
+):
+    def expected(*, weights: list[float], text: float | None = None) -> np.ndarray:
+        both = [files[name].to(torch.float32) for name in ("ann", "bob")]
+        texts = None if text is None else [text] * 2
+        people = Residuals.join(both).scaled([1.0, 0.5], text_scales=texts).mixed(weights)
+        personalized = PersonalizedDiffusion(tiny_diffusion, people.layout)
+        drawn = personalized.pictures(people, [PROMPT], seeds=[0], sampling=SamplingOptions(2, 3.0))
+        personalized.detach()
+        return drawn[0].mul(255).round().int().permute(1, 2, 0).numpy()
+
+    words = ["subject=[ann.safetensors,bob.safetensors]", f"prompts={PROMPT}", "num_pictures=1", "mix=true"]
+    assert call(generate, *words) == 0
+    equal = picture("00-ann+bob-0.png")
+    assert np.abs(equal - expected(weights=[0.5, 0.5])).max() <= 1
+    assert call(generate, *words, "weights=[0.9,0.4]", "text_scale=0.0", "output=other") == 0
+    other = picture("00-ann+bob-0.png", "other")
+    assert np.abs(other - expected(weights=[0.9, 0.4], text=0.0)).max() <= 1
+    assert np.abs(other - equal).max() > 1
+
+
+def test_a_file_made_for_another_finetune_is_drawn_with_a_warning_where_shapes_are_enough(call, files, capsys):
+    Subject(files["ann"].theta, files["ann"].layout, {"base_digest": "0ther", "base": "a finetune"}).save(
+        "far.safetensors"
+    )
+    words = [f"prompts={PROMPT}", "num_pictures=1"]
+    assert call(generate, "subject=far.safetensors", *words) == 2
+    assert "base.check=shapes takes it to any base of the same shapes" in capsys.readouterr().err
+    assert call(generate, "subject=far.safetensors", *words, "base.check=shapes") == 0
+    warning = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warning) == 1
+    assert re.search(r"far.safetensors belongs to base 0ther \(a finetune\) and is used on [0-9a-f]{16}", warning[0])
+    assert call(generate, "subject=ann.safetensors", *words, "output=near") == 0
+    assert np.array_equal(picture("00-far-0.png"), picture("00-ann-0.png", "near"))
+    wide = replace(files["ann"].layout, slots=files["ann"].layout.slots[1:])
+    Subject(wide.initial(), wide, {"base_digest": "0ther"}).save("narrow.safetensors")
+    assert call(generate, "subject=narrow.safetensors", *words, "base.check=shapes") == 2
+    assert "layers to personalize" in capsys.readouterr().err
+
+
 def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, tiny_diffusion, capsys):
     few, word = SamplingOptions(2, 3.0), torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     model = {name: value + 0.05 * torch.randn_like(value) for name, value in weights_of(tiny_diffusion).items()}
@@ -83,6 +125,8 @@ def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, ti
         assert call(generate, *words) == 0
         expected = made[[1]].pictures([PROMPT], seeds=[0], sampling=few)[0].mul(255).round().int().permute(1, 2, 0)
         assert np.abs(picture(f"00-{kind}-1-0.png", kind) - expected.numpy()).max() <= 1
+    assert call(generate, "subject=[word-0,word-1]", f"prompts={PROMPT}", "mix=true") == 2
+    assert "holds a word: mix and text_scale are for residuals" in capsys.readouterr().err
     assert call(generate, "subject=[word-0,model-0]", f"prompts={PROMPT}") == 2
     assert "people of one call are of one kind, given a word (word-0) and a model (model-0)" in capsys.readouterr().err
 
@@ -119,6 +163,12 @@ def test_a_prompt_that_is_too_long_or_names_nobody_is_said_and_drawn_all_the_sam
         ("subject=[ann.safetensors,ann.safetensors]", "expected one file or several of different names"),
         ("subject=[]", "expected one file or several"),
         ("subject=[ann.safetensors,nobody.safetensors]", "no file nobody.safetensors"),
+        ("subject=ann.safetensors weights=[1.0]", "weights is .1.0., but mix is false: expected no weights"),
+        ("subject=[ann.safetensors,bob.safetensors] mix=true weights=[1.0]", "1 weights for 2 people: expected one"),
+        (
+            "subject=ann.safetensors sampling.scheduler=Euler",
+            "sampling.scheduler is 'Euler', expected one of DDIMSched",
+        ),
         ("subject=ann.safetensors num_pictures=0", "num_pictures = 0 .*expected at least 1 each"),
         ("subject=ann.safetensors prompts=[]", "0 prompts, .*expected at least 1 each"),
         ("", "subject must be given: add subject="),

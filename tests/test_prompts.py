@@ -6,7 +6,7 @@ import pytest
 
 from hdb.faceworld.captions import parse
 from hdb.faceworld.view import CONTEXTS, STYLES
-from hdb.prompts import IDENTIFIER, read_prompts
+from hdb.prompts import IDENTIFIER, escaped, names_somebody, read_prompts, spoken
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -23,3 +23,15 @@ def test_too_few_prompts_are_refused(tmp_path):
     (tmp_path / "prompts.txt").write_text("a [V] face\n\n")
     with pytest.raises(ValueError, match="num_prompts is 2, expected 1 to 1"):
         read_prompts(str(tmp_path / "prompts.txt"), num=2)
+
+
+def test_a_plain_word_stands_for_the_person_wherever_v_is_written():
+    assert spoken("a [V] face and a [v] hat", "sks") == "a sks face and a sks hat"
+    assert spoken("a [V] face", "[V]") == "a [V] face"
+    assert names_somebody("a sks face", "sks") and not names_somebody("a sksy face", "sks")
+    assert names_somebody("a [V] face", "sks")
+
+
+def test_brackets_are_escaped_as_a1111_reads_them():
+    assert escaped("a [V] face (old)") == r"a \[V\] face \(old\)"
+    assert escaped("a sks face") == "a sks face"

@@ -25,7 +25,7 @@ from hdb.faces.picture import open_picture
 from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.options import LiDBOptions
-from hdb.limits import a_seed, above, between, texts
+from hdb.limits import a_seed, above, between, one_of, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
@@ -45,9 +45,11 @@ class Preoptimize(PreoptimizationOptions, Logged):
     """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
 
     `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
+    `identifier` is that of `Pretrain`.
     """
 
     output: str = "outputs/preoptimize"
+    identifier: str | None = None
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: ReadPeople = field(default_factory=ReadPeople)
     identities_per_shard: int = between(16, 1)
@@ -65,9 +67,13 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
     loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
     `max_minutes` ends a run early, unfinished schedule and all. `val_every` and `checkpoint_every` count steps.
+
+    `identifier` is what the base reads for [V] in every prompt, and travels with the network and all files of people:
+    null is [V] as in the paper, which A1111 takes for markup; a rare word of one token, sks say, needs no escaping.
     """
 
     output: str = "outputs/pretrain"
+    identifier: str | None = None
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: LoadedPeople = field(default_factory=LoadedPeople)
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
@@ -198,8 +204,11 @@ class Ablate:
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file;
-    `overwrite` allows to replace pictures that are not of an earlier call.
+    `subject` is a file of one person, or several. On one sheet, a row for each prompt and subject, and one by one in
+    `output`. `prompts` are what to draw. `num_pictures` is how many of each. `scale` null is that of each file,
+    `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each picture,
+    `weights` how much of each; none are equal shares. `overwrite` allows to replace pictures that are not of an
+    earlier call.
     """
 
     subject: list[str] = MISSING
@@ -208,22 +217,30 @@ class Generate(OnBase):
     prompts: list[str] = field(default_factory=lambda: [PHOTO])
     num_pictures: int = 4
     scale: float | None = None
+    text_scale: float | None = None
+    mix: bool = False
+    weights: list[float] = field(default_factory=list)
     overwrite: bool = False
 
 
 @dataclass
 class Export:
-    """A subject as other tools load it.
+    """A subject as other programs load it.
 
-    `format` diffusers or kohya (ComfyUI, A1111) is a LoRA file of text encoder and UNet; merged is a whole pipeline
-    folder in diffusers' layout, and the only one to need the base. `scale` null is that of the file; `overwrite` allows
-    to replace a file that is no such LoRA.
+    `subject` is a file of one person. `output` is the file to write, or the folder. `format` kohya is a LoRA file that ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only
+    diffusers does; merged is a whole pipeline folder in diffusers' layout, checkpoint the same as one file in the
+    original layout, as ComfyUI and A1111 load models, and both need the base. `scale` null is that of the file.
+
+    `title` is what interfaces show, null the name of the output; `preview` is the picture they show, null the one that
+    personalize put beside the subject. `overwrite` allows to replace a file that is no such export.
     """
 
     subject: str = MISSING
     output: str = MISSING
-    format: str = "diffusers"
+    format: str = one_of("kohya", "kohya", "diffusers", "merged", "checkpoint")
     scale: float | None = None
+    title: str | None = None
+    preview: str | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
     overwrite: bool = False
 

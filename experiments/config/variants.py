@@ -14,6 +14,7 @@ from hdb.methods.table import methods_named
 
 # In what targets and the training that uses them must agree: numbers of people are the same in every world and base.
 FITTING = (
+    "identifier",
     *(f"base.{field}" for field in ("path", "revision")),
     *(f"lidb.{field}" for field in ("a", "b", "rank", "seed")),
     *(f"faces.{field}" for field in ("source", "root", "splits", "seed")),

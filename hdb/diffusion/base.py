@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.stable_diffusion import CHECKS, PUBLISHED, StableDiffusion
 from hdb.limits import one_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -13,26 +13,42 @@ MEMORY = ("normal", "low")
 
 @dataclass
 class BaseOptions:
-    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to."""
+    """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to.
 
-    path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    `path` is that folder or id. `revision` is of a hub id alone. `dtype` is the precision of the weights.
+
+    It may be a single safetensors file in the original layout, too; `config` then is a folder or hub id that describes
+    it and has its tokenizer, null Stable Diffusion 1.5.
+    `variant` fp16 takes weights called *.fp16.safetensors; null those without such a name, or what is in the folder.
+    `check` shapes takes what was made for another finetune of the same shapes, and says so; digest refuses it.
+    """
+
+    path: str = PUBLISHED
+    config: str | None = None
     revision: str | None = None
+    variant: str | None = None
     dtype: str = one_of("float32", *DTYPES)
+    check: str = one_of(CHECKS[0], *CHECKS)
 
 
-def read_base(options: BaseOptions, *, memory: str = "normal") -> StableDiffusion:
+def read_base(options: BaseOptions, *, memory: str = "normal", identifier: str | None = None) -> StableDiffusion:
     """The base that the options name.
 
     Args:
         memory: See `fitted`.
+        identifier: See `StableDiffusion.call_people`.
 
     Raises:
         ValueError: An unknown precision or memory, or see `StableDiffusion.from_pretrained`.
     """
     if options.dtype not in DTYPES:
         raise ValueError(f"base.dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
-    diffusion = StableDiffusion.from_pretrained(options.path, dtype=DTYPES[options.dtype], revision=options.revision)
-    return fitted(diffusion, memory=memory)
+    asked = {"dtype": DTYPES[options.dtype], "revision": options.revision, "variant": options.variant}
+    asked["config"] = options.config
+    diffusion = fitted(StableDiffusion.from_pretrained(options.path, **asked), memory=memory)
+    diffusion.check = options.check
+    diffusion.call_people(identifier)
+    return diffusion
 
 
 def fitted(diffusion: StableDiffusion, *, memory: str) -> StableDiffusion:

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.family import check_configs, check_index, read_configs
+from hdb.diffusion.published import publish
 from hdb.files import read_header, written_whole
 
 # The file of each part that has weights.
@@ -30,6 +32,7 @@ PARTS = (*WEIGHTS, "tokenizer", "scheduler")
 _DESCRIPTIONS = [
     "model_index.json",
     "*/*.safetensors.index.json",
+    "*/*.safetensors.index.*.json",
     "*/config.json",
     "scheduler/*.json",
     "tokenizer/*.json",
@@ -37,11 +40,14 @@ _DESCRIPTIONS = [
 ]
 
 
-def find_pipeline(path: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+def find_pipeline(
+    path: str | Path, *, revision: str | None = None, variant: str | None = None, weights: bool = True
+) -> Path:
     """The folder of a pipeline: the one given, or that of a hub id in the hub's cache, downloaded if need be.
 
     Args:
         revision: branch, tag or commit of a hub id.
+        variant: of the weights to download: fp16 for *.fp16.safetensors.
         weights: download them as well, only as safetensors.
 
     Raises:
@@ -54,17 +60,13 @@ def find_pipeline(path: str | Path, *, revision: str | None = None, weights: boo
         return found
     if found.is_file():
         read_header(found)  # says so where it is a pickle
-        raise ValueError(
-            f"{name} is a single safetensors file: expected a folder in diffusers' layout, as "
-            f"StableDiffusionPipeline.from_single_file and save_pretrained make of it"
-        )
+        raise ValueError(f"{name} is a single safetensors file: expected a folder in diffusers' layout or a hub id")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ValueError(
             f"no Stable Diffusion at {name}: expected a folder in diffusers' layout or a hub id owner/name"
         )
-    files = [
-        f"{part}/{name}" for part, file in WEIGHTS.items() for name in (file, f"{Path(file).stem}-*-of-*.safetensors")
-    ]
+    stems = [f"{part}/{Path(file).stem}" + (f".{variant}" if variant else "") for part, file in WEIGHTS.items()]
+    files = [f"{stem}{ending}" for stem in stems for ending in (".safetensors", "-*-of-*.safetensors")]
     wanted = [*_DESCRIPTIONS, *(files if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
@@ -77,20 +79,24 @@ def find_pipeline(path: str | Path, *, revision: str | None = None, weights: boo
         ) from error
 
 
-def read_pipeline(folder: Path) -> dict[str, Any]:
-    """The parts of a Stable Diffusion 1.x by name, in float32. Nothing is ever unpickled, and no tensor is made up.
+def read_pipeline(folder: Path, *, variant: str | None = None) -> dict[str, Any]:
+    """The parts of a Stable Diffusion by name, in float32. Nothing is ever unpickled, and no tensor is made up.
+
+    Args:
+        variant: as in `check_pipeline`.
 
     Raises:
-        ValueError: It is another family of models or one for inpainting, lacks a part, or a tensor is missing,
-            superfluous, of another shape or not finite.
+        ValueError: It is no base, see `check_pipeline`, or a tensor is missing, superfluous, of another shape or not
+            finite.
     """
-    check_family(folder)
-    _check_parts(folder)
+    of = check_pipeline(folder, variant=variant)
     try:
         parts = {
-            "unet": _read_weights(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32),
-            "vae": _read_weights(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
-            "text_encoder": _read_weights(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
+            "unet": _read_weights(UNet2DConditionModel, folder, "unet", of["unet"], torch_dtype=torch.float32),
+            "vae": _read_weights(AutoencoderKL, folder, "vae", of["vae"], torch_dtype=torch.float32),
+            "text_encoder": _read_weights(
+                CLIPTextModel, folder, "text_encoder", of["text_encoder"], dtype=torch.float32
+            ),
             "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
         }
@@ -137,39 +143,58 @@ def write_pipeline(
     try:
         with written_whole(folder) as temporary:
             pipeline.save_pretrained(temporary, safe_serialization=True)
+            publish(temporary)
             (temporary / "subject.json").write_text(json.dumps(dict(about), indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise OSError(f"could not write the pipeline to {folder}: {error}; nothing was written") from error
     return folder
 
 
-def check_family(folder: Path) -> None:
-    """Raises ValueError if the folder's model_index.json is missing or names another family of models."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{folder} is no diffusers pipeline folder: expected a file model_index.json in it")
-    try:
-        family = dict(json.loads(index.read_text())).get("_class_name")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{index} is not readable as JSON: {error}") from None
-    if family != "StableDiffusionPipeline":
-        raise ValueError(
-            f"{folder} holds a {family}: expected a StableDiffusionPipeline (1.x); models for inpainting and of other "
-            "families are not supported"
-        )
+def check_pipeline(folder: Path, *, variant: str | None = None, weights: bool = True) -> dict[str, str | None]:
+    """Refuses a folder that is no base, from its descriptions and the headers of its weights: for looking and loading.
 
+    Args:
+        variant: of the weights: fp16 for *.fp16.safetensors; None takes those without one, else the one that is there.
+        weights: look at them, too.
 
-def _check_parts(folder: Path) -> None:
+    Returns:
+        The variant of each part that has weights.
+
+    Raises:
+        ValueError: It is another family of models or one for inpainting, lacks a part or its weights, is none of
+            `hdb.diffusion.family`'s, or the weights are pickled or damaged.
+    """
+    check_index(folder)
     if missing := [part for part in PARTS if not (folder / part).is_dir()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
-    for part in WEIGHTS:
-        for file in _weight_files(folder / part, WEIGHTS[part]):
+    found: dict[str, str | None] = {}
+    for part, name in WEIGHTS.items() if weights else ():
+        found[part] = _variant(folder / part, name) if variant is None else variant
+        for file in _weight_files(folder / part, name, found[part]):
             read_header(file)
+    check_configs(read_configs(folder), of=str(folder))
+    return found
 
 
-def _weight_files(folder: Path, name: str) -> list[Path]:
+def _variant(folder: Path, name: str) -> str | None:
+    """The variant of a part's weights where they have one, whole (model.fp16.safetensors) or divided."""
+    stem = Path(name).stem
+    if (folder / name).is_file() or (folder / f"{name}.index.json").is_file():
+        return None
+    whole = [
+        path.name.removeprefix(f"{stem}.").removesuffix(".safetensors") for path in folder.glob(f"{stem}.*.safe*s")
+    ]
+    divided = [path.name.split(".")[-2] for path in folder.glob(f"{name}.index.*.json")]
+    names = sorted({*(found for found in whole if "-of-" not in found), *divided})
+    if len(names) > 1:
+        raise ValueError(f"{folder} holds the variants {', '.join(names)}: expected one, or its name as base.variant")
+    return names[0] if names else None
+
+
+def _weight_files(folder: Path, name: str, variant: str | None) -> list[Path]:
     """The file of a part's weights, or those it is divided into."""
-    index = folder / f"{name}.index.json"
+    index = folder / (f"{name}.index.{variant}.json" if variant else f"{name}.index.json")
+    name = f"{Path(name).stem}.{variant}.safetensors" if variant else name
     if index.is_file() and not (folder / name).is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -184,10 +209,11 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in names]
 
 
-def _read_weights(kind: type[nn.Module], folder: Path, part: str, **dtype: torch.dtype) -> nn.Module:
-    model, report = kind.from_pretrained(
-        folder / part, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **dtype
-    )
+def _read_weights(
+    kind: type[nn.Module], folder: Path, part: str, variant: str | None, **dtype: torch.dtype
+) -> nn.Module:
+    how = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True, "variant": variant}
+    model, report = kind.from_pretrained(folder / part, **how, **dtype)
     where = folder / part / WEIGHTS[part]
     for problem, keys in (("lacks", report["missing_keys"]), ("has an unknown", report["unexpected_keys"])):
         if keys:

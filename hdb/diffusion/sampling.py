@@ -1,5 +1,6 @@
 """Many people and many prompts to pictures in one batch."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,20 +9,39 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.limits import between
+from hdb.limits import between, one_of
 from hdb.prompts import IDENTIFIER, names_somebody
+
+# By the names that diffusers has for them; those that need further libraries are left out.
+SAMPLERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 @dataclass
 class SamplingOptions:
     """How pictures are drawn from a bound base; `batch_size` counts pictures.
 
-    Of 1,000 noise levels at most 999 can be steps: with all of them DDIM's spacing reaches one that is not there.
+    `num_inference_steps` is how many steps a picture takes. `guidance_scale` is how much the prompt counts, 1 being
+    without guidance.
+
+    `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
+    999 can be steps: with all of them DDIM's spacing reaches one that is not there.
     """
 
     num_inference_steps: int = between(50, 1, 999)
     guidance_scale: float = between(7.5, 0)
     batch_size: int = between(8, 1)
+    scheduler: str | None = one_of(None, *SAMPLERS)
 
 
 @torch.no_grad()
@@ -48,13 +68,45 @@ def draw(
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
     prompt_embeds = diffusion.encode_prompts(list(prompts))
     empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
-    return diffusion.sample(
-        prompt_embeds,
-        seeds=list(seeds),
-        negative_prompt_embeds=empty,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
-    ).cpu()
+    return sample(diffusion, prompt_embeds, empty, seeds=seeds, sampling=sampling).cpu()
+
+
+@torch.no_grad()
+def sample(
+    diffusion: StableDiffusion,
+    prompt_embeds: Float[Tensor, "n l d"],
+    negative_prompt_embeds: Float[Tensor, "n l d"],
+    *,
+    seeds: Sequence[int],
+    sampling: SamplingOptions,
+) -> Float[Tensor, "n 3 h w"]:
+    """Pictures in [0, 1] with classifier-free guidance, one seed per picture, whose noise is drawn on the CPU.
+
+    Both halves run as one batch ``cat([unconditional, conditional])``, over which the bound residuals of n people are
+    tiled. A sampler that draws noise on the way goes on with each picture's own generator, as diffusers' pipelines do.
+
+    Raises:
+        ValueError: the number of seeds is not the number of prompts.
+    """
+    n = len(prompt_embeds)
+    if len(seeds) != n:
+        raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")
+    guided = sampling.guidance_scale != 1.0
+    embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
+    scheduler = diffusion.sampling_scheduler(sampling.scheduler or SAMPLERS[0])
+    scheduler.set_timesteps(sampling.num_inference_steps, device=diffusion.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.stack([torch.randn(diffusion.latent_shape, generator=generator) for generator in generators])
+    latents = noise.to(diffusion.device) * scheduler.init_noise_sigma
+    draws = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
+        noise_pred = diffusion.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
+        if guided:
+            unconditional, conditional = noise_pred.chunk(2)
+            noise_pred = unconditional + sampling.guidance_scale * (conditional - unconditional)
+        latents = scheduler.step(noise_pred, timestep, latents, **draws).prev_sample
+    return diffusion.decode_latents(latents)
 
 
 def tiled_batches(
@@ -77,6 +129,6 @@ def prompt_remarks(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[s
         length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
         if length > read:
             remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
-        if not names_somebody(prompt):
+        if not names_somebody(prompt, diffusion.identifier):
             remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
     return remarks

@@ -1,18 +1,20 @@
 """Pictures as 8 bit files, and the sheet that shows many of them."""
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from hdb.files import SOFTWARE, write_files
 
 LABEL_HEIGHT = 14  # px, one line of Pillow's built-in font
+THUMBNAIL = 256  # px, the side that ModelSpec recommends
 
 
 def picture_grid(
@@ -50,6 +52,18 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     about.add_text("Software", SOFTWARE)
     image.save(content, format="PNG", pnginfo=about)
     write_files({Path(path): content.getvalue()})
+
+
+def preview_of(weights: str | Path) -> Path:
+    """Where ComfyUI, A1111 and others look for the picture that they show for a file of weights."""
+    return Path(weights).with_suffix(".preview.png")
+
+
+def thumbnail(image: Image.Image) -> str:
+    """The middle square of a picture as a small JPEG in a data URL, as files of weights carry it."""
+    content = io.BytesIO()
+    ImageOps.fit(image.convert("RGB"), (THUMBNAIL, THUMBNAIL)).save(content, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.schedulers import SchedulerMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.digest import weights_digest
+from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.word import LearnedWord
+from hdb.files import read_header
+from hdb.prompts import IDENTIFIER, spoken
+
+PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+CHECKS = ("digest", "shapes")  # of weights that were made for a base: they are for this one, or for one like it
 
 
 class StableDiffusion(nn.Module):
@@ -46,24 +53,40 @@ class StableDiffusion(nn.Module):
                 f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
             )
         self.word = LearnedWord()  # nobody's, until one is bound
-        self.digest = self._weights_digest()
+        self.identifier = IDENTIFIER
+        self.check = CHECKS[0]
+        self.digest = weights_digest(vae, unet, text_encoder)
         self.requires_grad_(False).eval()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        variant: str | None = None,
+        config: str | Path | None = None,
     ) -> StableDiffusion:
-        """Loads a diffusers pipeline folder, or a hub id at a pinned revision; safetensors only.
+        """Loads a diffusers pipeline folder, a hub id at a pinned revision, or a single file; safetensors only.
+
+        Args:
+            variant: of the weights, see `hdb.diffusion.pipeline.check_pipeline`.
+            config: folder or hub id that describes a single file; None is Stable Diffusion 1.5.
 
         Raises:
             ValueError: the folder is missing, lacks one of the five parts or a tensor, or holds another family of
                 models; `hdb.diffusion.pipeline` has the whole list.
         """
-        folder = find_pipeline(path, revision=revision)
+        if Path(path).is_file():
+            read_header(path)  # says so where it is a pickle, before anything is downloaded
+            described = find_pipeline(config or PUBLISHED, weights=False)
+            return cls(**read_checkpoint(Path(path), described), name=Path(path).stem).to(dtype)
+        folder = find_pipeline(path, revision=revision, variant=variant)
         name = Path(path).name if Path(path).is_dir() else str(path)
         name = name if revision is None else f"{name}@{revision}"
         # Rounded after the digest is taken: the same base is the same base in every precision.
-        return cls(**read_pipeline(folder), name=name).to(dtype)
+        return cls(**read_pipeline(folder, variant=variant), name=name).to(dtype)
 
     def save(self, folder: str | Path, *, about: Mapping[str, str]) -> Path:
         """Writes a pipeline folder that diffusers loads, with the scheduler that `sample` uses; whole or not at all.
@@ -84,22 +107,27 @@ class StableDiffusion(nn.Module):
             about=about,
         )
 
-    def _weights_digest(self) -> str:
-        """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16.
+    def accept(self, digest: str, *, of: str, base: str) -> None:
+        """Whether personal weights belong here: to this base or, where only shapes are checked, to one like it.
 
-        The decoder of the autoencoder is left out: theta never sees it, and people exchange it for a sharper one.
+        Prints a line where they were made for another one. Its shapes are checked where the weights are put in.
+
+        Args:
+            digest: of the base that they were made for.
+            of: what they are called.
+            base: the name of the base that they were made for.
+
+        Raises:
+            ValueError: they were made for another base, and bases are checked by their digest.
         """
-        sha, unseen = hashlib.sha256(), ("decoder.", "post_quant_conv.")
-        for module in (self.vae, self.unet, self.text_encoder):
-            named = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
-            kept = sorted(name for name in named if module is not self.vae or not name.startswith(unseen))
-            for name in kept:
-                sha.update(name.encode())
-            for name in kept:
-                sha.update(str(tuple(named[name].shape)).encode())
-                if named[name].device.type != "meta":
-                    sha.update(named[name].detach().flatten()[:16].to("cpu", torch.float16).numpy().tobytes())
-        return sha.hexdigest()[:16]
+        if digest == self.digest:
+            return
+        if self.check == "digest":
+            raise ValueError(
+                f"{of} belongs to base {digest} ({base}), expected {self.digest}; base.check=shapes takes it to any "
+                "base of the same shapes"
+            )
+        print(f"warning: {of} belongs to base {digest} ({base}) and is used on {self.digest} ({self.name})")
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +136,11 @@ class StableDiffusion(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet answers: `epsilon`, the noise, or `v_prediction`, the velocity."""
+        return self.noise_scheduler.config.prediction_type
 
     @property
     def resolution(self) -> int:
@@ -173,6 +206,21 @@ class StableDiffusion(nn.Module):
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
+    def call_people(self, identifier: str | None) -> None:
+        """Reads a word in the place of [V] from now on; None is [V] itself.
+
+        Raises:
+            ValueError: it is neither [V] nor a single token that the tokenizer knows.
+        """
+        if identifier not in (None, IDENTIFIER):
+            ids = self.tokenizer(identifier, add_special_tokens=False, verbose=False).input_ids
+            if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+                raise ValueError(
+                    f"identifier is {identifier!r}, {len(ids)} tokens of {self.name or 'this base'}: expected "
+                    f"{IDENTIFIER}, or a rare word that is one token, like sks"
+                )
+        self.identifier = identifier or IDENTIFIER
+
     @property
     def max_tokens(self) -> int:
         """How much of a prompt the text encoder reads, begin and end of text included."""
@@ -180,7 +228,7 @@ class StableDiffusion(nn.Module):
 
     def num_tokens(self, prompt: str) -> int:
         """How long a prompt is, begin and end of text included."""
-        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        return len(self.tokenizer(spoken(prompt, self.identifier), truncation=False, verbose=False).input_ids)
 
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
@@ -197,7 +245,8 @@ class StableDiffusion(nn.Module):
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
         if self.word.vectors is not None:
             return self.word.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
-        return self.text_encoder(self.tokenize(prompts)).last_hidden_state
+        spoken_prompts = [spoken(prompt, self.identifier) for prompt in prompts]
+        return self.text_encoder(self.tokenize(spoken_prompts)).last_hidden_state
 
     def add_noise(
         self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
@@ -211,7 +260,7 @@ class StableDiffusion(nn.Module):
 
         Source: Salimans and Ho, Progressive Distillation, arXiv 2202.00512, appendix D (velocity).
         """
-        kind = self.noise_scheduler.config.prediction_type
+        kind = self.prediction_type
         if kind == "epsilon":
             return noise
         if kind == "v_prediction":
@@ -221,10 +270,10 @@ class StableDiffusion(nn.Module):
     def predict_noise(
         self,
         noisy_latents: Float[Tensor, "n c h w"],
-        timesteps: Int[Tensor, " n"],
+        timesteps: Int[Tensor, " n"] | Float[Tensor, " n"],
         prompt_embeds: Float[Tensor, "n l d"],
     ) -> Float[Tensor, "n c h w"]:
-        """The UNet's answer, in the scheduler's prediction type."""
+        """The UNet's answer, in the scheduler's prediction type. Some samplers stand between two noise levels."""
         return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
 
     def predict_clean(
@@ -241,51 +290,10 @@ class StableDiffusion(nn.Module):
         """
         signal = self.noise_scheduler.alphas_cumprod.to(noisy_latents)[timesteps.to(noisy_latents.device)]
         signal = signal[:, None, None, None]
-        if self.noise_scheduler.config.prediction_type == "epsilon":
+        if self.prediction_type == "epsilon":
             return (noisy_latents - (1 - signal).sqrt() * noise_pred) / signal.sqrt()
         return signal.sqrt() * noisy_latents - (1 - signal).sqrt() * noise_pred
 
-    def sampling_scheduler(self) -> DDIMScheduler:
-        """DDIM over the noise levels that the base was trained on."""
-        return DDIMScheduler.from_config(self.noise_scheduler.config, clip_sample=False)
-
-    def initial_noise(self, seeds: list[int]) -> Float[Tensor, "n c h w"]:
-        """One starting noise per seed, drawn by private CPU generators: the same on every machine."""
-        drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        prompt_embeds: Float[Tensor, "n l d"],
-        *,
-        seeds: list[int],
-        negative_prompt_embeds: Float[Tensor, "n l d"] | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 3.0,
-        progress: bool = False,
-    ) -> Float[Tensor, "n 3 h w"]:
-        """Pictures in [0, 1] by DDIM with classifier-free guidance, one seed per picture.
-
-        With `negative_prompt_embeds` both halves run as one batch ``cat([unconditional, conditional])``, over which the
-        bound residuals of n identities are tiled.
-
-        Raises:
-            ValueError: the number of seeds is not the number of prompts.
-        """
-        n = len(prompt_embeds)
-        if len(seeds) != n:
-            raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")
-        guided = negative_prompt_embeds is not None and guidance_scale != 1.0
-        embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
-        scheduler = self.sampling_scheduler()
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        latents = self.initial_noise(seeds) * scheduler.init_noise_sigma
-        for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress, leave=False):
-            noisy = torch.cat([latents, latents]) if guided else latents
-            noise_pred = self.predict_noise(noisy, timestep.expand(len(noisy)), embeds).float()
-            if guided:
-                unconditional, conditional = noise_pred.chunk(2)
-                noise_pred = unconditional + guidance_scale * (conditional - unconditional)
-            latents = scheduler.step(noise_pred, timestep, latents).prev_sample
-        return self.decode_latents(latents)
+    def sampling_scheduler(self, name: str = "DDIMScheduler") -> SchedulerMixin:
+        """A sampler by the name that diffusers has for it, over the noise levels that the base was trained on."""
+        return getattr(diffusers, name).from_config({**self.noise_scheduler.config, "clip_sample": False})

@@ -18,6 +18,7 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
 from hdb.hypernet.folder import read_network, write_network
 from hdb.lidb.layout import Layout
+from hdb.prompts import IDENTIFIER
 
 # By `learn_bases`. 2: names the base. 3: holds bases, which a reader that knows of none must not leave out.
 FORMAT_VERSIONS = {False: 2, True: 3}
@@ -70,6 +71,7 @@ class HyperNet(nn.Module):
         if len(decoder.places) != layout.size:
             raise ValueError(f"decoder writes {len(decoder.places)} numbers, the layout has {layout.size}")
         self.iterations, self.freeze_encoder, self.base_digest = _checked(iterations), freeze_encoder, base_digest
+        self.identifier = IDENTIFIER  # what the base reads for [V] in the prompts it is trained with
         self.bases = LearnedBases(layout) if learn_bases else None
         self.decoder_layout, self.layout = layout, layout.freed if learn_bases else layout
         self.encoder = encoder.requires_grad_(not freeze_encoder)
@@ -153,7 +155,13 @@ class HyperNet(nn.Module):
             "linear_path": self.linear_path is not None,
             "freeze_encoder": self.freeze_encoder,
             "base_digest": self.base_digest,
-        } | ({"learn_bases": True} if learn_bases else {})
+        } | self._unusual
+
+    @property
+    def _unusual(self) -> dict[str, Any]:
+        # Written only where it is so: configs of all other networks are older than these fields.
+        unusual = {"learn_bases": True} if self.bases is not None else {}
+        return unusual | ({"identifier": self.identifier} if self.identifier != IDENTIFIER else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, encoder: FaceEncoder | None = None) -> "HyperNet":
@@ -163,7 +171,9 @@ class HyperNet(nn.Module):
         encoder = encoder or FaceEncoder.from_config(config["encoder"])
         options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder", "base_digest")}
         options["learn_bases"] = config.get("learn_bases", False)
-        return cls(encoder, WeightDecoder(layout, encoder, **config["decoder"]), layout, **options)
+        hypernet = cls(encoder, WeightDecoder(layout, encoder, **config["decoder"]), layout, **options)
+        hypernet.identifier = config.get("identifier", IDENTIFIER)
+        return hypernet
 
     def own_state(self) -> dict[str, Tensor]:
         """The state without a frozen encoder, which has a file of its own: a ViT-H would fill every checkpoint."""

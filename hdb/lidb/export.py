@@ -5,15 +5,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdb.files import write_safetensors
+from hdb.files import content_hash, write_safetensors
 from hdb.lidb.file import Subject
+from hdb.lidb.modelspec import kohya_fields, modelspec, provenance
 from hdb.lidb.residuals import Residuals
 
-FORMATS = ("diffusers", "kohya")
+# And who reads them.
+FORMATS = {
+    "kohya": "ComfyUI, A1111, kohya's scripts and diffusers read it",
+    "diffusers": "diffusers alone reads it: ComfyUI would apply a part of the layers and A1111 none, without a word",
+}
 
 
 @torch.no_grad()
-def to_lora_state_dict(person: Residuals, format: str = "diffusers", *, scale: float = 1.0) -> dict[str, Tensor]:
+def to_lora_state_dict(person: Residuals, format: str = "kohya", *, scale: float = 1.0) -> dict[str, Tensor]:
     """The LoRA that adds what `LiDB.bind(person, scale=scale)` adds, under the keys of published files.
 
         lora_down = down · down_aux (r, in)        lora_up = scale · up_aux · up (out, r)
@@ -23,11 +28,12 @@ def to_lora_state_dict(person: Residuals, format: str = "diffusers", *, scale: f
     | diffusers | `unet.<path>.lora.down.weight` | `text_encoder.<path>.lora_linear_layer.down.weight` |
     | kohya | `lora_unet_<path>.lora_down.weight` | `lora_te_<path>.lora_down.weight`, both with `.alpha` |
 
-    In kohya's format, which ComfyUI and A1111 read, alpha is the rank, and so the loader scales by alpha / rank = 1.
+    Kohya's format is the one that ComfyUI, A1111, sd-scripts and diffusers all read. alpha is the rank there, and so
+    the loader scales by alpha / rank = 1.
 
     Args:
         person: Of n = 1.
-        format: `diffusers` or `kohya`.
+        format: `kohya` or `diffusers`.
         scale: Strength, folded into lora_up.
 
     Raises:
@@ -56,8 +62,14 @@ def to_lora_state_dict(person: Residuals, format: str = "diffusers", *, scale: f
     return state
 
 
-def export_lora(subject: Subject, path: str | Path, format: str = "diffusers") -> Path:
-    """Writes a subject, at its own scale and in its own precision, as a LoRA file with its provenance.
+def export_lora(
+    subject: Subject, path: str | Path, format: str = "kohya", *, title: str | None = None, thumbnail: str = ""
+) -> Path:
+    """Writes a subject, at its own scale and in its own precision, as a LoRA file that says what it is.
+
+    Args:
+        title: as interfaces show it; None is the name of the file.
+        thumbnail: a small picture as a data URL.
 
     Raises:
         ValueError: The format is unknown.
@@ -65,4 +77,7 @@ def export_lora(subject: Subject, path: str | Path, format: str = "diffusers") -
     """
     state = to_lora_state_dict(subject, format, scale=subject.scale)
     tensors = {name: tensor.to(subject.theta.dtype).contiguous() for name, tensor in state.items()}
-    return write_safetensors(path, tensors, {"format": "pt", **subject.metadata})
+    name = Path(path).stem
+    about = {"title": title or name, "content_hash": content_hash(tensors), "thumbnail": thumbnail}
+    fields = {"format": "pt", **provenance(subject), **modelspec(subject, lora=True, **about)}
+    return write_safetensors(path, tensors, fields | (kohya_fields(subject, name=name) if format == "kohya" else {}))

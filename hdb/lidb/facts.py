@@ -7,6 +7,7 @@ from binascii import a2b_base64
 from pathlib import Path
 
 from hdb.files import read_header
+from hdb.prompts import INSTANCE_PROMPT
 
 
 def subject_rows(path: Path) -> dict[str, object]:
@@ -35,6 +36,7 @@ def subject_rows(path: Path) -> dict[str, object]:
         "scale": about["scale"],
         "source": about["source"] or "-",
         "consent": about["consent"] or "-",
+        "prompt": about.get("instance_prompt", INSTANCE_PROMPT),
     }
 
 

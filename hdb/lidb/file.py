@@ -18,12 +18,14 @@ from hdb import __version__
 from hdb.files import read_header, write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
 
 FORMAT_VERSION = "2"
 
 _LARGEST_LAYOUT = 1 << 20  # bytes of JSON; that of Stable Diffusion 1.5 has 15,799
 _DTYPES = {torch.float16: "F16", torch.float32: "F32"}  # as safetensors names them
-_PROVENANCE = ("base", "base_digest", "scale", "created", "hdb_version", "consent", "source")
+_SPOKEN = ("instance_prompt", "identifier", "prediction_type", "resolution")  # that the first files lack
+_PROVENANCE = ("base", "base_digest", "scale", "created", "hdb_version", "consent", "source", *_SPOKEN)
 _DERIVED = ("format_version", "layout", "layout_digest", "a", "b", "rank", "seed", "checksum")
 
 
@@ -36,7 +38,8 @@ class Subject(Residuals):
         layout: What theta means.
         metadata: Free provenance as strings; what is left out is filled in. `base` and `base_digest`: the model it was
             made for; `scale`: the strength meant for use, default 1; `created`: ISO time, default now; `hdb_version`;
-            `consent` and `source`: free text.
+            `consent` and `source`: free text; `instance_prompt`: under which the photo was learned, as the text encoder
+            read it; `identifier`: what it read for [V]; `prediction_type` and `resolution` in px of the base.
 
     Raises:
         ValueError: theta does not fit, is not finite, or the metadata has an unknown field.
@@ -61,6 +64,8 @@ class Subject(Residuals):
             "scale": "1.0",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "hdb_version": __version__,
+            "instance_prompt": INSTANCE_PROMPT,
+            "identifier": IDENTIFIER,
         }
         self.metadata = {name: str(self.metadata.get(name, default)) for name, default in defaults.items()}
         _check_provenance(self.metadata)
@@ -109,7 +114,7 @@ class Subject(Residuals):
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}; expected a safetensors file") from error
         try:
-            subject = cls(theta, layout, {name: fields[name] for name in _PROVENANCE})
+            subject = cls(theta, layout, {name: fields[name] for name in _PROVENANCE if name in fields})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         stored = fields.pop("checksum")
@@ -173,7 +178,7 @@ def _check_header(path: Path, tensors: dict[str, Any], fields: dict[str, str]) -
     version = fields.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version}, expected {FORMAT_VERSION}: no subject, or a later one")
-    if odd := sorted({*_PROVENANCE, *_DERIVED} ^ set(fields)):
+    if odd := sorted({*_PROVENANCE, *_DERIVED} ^ {*fields, *_SPOKEN}):
         problem = "has unknown" if odd[0] in fields else "lacks"
         raise ValueError(f"{path} {problem} metadata {odd[0]}; expected {', '.join((*_PROVENANCE, *_DERIVED))}")
     if set(tensors) != {"theta"}:

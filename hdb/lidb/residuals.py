@@ -74,11 +74,33 @@ class Residuals:
             factors[slot.name] = torch.cat([down, fresh], dim=1), torch.cat([up, zeros], dim=2)
         return Residuals(layout.pack(factors), layout)
 
-    def scaled(self, scales: Sequence[float]) -> "Residuals":
-        """Everyone's residuals times a factor of their own."""
-        factor, factors = self.theta.new_tensor(scales)[:, None, None], self.layout.unpack(self.theta)
-        scaled = {name: (down, factor * up) for name, (down, up) in factors.items()}
+    def scaled(self, scales: Sequence[float], *, text_scales: Sequence[float] | None = None) -> "Residuals":
+        """Everyone's residuals times a factor of their own.
+
+        Args:
+            text_scales: Of the text encoder's layers; None is the same factors.
+        """
+        factor, text_factor = (
+            self.theta.new_tensor(of)[:, None, None] for of in (scales, scales if text_scales is None else text_scales)
+        )
+        scaled = {
+            name: (down, (text_factor if name.startswith("text_encoder.") else factor) * up)
+            for name, (down, up) in self.layout.unpack(self.theta).items()
+        }
         return Residuals(self.layout.pack(scaled), self.layout)
+
+    def mixed(self, weights: Sequence[float]) -> "Residuals":
+        """One person made of all of them: the weighted sum of their residuals, exact, in n times their rank.
+
+        Raises:
+            ValueError: There is not one weight for each.
+        """
+        if len(weights) != len(self):
+            raise ValueError(f"{len(weights)} weights for {len(self)} people: expected one for each")
+        layout, factors = replace(self.layout, rank=self.layout.rank * len(self)), {}
+        for name, (down, up) in self.layout.unpack(self.scaled(weights).theta).items():
+            factors[name] = down.flatten(0, 1)[None], up.movedim(0, 1).flatten(1)[None]
+        return Residuals(layout.pack(factors), layout)
 
     @staticmethod
     def join(people: "Sequence[Residuals]") -> "Residuals":

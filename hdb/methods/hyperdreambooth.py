@@ -38,7 +38,7 @@ class Finetuner:
             seed=studio.seed,
         )
         studio.fit(stage, num_steps=options.num_steps)
-        return PersonalTheta(studio.personalized, stage.fitted, dtype=studio.dtype)
+        return PersonalTheta(studio.personalized, stage.fitted, dtype=studio.dtype, prompt=studio.prompt)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return PersonalTheta.load(self.studio.personalized, paths, dtype=self.studio.dtype)
@@ -62,6 +62,7 @@ class HyperDreamBooth:
 
     def __init__(self, hypernet: HyperNet, finetuner: Finetuner) -> None:
         finetuner.options.check(hypernet.layout)
+        finetuner.studio.diffusion.call_people(hypernet.identifier)  # as when it was trained
         self.hypernet, self.finetuner = hypernet, finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:

@@ -15,18 +15,31 @@ KINDS = {of.kind: of for of in (PersonalTheta, PersonalWords, PersonalModels)}
 
 
 def read_people(
-    diffusion: StableDiffusion, paths: Sequence[str | Path], *, scale: float | None = None
+    diffusion: StableDiffusion,
+    paths: Sequence[str | Path],
+    *,
+    scale: float | None = None,
+    text_scale: float | None = None,
+    weights: Sequence[float] | None = None,
 ) -> StoredPersonalization:
     """The people of some files of one kind, for this base.
 
     Args:
         scale: strength for everybody; None is that of each file.
+        text_scale: that of the text encoder's layers, where it shall be another one.
+        weights: one for each: they become one person; None leaves each alone.
 
     Raises:
-        ValueError: a file is missing, damaged, of an unknown kind or for another base; files of several kinds.
+        ValueError: a file is missing, damaged, of an unknown kind or for another base; files of several kinds; a
+            strength or a mixture that their kind does not have; another number of weights than people.
     """
     files = [Path(path) for path in paths]
-    return KINDS[one_kind(files)].read(diffusion, files, scale=scale)
+    if (kind := one_kind(files)) != THETA:
+        if text_scale is not None or weights is not None:
+            raise ValueError(f"{files[0]} holds a {kind}: mix and text_scale are for residuals, expected neither")
+        return KINDS[kind].read(diffusion, files, scale=scale)
+    people = PersonalTheta.read(diffusion, files, scale=scale, text_scale=text_scale)
+    return people if weights is None else people.mixed(weights)
 
 
 def refuse_unreadable(paths: Sequence[str | Path]) -> None:

@@ -47,8 +47,7 @@ def check_person(path: Path, *, kind: str, base: StableDiffusion, shapes: Mappin
         raise ValueError(f"{path} holds a {found}, expected a {kind}")
     if (version := header.get("format_version")) != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
-    if (digest := header.get("base_digest")) != base.digest:
-        raise ValueError(f"{path} belongs to base {digest} ({header.get('base')}), expected {base.digest}")
+    base.accept(header.get("base_digest", ""), of=str(path), base=header.get("base", ""))
     if odd := sorted(set(tensors) ^ set(shapes)):
         problem = "has an unknown" if odd[0] in tensors else "lacks the"
         raise ValueError(f"{path} {problem} tensor {odd[0]}, one of {len(odd)}: expected those of the base")

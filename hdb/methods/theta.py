@@ -14,6 +14,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
 from hdb.methods.stored import THETA
+from hdb.prompts import INSTANCE_PROMPT, spoken
 
 
 class PersonalTheta:
@@ -21,15 +22,21 @@ class PersonalTheta:
 
     Args:
         dtype: of the files, float16 or float32.
+        prompt: under which the photos were learned; files say it.
     """
 
     kind = THETA
     stores = "theta: factors of the residuals of the personalized layers"
 
     def __init__(
-        self, personalized: PersonalizedDiffusion, residuals: Residuals, *, dtype: torch.dtype = torch.float32
+        self,
+        personalized: PersonalizedDiffusion,
+        residuals: Residuals,
+        *,
+        dtype: torch.dtype = torch.float32,
+        prompt: str = INSTANCE_PROMPT,
     ) -> None:
-        self.personalized, self.residuals, self.dtype = personalized, residuals, dtype
+        self.personalized, self.residuals, self.dtype, self.prompt = personalized, residuals, dtype, prompt
 
     @classmethod
     def load(
@@ -40,30 +47,46 @@ class PersonalTheta:
         Raises:
             ValueError: one is missing, damaged, or for another base.
         """
-        digest = personalized.diffusion.digest
-        people = [Subject.load(path, expected_base=digest).to(torch.float32) for path in paths]
+        people = [subject.to(torch.float32) for subject in _subjects(personalized.diffusion, paths)]
         return cls(personalized, Residuals.join(people), dtype=dtype)
 
     @classmethod
-    def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalTheta":
+    def read(
+        cls,
+        diffusion: StableDiffusion,
+        paths: Sequence[Path],
+        *,
+        scale: float | None = None,
+        text_scale: float | None = None,
+    ) -> "PersonalTheta":
         """The same for a base without LiDB layers, which gets them; everyone at the strength of their file.
 
         Args:
             scale: strength for everybody instead.
+            text_scale: that of the text encoder's layers, where it shall be another one.
 
         Raises:
-            ValueError: as `load`.
+            ValueError: as `load`, or the base reads another word for each of them in the place of [V].
         """
-        subjects = [Subject.load(path, expected_base=diffusion.digest) for path in paths]
+        subjects = _subjects(diffusion, paths)
+        called = sorted({subject.metadata["identifier"] for subject in subjects})
+        if len(called) > 1:
+            raise ValueError(f"these people are called {' and '.join(called)} in prompts: expected one call for each")
+        diffusion.call_people(called[0])
         scales = [subject.scale if scale is None else scale for subject in subjects]
-        people = Residuals.join([subject.to(torch.float32) for subject in subjects]).scaled(scales)
-        return cls(PersonalizedDiffusion(diffusion, people.layout), people)
+        text_scales = None if text_scale is None else [text_scale] * len(subjects)
+        people = Residuals.join([subject.to(torch.float32) for subject in subjects])
+        return cls(PersonalizedDiffusion(diffusion, people.layout), people.scaled(scales, text_scales=text_scales))
+
+    def mixed(self, weights: Sequence[float]) -> "PersonalTheta":
+        """One person made of all of them; see `Residuals.mixed`."""
+        return PersonalTheta(self.personalized, self.residuals.mixed(weights), dtype=self.dtype, prompt=self.prompt)
 
     def __len__(self) -> int:
         return len(self.residuals)
 
     def __getitem__(self, rows: list[int]) -> "PersonalTheta":
-        return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype)
+        return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype, prompt=self.prompt)
 
     @property
     def num_bytes(self) -> int:
@@ -72,7 +95,9 @@ class PersonalTheta:
     def subjects(self, about: Sequence[Mapping[str, str]]) -> list[Subject]:
         """Each person in the precision of the files, with their provenance."""
         base, theta, layout = self.personalized.diffusion, self.residuals.theta.to(self.dtype), self.residuals.layout
-        made_for = {"base": base.name, "base_digest": base.digest}
+        made_for = {"base": base.name, "base_digest": base.digest, "identifier": base.identifier}
+        made_for |= {"prediction_type": base.prediction_type, "resolution": str(base.resolution)}
+        made_for["instance_prompt"] = spoken(self.prompt, base.identifier)
         return [Subject(theta[row : row + 1], layout, made_for | of) for row, of in enumerate(about)]
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
@@ -86,3 +111,10 @@ class PersonalTheta:
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
         return self.personalized.pictures(self.residuals, prompts, seeds=seeds, sampling=sampling)
+
+
+def _subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
+    subjects = [Subject.load(path) for path in paths]
+    for path, subject in zip(paths, subjects, strict=True):
+        diffusion.accept(subject.metadata["base_digest"], of=str(path), base=subject.metadata["base"])
+    return subjects

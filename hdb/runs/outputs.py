@@ -1,5 +1,6 @@
 """What may be written to: nothing that is read, nothing of others unless told, nowhere in vain."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -49,12 +50,12 @@ def check_room(output: str | Path) -> None:
 
 
 def made_here(path: Path) -> bool:
-    """Whether a file says that it is this project's: a picture, a subject's file or what was exported of one."""
+    """Whether a file says that it is this project's: a picture, a subject's file, what was exported of one."""
     try:
         if path.suffix.lower() == ".png":
             with Image.open(path) as image:
                 return image.info.get("Software") == SOFTWARE
-        return "hdb_version" in read_header(path)[1]
+        return "hdb_version" in (json.loads(path.read_text()) if path.suffix == ".json" else read_header(path)[1])
     except (OSError, ValueError, SyntaxError):
         return False
 

@@ -23,6 +23,9 @@ DEFAULT_LR = {False: 5e-3, True: 1e-3}
 class FinetuningOptions:
     """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's.
 
+    `num_steps` is how many steps it takes. `rank` is that of the residual after relaxation. `timesteps` names which
+    noise levels are learned from.
+
     `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
     of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `batch_size` counts draws of noise and timestep per
     subject and step, `stratified` spreads the timesteps of a step evenly.

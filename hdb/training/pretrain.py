@@ -116,6 +116,7 @@ class HyperNetPretraining(Stage):
             freeze_encoder=hypernet.freeze_encoder,
             has_targets=targets is not None,
         )
+        hypernet.identifier = personalized.diffusion.identifier  # as its prompts are read from now on
         self.hypernet, self.options = hypernet, options
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
         layout.check(self.target_thetas)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.losses import diffusion_loss
 from hdb.worldbase import models
@@ -111,3 +112,4 @@ class DenoiserTraining(Part):
             requires_safety_checker=False,
         )
         pipeline.to(torch.float16).save_pretrained(folder, max_shard_size="15MB")
+        publish(folder)

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_roc
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.captions import parse
 from hdb.losses import diffusion_loss
@@ -106,20 +107,10 @@ def generate(
     num_inference_steps: int = 20,
 ) -> Float[Tensor, "n 3 h w"]:
     """One picture per prompt, without any personal weights."""
-    pictures = []
+    pictures, sampling = [], SamplingOptions(num_inference_steps, guidance_scale)
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
-        with torch.no_grad():
-            embeds, empty = base.encode_prompts(part), base.encode_prompts([""] * len(part))
-        pictures.append(
-            base.sample(
-                embeds,
-                negative_prompt_embeds=empty,
-                seeds=[seed + start + k for k in range(len(part))],
-                guidance_scale=guidance_scale,
-                num_inference_steps=num_inference_steps,
-            )
-        )
+        pictures.append(draw(base, part, seeds=range(seed + start, seed + start + len(part)), sampling=sampling))
     return torch.cat(pictures)
 
 

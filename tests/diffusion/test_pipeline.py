@@ -113,10 +113,12 @@ def test_pickled_weights_are_refused_unread_wherever_they_are(folder, tmp_path, 
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_single_file_checkpoint_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_a_single_file_is_no_description_of_another_one(tmp_path):
     save_file({"model.diffusion_model.out.0.weight": torch.zeros(3)}, tmp_path / "v1-5.safetensors")
-    with pytest.raises(ValueError, match="v1-5.safetensors is a single safetensors file: .*from_single_file"):
-        StableDiffusion.from_pretrained(tmp_path / "v1-5.safetensors")
+    with pytest.raises(
+        ValueError, match="v1-5.safetensors is a single safetensors file: expected a folder in diffusers'"
+    ):
+        StableDiffusion.from_pretrained(tmp_path / "v1-5.safetensors", config=tmp_path / "v1-5.safetensors")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "scheduler"])
@@ -190,6 +192,9 @@ def test_a_revision_is_refused_for_a_folder_and_asked_of_the_hub_with_an_id(tiny
     assert (asked["name"], asked["revision"]) == ("some/model", "1a2b")
     assert "unet/diffusion_pytorch_model.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith((".bin", ".ckpt")) for pattern in asked["allow_patterns"])
+    find_pipeline("some/model", variant="fp16")
+    weights = [pattern for pattern in asked["allow_patterns"] if pattern.endswith(".safetensors")]
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in weights and all(".fp16" in name for name in weights)
     find_pipeline("some/model", weights=False)
     assert not any(pattern.endswith(".safetensors") for pattern in asked["allow_patterns"])
 

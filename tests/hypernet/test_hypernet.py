@@ -238,6 +238,14 @@ def test_the_base_it_was_trained_on_is_remembered(tmp_path):
     assert HyperNet.from_folder(tmp_path).base_digest == "0123456789abcdef"
 
 
+def test_the_word_it_was_trained_with_is_remembered_and_the_papers_is_stored_as_ever(tmp_path):
+    net = hypernet()
+    assert net.identifier == "[V]" and "identifier" not in net.config
+    net.identifier = "sks"
+    net.save(tmp_path)
+    assert HyperNet.from_folder(tmp_path).identifier == "sks"
+
+
 def test_a_full_disk_leaves_the_old_network_and_no_remains(tmp_path, monkeypatch):
     net, other = hypernet(seed=0).eval(), hypernet(seed=1)
     net.save(tmp_path)

@@ -74,7 +74,7 @@ def test_lora_of_peft_equals_bind(models, layout, people):
     peft_unet = inject_adapter_in_model(LoraConfig(r=1, lora_alpha=1, target_modules=targets), unet)
     exported = {
         key.removeprefix("unet.").replace("lora.down", "lora_A").replace("lora.up", "lora_B"): value
-        for key, value in to_lora_state_dict(Residuals(people[:1], layout)).items()
+        for key, value in to_lora_state_dict(Residuals(people[:1], layout), "diffusers").items()
         if key.startswith("unet.")
     }
     result = set_peft_model_state_dict(peft_unet, exported)
@@ -129,20 +129,57 @@ def test_all_192_layers_of_stable_diffusion_15_are_found_under_the_keys_of_kohya
     assert {path: (sides["down"], sides["up"]) for path, sides in found.items()} == shapes
 
 
+def test_each_key_of_kohya_names_one_layer_of_the_original_stable_diffusion(sd15_layout):
+    # Blocks of the original UNet: 12 of input, the first a convolution; every third one halves; 12 of output. Where
+    # ComfyUI and A1111 look a block of diffusers up, by their documentation: down i, j is input 3·i + j + 1, and up
+    # i, j is output 3·i + j; attention is the second layer of each.
+    original = {
+        f"down_blocks_{i}_attentions_{j}": f"input_blocks.{3 * i + j + 1}.1" for i in range(3) for j in range(2)
+    }
+    original |= {f"up_blocks_{i}_attentions_{j}": f"output_blocks.{3 * i + j}.1" for i in (1, 2, 3) for j in range(3)}
+    original |= {"mid_block_attentions_0": "middle_block.1"}
+    parts = [f"attn{n}_{name}" for n in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out_0")] + ["ff_net_0_proj"]
+    text = [f"layers_{i}_self_attn_{name}_proj" for i in range(12) for name in ("q", "k", "v", "out")]
+    expected = {f"lora_unet_{block}_transformer_blocks_0_{part}" for block in original for part in parts}
+    expected |= {f"lora_te_text_model_encoder_{layer}" for layer in text}
+    state = to_lora_state_dict(Residuals.initial(sd15_layout.freed))
+    assert {key.partition(".")[0] for key in state} == expected
+    assert len(expected) == 192 and len(set(original.values())) == 16
+    channels = {"input_blocks.1": 320, "input_blocks.4": 640, "middle_block": 1280, "output_blocks.11": 320}
+    for block, place in original.items():
+        if wide := next((channels[start] for start in channels if place.startswith(f"{start}.")), None):
+            key = f"lora_unet_{block}_transformer_blocks_0"
+            assert state[f"{key}_attn2_to_k.lora_down.weight"].shape == (1, 768)  # reads text
+            assert state[f"{key}_attn2_to_k.lora_up.weight"].shape == (wide, 1)
+            assert state[f"{key}_ff_net_0_proj.lora_up.weight"].shape == (8 * wide, 1)  # two halves, four times as wide
+
+
+def test_alpha_over_rank_times_up_times_down_is_what_merging_adds(models, person):
+    state = to_lora_state_dict(person, scale=0.9)
+    before = {name: value.clone() for model in models.values() for name, value in model.named_parameters()}
+    LiDB(**models, layout=person.layout).merge(person, scale=0.9)
+    changed = 0
+    for model, prefix in ((models["unet"], "lora_unet_"), (models["text_encoder"], "lora_te_text_model_")):
+        for name, merged in model.named_parameters():
+            key = prefix + name.removeprefix("text_model.").removesuffix(".weight").replace(".", "_")
+            if f"{key}.alpha" in state:
+                up, down = state[f"{key}.lora_up.weight"], state[f"{key}.lora_down.weight"]
+                added = state[f"{key}.alpha"] / len(down) * (up @ down)
+                torch.testing.assert_close(merged, before[name] + added, atol=1e-5, rtol=0)
+                changed += 1
+    assert changed == len(person.layout.slots) == len(state) // 3
+
+
 def test_exported_file_has_the_precision_and_the_provenance_of_the_subject(person, tmp_path):
     half = Subject(person.theta.half(), person.layout, person.metadata)
     path = export_lora(half, tmp_path / "lora.safetensors", "kohya")
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
     fields = read_header(path)[1]
-    assert {name: fields[name] for name in ("base", "source", "scale")} == {
-        "base": "tiny",
-        "source": "me.png",
-        "scale": "0.9",
-    }
+    assert {name: fields[name] for name in ("base", "source")} == {"base": "tiny", "source": "me.png"}
 
 
 def test_unknown_format_and_several_people_are_refused(people, layout):
-    with pytest.raises(ValueError, match="unknown LoRA format 'onnx', expected diffusers or kohya"):
+    with pytest.raises(ValueError, match="unknown LoRA format 'onnx', expected kohya or diffusers"):
         to_lora_state_dict(Residuals(people[:1], layout), "onnx")
     with pytest.raises(ValueError, match="of one person, given a theta of 3"):
         to_lora_state_dict(Residuals(people, layout))

@@ -108,3 +108,25 @@ def test_everyone_is_scaled_by_their_own_factor():
 def test_theta_of_another_layout_is_no_residuals():
     with pytest.raises(ValueError, match=r"theta has shape \(2, 11\), expected \(n, 12\) for 2 slots of rank 1"):
         Residuals(torch.zeros(2, 11), SMALL)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_mixture_is_the_weighted_sum_of_the_residuals(free):
+    layout = replace(SMALL.freed if free else SMALL, rank=2)
+    people = Residuals(torch.randn(3, layout.size), layout)
+    mixed = people.mixed([0.5, 0.2, -0.3])
+    assert len(mixed) == 1 and mixed.layout == replace(layout, rank=6)
+    for name, change in formed(people).items():
+        expected = (torch.tensor([0.5, 0.2, -0.3])[:, None, None] * change).sum(0, keepdim=True)
+        torch.testing.assert_close(formed(mixed)[name], expected)
+    with pytest.raises(ValueError, match="2 weights for 3 people: expected one for each"):
+        people.mixed([0.5, 0.5])
+
+
+def test_the_text_encoders_layers_can_have_a_strength_of_their_own():
+    text = Slot("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", 8, 6, a=4, b=2)
+    layout = Layout((*SMALL.slots, text))
+    people = Residuals(torch.randn(2, layout.size), layout)
+    before, after = formed(people), formed(people.scaled([0.5, 1.0], text_scales=[2.0, 0.0]))
+    torch.testing.assert_close(after["unet.to_q"], before["unet.to_q"] * torch.tensor([0.5, 1.0])[:, None, None])
+    torch.testing.assert_close(after[text.name], before[text.name] * torch.tensor([2.0, 0.0])[:, None, None])

@@ -1,0 +1,103 @@
+"""Bases that would be misread are refused by name, by inspect as by loading."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hdb.diffusion.family import check_configs, read_configs
+from hdb.diffusion.pipeline import WEIGHTS
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.lidb.options import LiDBOptions
+
+FOREIGN = [
+    (
+        "scheduler",
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        "is a FlowMatchEulerDiscreteScheduler, whose noise",
+    ),
+    ("scheduler", {"_class_name": "EDMEulerScheduler"}, "is a EDMEulerScheduler, whose noise levels are not DDPM's"),
+    ("scheduler", {"prediction_type": "sample"}, "prediction_type of .* is 'sample': expected 'epsilon' or"),
+    ("unet", {"time_cond_proj_dim": 256}, r"strength of guidance as an input \(time_cond_proj_dim = 256\)"),
+    ("unet", {"addition_embed_type": "text_time"}, "as Stable Diffusion XL is .addition_embed_type = 'text_time'"),
+    ("unet", {"num_class_embeds": 1000}, "told a class .num_class_embeds = 1000"),
+    ("unet", {"in_channels": 9}, "takes 9 channels and the autoencoder makes 4: .*inpainting"),
+    ("unet", {"cross_attention_dim": 32}, "reads text embeddings 32 wide, the text encoder makes 16"),
+    ("unet", {"_class_name": "UNet3DConditionModel"}, "unet of .* is of the class UNet3DConditionModel"),
+    ("vae", {"_class_name": "AutoencoderTiny"}, "vae of .* is of the class AutoencoderTiny: expected AutoencoderKL"),
+    ("text_encoder", {"architectures": ["XLMRobertaModel"]}, "is of the class XLMRobertaModel: expected CLIPTextModel"),
+]
+
+
+@pytest.fixture
+def folder(tiny_base, tmp_path) -> Path:
+    """A copy of the tiny base to spoil."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "spoiled"))
+
+
+@pytest.mark.parametrize(("part", "changes", "message"), FOREIGN)
+def test_what_would_be_misread_is_refused_by_name_before_a_weight_is_read(folder, part, changes, message):
+    from hdb.diffusion.facts import base_rows
+
+    file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    for look in (lambda: StableDiffusion.from_pretrained(folder), lambda: base_rows(str(folder), LiDBOptions(4, 3))):
+        with pytest.raises(ValueError, match=message):
+            look()
+
+
+@pytest.mark.parametrize("how", ["pickled", "torn", "no scheduler"])
+def test_inspect_refuses_the_folders_that_loading_refuses(folder, how):
+    from hdb.diffusion.facts import base_rows
+
+    weights = folder / "unet" / WEIGHTS["unet"]
+    if how == "pickled":
+        weights.rename(weights.with_suffix(".bin"))
+    elif how == "torn":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    else:
+        shutil.rmtree(folder / "scheduler")
+    said = []
+    for look in (lambda: StableDiffusion.from_pretrained(folder), lambda: base_rows(str(folder), LiDBOptions(4, 3))):
+        with pytest.raises(ValueError, match="holds the pickled|is cut off|lacks scheduler") as refused:
+            look()
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+
+
+def test_published_configurations_of_1_5_and_2_1_are_bases():
+    configs = read_configs(Path("configs/sd15"))
+    check_configs(configs, of="1.5")
+    # What 2.1 says otherwise: https://huggingface.co/stabilityai/stable-diffusion-2-1
+    other = {
+        "unet": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+        "text_encoder": {"hidden_size": 1024, "architectures": ["CLIPTextModel"]},
+        "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+    }
+    check_configs({part: configs[part] | other.get(part, {}) for part in configs}, of="2.1")
+
+
+def test_weights_of_a_variant_are_read_whole_or_divided(folder, tiny_diffusion):
+    for part, name in WEIGHTS.items():
+        (folder / part / name).rename(folder / part / f"{Path(name).stem}.fp16.safetensors")
+    assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest
+    assert StableDiffusion.from_pretrained(folder, variant="fp16").digest == tiny_diffusion.digest
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    tiny_diffusion.unet.save_pretrained(folder / "unet", max_shard_size="60KB", variant="fp16")
+    assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
+    assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest
+
+
+def test_of_several_variants_one_must_be_named_and_a_missing_one_is_refused(folder, tiny_diffusion):
+    weights = folder / "unet" / WEIGHTS["unet"]
+    changed = load_file(weights)
+    changed["conv_in.bias"] += 1
+    save_file(changed, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", {"format": "pt"})
+    assert StableDiffusion.from_pretrained(folder).digest == tiny_diffusion.digest  # the one without a name
+    weights.rename(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(ValueError, match="unet holds the variants fp16, non_ema: expected one, or its name as base.v"):
+        StableDiffusion.from_pretrained(folder)
+    with pytest.raises(ValueError, match="vae holds no weights: expected diffusion_pytorch_model.fp16.safetensors"):
+        StableDiffusion.from_pretrained(folder, variant="fp16")

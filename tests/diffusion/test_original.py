@@ -1,0 +1,155 @@
+"""Single files in the original layout: what diffusers reads of ours, and what we read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from hdb.diffusion.original import original_name, write_checkpoint
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.files import read_header
+from hdb.lidb.file import Subject
+from hdb.lidb.layout import Layout
+
+
+@pytest.fixture
+def subject(tiny_diffusion) -> Subject:
+    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    return Subject(layout.initial(), layout, {"base": "tiny", "prediction_type": "epsilon", "resolution": "64"})
+
+
+@pytest.fixture
+def single(tiny_diffusion, subject, tmp_path) -> Path:
+    return write_checkpoint(tmp_path / "whole.safetensors", tiny_diffusion, subject=subject, title="Ann")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "original"),
+    [
+        ("unet", "conv_in.weight", "input_blocks.0.0.weight"),
+        ("unet", "time_embedding.linear_2.bias", "time_embed.2.bias"),
+        ("unet", "down_blocks.0.resnets.1.conv1.weight", "input_blocks.2.0.in_layers.2.weight"),
+        ("unet", "down_blocks.1.downsamplers.0.conv.bias", "input_blocks.6.0.op.bias"),
+        ("unet", "down_blocks.2.attentions.0.proj_in.weight", "input_blocks.7.1.proj_in.weight"),
+        ("unet", "down_blocks.3.resnets.1.conv_shortcut.bias", "input_blocks.11.0.skip_connection.bias"),
+        ("unet", "mid_block.attentions.0.norm.weight", "middle_block.1.norm.weight"),
+        ("unet", "mid_block.resnets.1.norm2.weight", "middle_block.2.out_layers.0.weight"),
+        ("unet", "up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
+        ("unet", "up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
+        ("unet", "up_blocks.3.resnets.2.time_emb_proj.bias", "output_blocks.11.0.emb_layers.1.bias"),
+        ("unet", "conv_norm_out.bias", "out.0.bias"),
+        ("vae", "encoder.down_blocks.1.downsamplers.0.conv.bias", "encoder.down.1.downsample.conv.bias"),
+        ("vae", "encoder.mid_block.attentions.0.to_out.0.weight", "encoder.mid.attn_1.proj_out.weight"),
+        ("vae", "decoder.up_blocks.0.resnets.2.conv1.weight", "decoder.up.3.block.2.conv1.weight"),
+        ("vae", "decoder.up_blocks.2.resnets.0.conv_shortcut.weight", "decoder.up.1.block.0.nin_shortcut.weight"),
+        ("vae", "decoder.mid_block.resnets.1.norm1.bias", "decoder.mid.block_2.norm1.bias"),
+        ("vae", "quant_conv.weight", "quant_conv.weight"),
+        ("text_encoder", "final_layer_norm.bias", "text_model.final_layer_norm.bias"),
+    ],
+)
+def test_tensors_have_the_names_of_the_published_checkpoint(part, name, original):
+    # As they stand in v1-5-pruned.safetensors.
+    up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+    config = {"layers_per_block": 2, "up_block_types": up, "block_out_channels": [320, 640, 1280, 1280]}
+    prefixes = {
+        "unet": "model.diffusion_model",
+        "vae": "first_stage_model",
+        "text_encoder": "cond_stage_model.transformer",
+    }
+    assert original_name(part, name, config) == f"{prefixes[part]}.{original}"
+
+
+def test_each_tensor_of_the_unet_of_1_5_has_a_name_of_its_own(sd15_unet):
+    names = [original_name("unet", name, sd15_unet.config) for name in sd15_unet.state_dict()]
+    assert len(set(names)) == len(names) == 686
+    blocks = {name.removeprefix("model.diffusion_model.").rsplit(".", 2)[0].split(".")[0] for name in names}
+    assert blocks == {"time_embed", "input_blocks", "middle_block", "output_blocks", "out"}
+
+
+@pytest.fixture(scope="session")
+def sd15_unet() -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(json.loads(Path("configs/sd15/unet.json").read_text()))
+
+
+def test_diffusers_reads_a_single_file_as_the_base_it_was_written_from(single, tiny_base, tiny_diffusion):
+    theirs = StableDiffusionPipeline.from_single_file(str(single), config=str(tiny_base), local_files_only=True)
+    for part in ("unet", "vae", "text_encoder"):
+        ours = {
+            name.removeprefix("text_model."): value
+            for name, value in getattr(tiny_diffusion, part).state_dict().items()
+        }
+        read = {name.removeprefix("text_model."): value for name, value in getattr(theirs, part).state_dict().items()}
+        assert set(ours) == set(read)
+        assert all(torch.equal(ours[name], read[name].float()) for name in ours)
+
+
+@pytest.mark.parametrize("attends", [False, True])
+def test_a_single_file_is_read_as_the_base_it_was_written_from(attends, tiny_base, tiny_diffusion, subject, tmp_path):
+    described = Path(shutil.copytree(tiny_base, tmp_path / "described"))
+    if attends:  # the autoencoder's middle, whose matrices are convolutions there
+        config = json.loads((described / "vae/config.json").read_text()) | {"mid_block_add_attention": True}
+        (described / "vae/config.json").write_text(json.dumps(config))
+        tiny_diffusion.vae = AutoencoderKL.from_config(config)
+    path = write_checkpoint(tmp_path / "whole.safetensors", tiny_diffusion, subject=subject, title="Ann")
+    read = StableDiffusion.from_pretrained(path, config=described)
+    assert read.name == "whole"
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(tiny_diffusion, part).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in getattr(read, part).state_dict().items())
+    assert torch.equal(read.encode_prompts(["a [V] face"]), tiny_diffusion.encode_prompts(["a [V] face"]))
+    shapes = {name: entry["shape"] for name, entry in read_header(path)[0].items() if ".attn_1.q.weight" in name}
+    assert bool(shapes) is attends and all(shape[2:] == [1, 1] for shape in shapes.values())
+
+
+def test_a_single_file_says_that_it_is_a_whole_model(single):
+    fields = read_header(single)[1]
+    assert fields["modelspec.architecture"] == "stable-diffusion-v1" and fields["modelspec.implementation"] == "sgm"
+    assert fields["modelspec.title"] == "Ann" and "ss_network_module" not in fields
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("model.diffusion_model.out.0.bias"),
+            "lacks tensor model.diffusion_model.out.0.bias: expected",
+        ),
+        (
+            lambda t: t.update({"first_stage_model.x": torch.zeros(1)}),
+            "has an unknown tensor first_stage_model.x, one of",
+        ),
+        (
+            lambda t: t.update({"model.diffusion_model.out.0.bias": torch.zeros(3)}),
+            r"out.0.bias has shape \(3,\), but base.config says \(8,\)",
+        ),
+        (
+            lambda t: t["model.diffusion_model.out.0.bias"].fill_(float("nan")),
+            "out.0.bias has 8 values of 8 that are not",
+        ),
+        (
+            lambda t: t.update({"cond_stage_model.model.ln_final.bias": torch.zeros(1)}),
+            "text encoder of a 2.x: expected",
+        ),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith("model.")], "holds no UNet: expected tensors"),
+    ],
+)
+def test_a_single_file_that_is_wrong_is_refused_by_name(single, tiny_base, change, message):
+    tensors = load_file(single)
+    change(tensors)
+    save_file(tensors, single)
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion.from_pretrained(single, config=tiny_base)
+
+
+def test_a_file_that_answers_in_velocities_is_refused_with_the_description_of_one_that_does_not(
+    tiny_base, tiny_diffusion, subject, tmp_path
+):
+    subject.metadata["prediction_type"] = "v_prediction"
+    path = write_checkpoint(tmp_path / "v.safetensors", tiny_diffusion, subject=subject, title="V")
+    with pytest.raises(ValueError, match="says prediction_type 'v', .* another: expected base.config of its base"):
+        StableDiffusion.from_pretrained(path, config=tiny_base)
