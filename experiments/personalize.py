@@ -9,17 +9,16 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.config import Personalize, load
 from experiments.outputs import place_of_file, writing
-from experiments.references import read_references
+from experiments.person import method_of, read_references
 from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
 from hdb.diffusion.sheet import picture_grid, preview_of, save_image, to_image
+from hdb.evaluation.gate import judged
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
-from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.protocol import Photos
-from hdb.methods.studio import Studio
 from hdb.training.device import device_of
 
 
@@ -38,11 +37,8 @@ def main(argv: list[str]) -> None:
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
-        machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
-            studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
-            method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
+            method = method_of(config, hypernet, personalized, logger=logger, dtype=dtype)
             person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
@@ -51,9 +47,13 @@ def main(argv: list[str]) -> None:
             print("".join(f"{remark}\n" for remark in prompt_remarks(base, prompts)), end="")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
+            verdict = judged(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
             save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
             save_image(to_image(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
+    print(verdict.words)
+    if config.strict and not verdict.fits:
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

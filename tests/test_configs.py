@@ -21,6 +21,7 @@ SCHEMAS = {
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
     "export": schemas.Export,
+    "gate": schemas.MeasureGate,
     "generate": schemas.Generate,
     "personalize": schemas.Personalize,
     "preoptimize": schemas.Preoptimize,

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": schemas.Evaluate,
     "export": schemas.Export,
     "faceworld": schemas.RenderFaceworld,
+    "gate": schemas.MeasureGate,
     "generate": schemas.Generate,
     "inspect": schemas.Inspect,
     "personalize": schemas.Personalize,
@@ -31,7 +32,7 @@ COMMANDS = {
     "search": schemas.Search,
 }
 HELPERS = {
-    "experiments.references": "references.py",
+    "experiments.person": "person.py",
     "experiments.tracking": "tracking.py",
     "experiments.config.variants": "config/variants.py",
 }

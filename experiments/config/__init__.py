@@ -22,6 +22,7 @@ __all__ = [
     "Inspect",
     "LoadedPeople",
     "Logged",
+    "MeasureGate",
     "OnBase",
     "Personalize",
     "Preoptimize",

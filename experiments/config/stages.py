@@ -109,7 +109,8 @@ class Personalize(Drawing):
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
     smallest face in px. `face` chooses where there are several, 1 being the largest. `consent` is a free text that
-    travels in the file; `source` another, null the name of the photo. `dtype` of the file is float32 or, at half the
+    travels in the file; `source` another, null the name of the photo. `strict` true leaves with exit code 3 where the
+    pictures do not fit the photo. `dtype` of the file is float32 or, at half the
     size, float16.
     """
 
@@ -125,6 +126,7 @@ class Personalize(Drawing):
     crop: bool = True
     min_face: int = between(64, 1)
     face: int | None = between(None, 1)
+    strict: bool = False
     consent: str = ""
     source: str | None = None
     prompts: list[str] = texts(lambda: [PHOTO] * 4)
@@ -135,6 +137,33 @@ class Personalize(Drawing):
         for photo in [self.reference, *self.more_references]:
             open_picture(photo)
         refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
+
+
+@dataclass
+class MeasureGate(OnBase):
+    """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
+
+    `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
+    nothing; the truth is then `recognizer` and other photos of the same people. `num_identities` are measured,
+    `subjects_per_batch` of them together. All other fields are those of `Personalize`, and should be as they are there.
+    """
+
+    split: str = one_of("val", "val", "test")
+    precision: str = precision()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    num_identities: int = between(100, 5)
+    subjects_per_batch: int = between(1, 1)
+    hypernet: str | None = None
+    encoder: str | None = None
+    recognizer: str = "vggface2"
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
 
 
 @dataclass
@@ -227,9 +256,10 @@ class Generate(OnBase):
 class Export:
     """A subject as other programs load it.
 
-    `subject` is a file of one person. `output` is the file to write, or the folder. `format` kohya is a LoRA file that ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only
-    diffusers does; merged is a whole pipeline folder in diffusers' layout, checkpoint the same as one file in the
-    original layout, as ComfyUI and A1111 load models, and both need the base. `scale` null is that of the file.
+    `subject` is a file of one person. `output` is the file to write, or the folder. `format` kohya is a LoRA file that
+    ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only diffusers does; merged is a whole
+    pipeline folder in diffusers' layout, checkpoint the same as one file in the original layout, as ComfyUI and A1111
+    load models, and both need the base. `scale` null is that of the file.
 
     `title` is what interfaces show, null the name of the output; `preview` is the picture they show, null the one that
     personalize put beside the subject. `overwrite` allows to replace a file that is no such export.

@@ -1,6 +1,7 @@
 """What a base is made of, in rows of a name and a fact."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel

@@ -1,5 +1,6 @@
 """Trained networks, read from disk: face encoders by name, the hypernetwork that is asked for or the newest."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from hdb.files import shipped
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.folder import refuse_missing
+from hdb.hypernet.folder import WEIGHTS, refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 
 TRAINED = "outputs/pretrain*/last.ckpt"
@@ -69,6 +70,11 @@ def trained_hypernet(
             )
         print(f"warning: {told}")
     return hypernet
+
+
+def weights_digest(path: Path) -> str:
+    """Sixteen hex digits of the weights in a hypernetwork's folder, or of its checkpoint."""
+    return hashlib.sha256((path / WEIGHTS if path.is_dir() else path).read_bytes()).hexdigest()[:16]
 
 
 def written_at(path: Path) -> str:
