@@ -17,6 +17,7 @@ SCHEMAS = {
     "base-full": schemas.TrainBase,
     "shipped": schemas.Pretrain,
     "full": schemas.Pretrain,
+    "demo": schemas.Demo,
     "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,

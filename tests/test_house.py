@@ -19,6 +19,7 @@ COMMANDS = {
     "ablate": schemas.Ablate,
     "base": schemas.TrainBase,
     "benchmark": schemas.Benchmark,
+    "demo": schemas.Demo,
     "evaluate": schemas.Evaluate,
     "export": schemas.Export,
     "faceworld": schemas.RenderFaceworld,

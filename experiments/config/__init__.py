@@ -15,6 +15,7 @@ from experiments.config.loading import dotted, load
 __all__ = [
     "Ablate",
     "Benchmark",
+    "Demo",
     "Evaluate",
     "EvaluationJudges",
     "Export",

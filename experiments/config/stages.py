@@ -102,9 +102,9 @@ class Pretrain(PretrainingOptions, ScheduleOptions, Drawing):
 class Personalize(Drawing):
     """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
 
-    `reference` is the photo, `more_references` are others of the same person: the prediction is then the mean of theirs,
-    and finetuning sees all. `output` is the file to write. `hypernet` null takes the newest of `make train`, else the
-    shipped one. `encoder` is the face encoder that it was trained with, where its file does not hold that.
+    `reference` is the photo, `more_references` are others of the same person: the prediction is then the mean of
+    theirs, and finetuning sees all. `output` is the file to write. `hypernet` null takes the newest of `make train`,
+    else the shipped one. `encoder` is the face encoder that it was trained with, where its file does not hold that.
     `instance_prompt` is what the photo is learned under. `prompts` are drawn on the sheet beside the file.
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
@@ -137,6 +137,30 @@ class Personalize(Drawing):
         for photo in [self.reference, *self.more_references]:
             open_picture(photo)
         refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
+
+
+@dataclass
+class Demo(OnBase):
+    """The page: a photo in, pictures out, files to take along. It is bound to this machine unless told otherwise.
+
+    `host` is the address that is listened at, 0.0.0.0 for all of this machine's. `port` null takes the first free one
+    from 7860 on. `prompts` are to choose from. All other fields are those of `Personalize`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = between(None, 1, 65535)
+    precision: str = precision()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    min_face: int = between(64, 1)
+    prompts: list[str] = texts(lambda: [PHOTO])
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
 
 
 @dataclass
