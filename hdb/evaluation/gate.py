@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class Gate:
 
     def save(self, hypernet: Path) -> Path:
         """Writes it beside the hypernetwork."""
-        numbers: dict[str, Any] = {name: part.float().round(decimals=4).tolist() for name, part in zip_seen(self.seen)}
+        numbers = {name: part.float().round(decimals=4).tolist() for name, part in self.seen._asdict().items()}
         write_json(place_of(hypernet), {"hypernet": self.hypernet, "prompts": self.prompts} | numbers)
         return place_of(hypernet)
 
@@ -144,8 +144,3 @@ def recognized(
 def place_of(hypernet: Path) -> Path:
     """Where the gate of a hypernetwork lies."""
     return (hypernet if hypernet.is_dir() else hypernet.parent) / FILE
-
-
-def zip_seen(seen: Seen) -> list[tuple[str, Tensor]]:
-    """Names and parts."""
-    return list(zip(Seen._fields, seen, strict=True))
