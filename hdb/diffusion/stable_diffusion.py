@@ -162,11 +162,12 @@ class StableDiffusion(nn.Module):
         return self.noise_scheduler.config.num_train_timesteps
 
     def use_plain_attention(self) -> StableDiffusion:
-        """Replaces fused attention by matrix products in the UNet: a quarter faster to train on a CPU, the same values.
+        """Replaces fused attention by matrix products: a quarter faster to train on a CPU, the same values.
 
         Measured with a UNet of 6.8 M parameters on 8x8 latents, one core: 47 against 37 samples a second.
         """
         self.unet.set_attn_processor(AttnProcessor())
+        self.text_encoder.set_attn_implementation("eager")
         return self
 
     def use_less_memory(self) -> StableDiffusion:

@@ -1,10 +1,12 @@
 """WeightDecoder: face features and weight tokens in, refined weights out."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
 from hdb.lidb.layout import Layout
@@ -80,10 +82,16 @@ class WeightDecoder(nn.Module):
         padded = change.new_zeros(len(change), num_slots * largest).index_copy(1, self.places, change)
         weights = torch.einsum("nsi,siw->nsw", padded.unflatten(1, (num_slots, largest)), self.weights_in)
         sequence = torch.cat([face_tokens, weights + self.positions], dim=1)
-        for layer in self.layers:
-            sequence = layer(sequence)
+        with _attention(sequence.device):
+            for layer in self.layers:
+                sequence = layer(sequence)
         weights = self.weights_norm(sequence[:, face_tokens.shape[1] :])
         # Divided by √width, a step of Adam on these outputs moves theta about as far as on the direct path's weights,
         # whatever the width: one rate fits both.
         step = torch.einsum("nsw,swo->nso", weights / math.sqrt(weights.shape[2]), self.weights_out)
         return step.flatten(1).index_select(1, self.places)
+
+
+def _attention(device: torch.device) -> AbstractContextManager:
+    """On a CPU matrix products: backward of fused attention took a quarter of a whole step of pretraining there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
