@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
 
         blocks = build(portraits(config), visits, prompts=config.prompts)
         where = {"server_name": config.host, "server_port": config.port, "share": False}
-        blocks.launch(**where, prevent_thread_lock=True, quiet=True, show_error=True)
+        blocks.launch(**where, prevent_thread_lock=True, quiet=True, show_error=True, footer_links=[])
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
         try:
             while True:

@@ -33,9 +33,8 @@ def shipped(path: str | Path) -> Path:
     (True, PosixPath('me.png'))
     """
     path = Path(path)
-    if path.exists() or not path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED)):
-        return path
-    return ROOT / path if (ROOT / path).exists() else path
+    ours = path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED))
+    return ROOT / path if ours and not path.exists() and (ROOT / path).exists() else path
 
 
 @contextmanager

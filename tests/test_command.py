@@ -135,7 +135,7 @@ def test_help_says_type_limits_and_default():
     page = described(Personalize)
     assert "reference: must be given  (text)" in page
     assert "sampling.num_inference_steps: 50  (whole number, 1 to 999)" in page
-    assert "face: null  (whole number or null" in page
+    assert "face: null  (whole number, at least 1, or null)" in page
 
 
 def test_completion_knows_every_command_and_setting():

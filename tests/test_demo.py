@@ -102,7 +102,7 @@ def upload(page, photo: Path, says: str = "This can be used") -> None:
 
 def take(page, name: str, folder: Path) -> Path:
     with page.expect_download() as download:
-        page.get_by_text(name, exact=True).click()
+        page.get_by_role("button", name=name, exact=True).click()
     download.value.save_as(folder / download.value.suggested_filename)
     return folder / download.value.suggested_filename
 
@@ -114,11 +114,11 @@ def finished(page) -> None:
 def test_photo_to_pictures_and_files(browser, address, photos, tmp_path):
     page = visitor(browser, address)
     upload(page, photos / "wall.png", "no face found in the photo (256x256 px); expected an upright face")
-    page.get_by_text("Make pictures").click()
+    page.get_by_role("button", name="Make pictures").click()
     page.get_by_text("There is no photo with a face yet").wait_for()
     page.reload()
     upload(page, photos / "ann.png")
-    page.get_by_text("Make pictures").click()
+    page.get_by_role("button", name="Make pictures").click()
     finished(page)
     page.locator("#pictures img").wait_for()
     subject = Subject.load(take(page, "Person", tmp_path))
@@ -133,7 +133,7 @@ def test_somebody_who_does_not_exist_is_shown_beside_the_truth(browser, address,
     page = visitor(browser, address)
     page.get_by_text("Somebody who does not exist").click()
     page.get_by_text("of a world that is drawn").wait_for()
-    page.get_by_text("Make pictures").click()
+    page.get_by_role("button", name="Make pictures").click()
     finished(page)
     assert Image.open(take(page, "Pictures", tmp_path)).height > 160 * 4
     page.close()
@@ -144,7 +144,7 @@ def test_two_visitors_at_once_get_their_own_person(browser, address, photos, tmp
     for name in ("ann", "bob"):
         page = visitor(browser, address)
         upload(page, photos / f"{name}.png")
-        page.get_by_text("Make pictures").click()
+        page.get_by_role("button", name="Make pictures").click()
         finished(page)
         alone[name] = Subject.load(take(page, "Person", tmp_path)).theta
         page.close()
@@ -152,7 +152,7 @@ def test_two_visitors_at_once_get_their_own_person(browser, address, photos, tmp
     for name, page in pages.items():
         upload(page, photos / f"{name}.png")
     for page in pages.values():
-        page.get_by_text("Make pictures").click()
+        page.get_by_role("button", name="Make pictures").click()
     for name, page in pages.items():
         finished(page)
         together[name] = Subject.load(take(page, "Person", tmp_path)).theta

@@ -60,7 +60,7 @@ def kind_of(kind: Any, entry: Field) -> str:
     """A type and its limits in words."""
     inner = [of for of in get_args(kind) if of is not type(None)]
     if get_origin(kind) in (Union, types.UnionType):
-        words = f"{kind_of(inner[0], entry)} or null"
+        words = f"{(of := kind_of(inner[0], entry))}{',' if ',' in of else ''} or null"
     elif get_origin(kind) is list:
         words = f"list of {TYPES.get(inner[0], 'values')}s"
     elif get_origin(kind) is dict:

@@ -17,6 +17,7 @@ from hdb.lidb.file import Subject
 
 TITLE = "One photo, one person"
 READY = "This can be used. Next: make pictures."
+KEPT = ["download", "fullscreen"]  # of Gradio's buttons: another one uploads a picture elsewhere
 SHOWN = 256  # px of a picture in the small frames, at least
 
 
@@ -116,8 +117,8 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
                 upload = gr.Image(type="filepath", sources=["upload"], label="Photo", height=SHOWN)
                 stranger = gr.Button("Somebody who does not exist")
                 with gr.Row():
-                    marked = gr.Image(label="What was found", interactive=False, height=SHOWN)
-                    crop = gr.Image(label="What is learned from", interactive=False, height=SHOWN)
+                    marked = gr.Image(label="What was found", interactive=False, buttons=KEPT, height=SHOWN)
+                    crop = gr.Image(label="What is learned from", interactive=False, buttons=KEPT, height=SHOWN)
                 remark = gr.Markdown(elem_id="remark")
             with gr.Column():
                 chosen = gr.CheckboxGroup(list(prompts), value=list(prompts[:2]), label="Prompts")
@@ -126,7 +127,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
                 steps = gr.Slider(2, 50, value=sampling.num_inference_steps, step=1, label="Steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                 start = gr.Button("Make pictures", variant="primary")
-        sheet = gr.Image(label="Pictures", interactive=False, elem_id="pictures")
+        sheet = gr.Image(label="Pictures", interactive=False, buttons=KEPT, elem_id="pictures")
         fit = gr.Markdown(elem_id="fit")
         with gr.Row():
             files = [gr.DownloadButton(name) for name in ("Person", "LoRA for other programs", "Pictures")]
