@@ -74,8 +74,8 @@ def address(tiny_weights, tmp_path_factory):
             break
     else:
         pytest.fail("".join(said))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
