@@ -18,7 +18,7 @@ help:  ## list the targets
 
 $(STAMP): pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable ".[dev]"
+	$(RUN) -m pip install --quiet --editable ".[dev,app]"
 	touch $@
 
 install: $(STAMP)  ## create .venv and install the project into it

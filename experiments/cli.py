@@ -6,11 +6,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from hdb.training import ranks
-from hdb.training.stopping import end_of, stoppable
+from hdb.signals import end_of, stoppable
 
 LOUD = ("diffusers", "transformers")  # tables of odd tensors, which we say in a sentence
 
@@ -34,14 +32,16 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
         try:
             left = _left(main, argv)
         except Exception as error:
-            if stopping.asked is None and not ranks.lost_another(error):
+            lost = (ranks := _ranks()) is not None and ranks.lost_another(error)
+            if stopping.asked is None and not lost:
                 raise
             left = None if stopping.asked else ranks.say_lost()  # whatever the signal, or another process, broke
-        ranks.leave()
+        if ranks := _ranks():
+            ranks.leave()
         if stopping.asked is None and left is not None:
             return left
         # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
-        return stopping.say() if ranks.is_first() else 0
+        return stopping.say() if ranks is None or ranks.is_first() else 0
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
@@ -53,7 +53,19 @@ def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
     except SystemExit as stop:
         # Trainer turns Ctrl-C into exit(1)
         return None if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except Exception as error:
+        if not _of_a_user(error):
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _of_a_user(error: Exception) -> bool:
+    """Whether it is for a user to mend: a wrong value, a file, or a Trainer that this machine cannot have."""
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "MisconfigurationException"
+
+
+def _ranks() -> ModuleType | None:
+    """What knows of other processes of this run; without it loaded a command is alone."""
+    return sys.modules.get("hdb.training.ranks")

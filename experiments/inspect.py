@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Inspect, load
-from hdb.diffusion.facts import base_rows, subject_rows
+from hdb.lidb.facts import subject_rows
 
 
 def main(argv: list[str]) -> None:
@@ -16,7 +16,12 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             "give either subject=FILE.safetensors or base=FOLDER_OR_ID, a base or its configs; or base=sd15-config"
         )
-    rows = subject_rows(Path(config.subject)) if config.subject else base_rows(config.base, config.lidb)
+    if config.subject:
+        rows = subject_rows(Path(config.subject))
+    else:
+        from hdb.diffusion.facts import base_rows  # only here: a file is looked at without diffusers
+
+        rows = base_rows(config.base, config.lidb)
     for name, value in rows.items():
         print(f"{name:14} {value}")
 

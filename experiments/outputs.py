@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.config import dotted
+from experiments.config.loading import WRITTEN
 from hdb.runs.locks import locked, own_place
 from hdb.runs.outputs import check_room, refuse_foreign, refuse_inputs
-
-WRITTEN = ("output", "portrait", "weights")  # fields that say where to write
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One photo to one subject's file: predict, relax the rank, finetune, save, show.
+"""One photo, or several of one person, to one subject's file: predict, relax the rank, finetune, save, show.
 
 python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
 """
@@ -9,17 +9,16 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.config import Personalize, load
 from experiments.outputs import place_of_file, writing
+from experiments.person import method_of, read_references
 from experiments.tracking import check_mode, log_subject, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_remarks
 from hdb.diffusion.sheet import picture_grid, preview_of, save_image, to_image
-from hdb.faces.crop import FaceCropper
+from hdb.evaluation.gate import judged
 from hdb.hypernet.trained import hypernet_path, trained_hypernet
 from hdb.lidb.file import dtype_named
-from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.protocol import Photos
-from hdb.methods.studio import Studio
 from hdb.training.device import device_of
 
 
@@ -28,32 +27,33 @@ def main(argv: list[str]) -> None:
     output, dtype = place_of_file(config.output), dtype_named(config.dtype)
     check_mode(config)
     path, device, preview = hypernet_path(config.hypernet), device_of(config.accelerator), preview_of(output)
-    picture, prompts, cropper = output.with_suffix(".png"), config.prompts, FaceCropper(min_size=config.min_face)
+    picture, prompts = output.with_suffix(".png"), config.prompts
     with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
         base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-        read = cropper.crop if config.crop else cropper.check
-        photo = read(config.reference, resolution=base.resolution, face=config.face)[None]
+        views = read_references(config, resolution=base.resolution)
         of = {"base": base.name, "base_digest": base.digest, "check": base.check}
         hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
-        machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
-            studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
-            method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
-            person, seconds = method.personalize(Photos([source], photo)), time.perf_counter() - started
+            method = method_of(config, hypernet, personalized, logger=logger, dtype=dtype)
+            person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
+            seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
             num, size = person.residuals.layout.size, output.stat().st_size
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
             print("".join(f"{remark}\n" for remark in prompt_remarks(base, prompts)), end="")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
-            save_image(sheet := picture_grid([[photo[0], *pictures]], columns=["reference", *prompts]), picture)
+            verdict = judged(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
+            save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
             save_image(to_image(pictures[0]), preview)
-            log_subject(logger, output, sheet=sheet, seconds=seconds)
+            log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
+    print(verdict.words)
+    if config.strict and not verdict.fits:
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

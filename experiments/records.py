@@ -4,22 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
-from lightning.pytorch.loggers import WandbLogger
 
 from hdb.evaluation.evaluate import Outcome
 from hdb.evaluation.summary import logged
 from hdb.evaluation.tables import Table
-from hdb.runs.logger import attempted, log_files
+from hdb.runs.logger import PatientLogger, attempted
 
 
-def log_evaluation(logger: WandbLogger, files: Sequence[Path], outcome: Outcome) -> None:
+def log_evaluation(logger: PatientLogger, files: Sequence[Path], outcome: Outcome) -> None:
     """All of it, each as far as W&B takes it."""
     logger.log_metrics(logged(outcome.results["methods"]))
     logger.log_image("eval/grid", [outcome.grid])
     for table in outcome.tables:
         attempted(lambda table=table: logger.experiment.log({f"eval/{table.title}": shown(table)}))
     about = {name: str(outcome.results["protocol"][name]) for name in ("base", "base_digest", "hypernetwork")}
-    attempted(lambda: log_files(logger, "evaluation", files, kind="evaluation", about=about))
+    logger.log_files("evaluation", *files, kind="evaluation", about=about)
 
 
 def shown(table: Table) -> wandb.Table:

@@ -12,6 +12,8 @@ from hdb.lidb.file import Subject
 from hdb.runs.logger import PatientLogger, attempted, mode_of, started
 from hdb.training.ranks import is_first
 
+PERSONAL = ("reference", "more_references", "output", "source", "consent")  # what names a person, of a config
+
 
 @contextmanager
 def wandb_run(config: object, *, stage: str, output: str | Path, keep: bool = True) -> Iterator[PatientLogger]:
@@ -30,9 +32,12 @@ def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool =
     Of several processes the first logs.
     """
     project = config.wandb.project or os.environ.get("WANDB_PROJECT") or "hdb"
-    about = {"project": project, "name": config.wandb.name, "stage": stage, "config": dotted(config)}
+    settings, private = dotted(config), not getattr(config.wandb, "share_subject", True)
+    if private:
+        settings = {name: value for name, value in settings.items() if name not in PERSONAL}
+    about = {"project": project, "name": config.wandb.name, "stage": stage, "config": settings}
     mode = check_mode(config) if is_first() else "disabled"
-    return started(Path(output), mode=mode, keep=keep and is_first(), **about)
+    return started(Path(output), mode=mode, keep=keep and is_first(), private=private, **about)
 
 
 def check_mode(config: object) -> str:
@@ -40,11 +45,12 @@ def check_mode(config: object) -> str:
     return mode_of(config.wandb.mode)
 
 
-def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, seconds: float) -> None:
-    """The pictures of a subject, what it cost, and its file as an artifact."""
-    logger.log_image("personalize/pictures", [sheet])
+def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, seconds: float, share: bool) -> None:
+    """What a subject cost; only if it is to be shared, its pictures, and its file as an artifact."""
     logger.log_metrics({"personalize/seconds": seconds, "personalize/bytes": path.stat().st_size})
-    logger.log_files(path.stem, path, kind="subject", about=Subject.load(path).metadata)
+    if share:
+        logger.log_image("personalize/pictures", [sheet])
+        logger.log_files(path.stem, path, kind="subject", about=Subject.load(path).metadata)
 
 
 def log_network(logger: PatientLogger, folder: Path, *, scores: Mapping[str, float], upload: bool) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save
-from torch import Tensor
 
+ROOT = Path(__file__).parents[1]  # what holds hdb/ and configs/: a checkout, or site-packages
+SHIPPED = ("hdb/faceworld/weights", "configs")  # what lies there for others to read
 SOFTWARE = "hdb"  # stands in every picture: one without it is not ours to replace
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -24,6 +24,17 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+def shipped(path: str | Path) -> Path:
+    """What the project ships, by its name in the repository, from any folder: beside the package if it is not here.
+
+    >>> shipped("configs/faceworld/generate.yaml").is_file(), shipped("me.png")
+    (True, PosixPath('me.png'))
+    """
+    path = Path(path)
+    ours = path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED))
+    return ROOT / path if ours and not path.exists() and (ROOT / path).exists() else path
 
 
 @contextmanager
@@ -84,14 +95,18 @@ def write_json(path: str | Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Writes a whole safetensors file or none."""
+def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Path:
+    """Writes a whole safetensors file of torch's tensors, or none."""
+    from safetensors.torch import save  # only here: who reads a header need not wait for torch
+
     write_files({Path(path): save(dict(tensors), dict(metadata))})
     return Path(path)
 
 
-def content_hash(tensors: Mapping[str, Tensor]) -> str:
+def content_hash(tensors: Mapping[str, Any]) -> str:
     """SHA-256 of what a safetensors file of these tensors has behind its header, as ModelSpec writes it: 0x..."""
+    from safetensors.torch import save  # as above
+
     content = memoryview(save(dict(tensors)))
     return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 _KEY = "limit"
@@ -55,6 +55,11 @@ def texts(default: Callable[[], list[str]]) -> Any:
     return field(default_factory=default, metadata={_KEY: Limit(bool, "at least one text")})
 
 
+def limit_of(entry: Field) -> Limit | None:
+    """The limit of a field, if it has one."""
+    return entry.metadata.get(_KEY)
+
+
 def check(options: Any, prefix: str = "") -> None:
     """Checks every setting of a dataclass and of those within it, then what a dataclass has to say of several.
 
@@ -71,7 +76,7 @@ def check(options: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             check(value, f"{name}.")
         else:
-            _check(value, name, entry.metadata.get(_KEY))
+            _check(value, name, limit_of(entry))
     if hasattr(options, "refuse_conflicts"):
         options.refuse_conflicts(prefix)
 

@@ -86,6 +86,14 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
         "personalize": [*common, encoder, few],
         "evaluate": [*common, *unseen, f"judges.classifier={tiny_weights}/judges/classifier"],
         "search": [*common, *unseen],
+        "gate": [
+            *common,
+            encoder,
+            few,
+            "faces.resolution=64",
+            "faces.render_workers=0",
+            f"faces.root={tiny_weights}/data",
+        ],
         "generate": common,
     }
 

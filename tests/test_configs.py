@@ -17,9 +17,12 @@ SCHEMAS = {
     "base-full": schemas.TrainBase,
     "shipped": schemas.Pretrain,
     "full": schemas.Pretrain,
+    "demo": schemas.Demo,
     "evaluate-full": schemas.Evaluate,
     "benchmark": schemas.Benchmark,
     "evaluate": schemas.Evaluate,
+    "export": schemas.Export,
+    "gate": schemas.MeasureGate,
     "generate": schemas.Generate,
     "paper": schemas.Pretrain,
     "personalize": schemas.Personalize,
@@ -32,6 +35,7 @@ REQUIRED = {
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],
     "personalize": ["reference=face.png"],
     "generate": ["subject=me.safetensors"],
+    "export": ["subject=me.safetensors", "output=lora.safetensors"],
 }
 YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / room).glob("*.yaml"))
 

@@ -19,9 +19,11 @@ COMMANDS = {
     "ablate": schemas.Ablate,
     "base": schemas.TrainBase,
     "benchmark": schemas.Benchmark,
+    "demo": schemas.Demo,
     "evaluate": schemas.Evaluate,
     "export": schemas.Export,
     "faceworld": schemas.RenderFaceworld,
+    "gate": schemas.MeasureGate,
     "generate": schemas.Generate,
     "inspect": schemas.Inspect,
     "personalize": schemas.Personalize,
@@ -33,6 +35,7 @@ COMMANDS = {
     "search": schemas.Search,
 }
 HELPERS = {
+    "experiments.person": "person.py",
     "experiments.tracking": "tracking.py",
     "experiments.config.variants": "config/variants.py",
 }

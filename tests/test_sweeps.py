@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,14 +126,12 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
 
 def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch):
     logged = []
-    monkeypatch.setattr(
-        "experiments.sweeps.log_files", lambda *given, about, **how: logged.append(about[trained.BEST_BY])
-    )
+    logger = SimpleNamespace(log_files=lambda *given, about, **how: logged.append(about[trained.BEST_BY]))
     for sweep, scores in ((None, [0.1]), ("s", [0.2, 0.1, 0.3, 0.3])):
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep or "")
         for number, score in enumerate(scores):
             folder = tmp_path / f"pretrain-{sweep}" / str(number)
-            log_winner(None, folder, {trained.BEST_BY: score})
+            log_winner(logger, folder, {trained.BEST_BY: score})
             finished(folder.parent, folder.name, score, time=number)
     assert logged == [0.2, 0.3]
 

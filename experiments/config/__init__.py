@@ -6,29 +6,16 @@ leaves many values open (learning rates, batch size, widths): those below withou
 Source: arXiv 2307.06949, sections 4 and 5.
 """
 
+from importlib import import_module
+from typing import Any
+
+from experiments.config.inspection import Inspect
 from experiments.config.loading import dotted, knows, load
-from experiments.config.parts import EvaluationJudges, LoadedPeople, Logged, OnBase, ReadPeople, Variant, Wandb
-from experiments.config.pretraining import Pretrain
-from experiments.config.stages import (
-    Ablate,
-    Benchmark,
-    Evaluate,
-    Export,
-    Generate,
-    Inspect,
-    Personalize,
-    PlanRuns,
-    Preoptimize,
-    Prepare,
-    Readme,
-    RenderFaceworld,
-    Search,
-    TrainBase,
-)
 
 __all__ = [
     "Ablate",
     "Benchmark",
+    "Demo",
     "Evaluate",
     "EvaluationJudges",
     "Export",
@@ -36,6 +23,7 @@ __all__ = [
     "Inspect",
     "LoadedPeople",
     "Logged",
+    "MeasureGate",
     "OnBase",
     "Personalize",
     "PlanRuns",
@@ -53,3 +41,11 @@ __all__ = [
     "knows",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """All others on first use: with them come the networks' libraries, which the shortest commands do without."""
+    if name in __all__:
+        modules = (import_module(f"experiments.config.{of}") for of in ("parts", "pretraining", "stages"))
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+    raise AttributeError(f"experiments.config has no {name!r}; it has {', '.join(__all__)}")

@@ -10,13 +10,16 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config.help import described
 from experiments.config.words import is_text, kind_of, plain, python_values, text_of, yaml_values
-from hdb.files import read_text
+from hdb.files import read_text, shipped
 from hdb.limits import check
 
 Schema = TypeVar("Schema")
 Names = tuple[str, ...]  # on the way to a field
 Texts = dict[Names, Any]  # a text, a list of texts, or None
+
+WRITTEN = ("output", "portrait", "weights")  # fields that say where to write
 
 
 def load(schema: type[Schema], argv: list[str]) -> Schema:
@@ -38,7 +41,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     """
     config, texts = OmegaConf.structured(schema), {}
     if {"-h", "--help"} & set(argv):
-        print(f"{schema.__doc__}\n\nFields and defaults, each overridden by key=value:\n\n{OmegaConf.to_yaml(config)}")
+        print(described(schema))
         sys.exit(0)
     for word in argv:
         differences, said = _differences(word, schema)
@@ -49,6 +52,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     filled = OmegaConf.to_object(config)
     for names, value in texts.items():
         _set(filled, names, value)
+    _find_shipped(filled)
     check(filled)
     return filled
 
@@ -65,6 +69,16 @@ def dotted(config: object, prefix: str = "") -> dict[str, object]:
         value = getattr(config, entry.name)
         flat |= dotted(value, f"{prefix}{entry.name}.") if is_dataclass(value) else {f"{prefix}{entry.name}": value}
     return flat
+
+
+def _find_shipped(config: object) -> None:
+    """What the project ships is found from any folder; where to write is where a user is."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            _find_shipped(value)
+        elif isinstance(value, str) and entry.name not in WRITTEN:
+            setattr(config, entry.name, value if (found := shipped(value)) == Path(value) else str(found))
 
 
 def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
@@ -94,10 +108,10 @@ def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
 
 
 def _read_yaml(path: str, schema: type) -> Mapping[str, Any]:
-    if not Path(path).is_file():
+    if not (found := shipped(path)).is_file():
         raise ValueError(f"no config file {path!r}; the shipped ones are under configs/")
     try:
-        loaded = yaml_values(read_text(path), schema)
+        loaded = yaml_values(read_text(found), schema)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, Mapping):

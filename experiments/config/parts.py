@@ -15,7 +15,8 @@ from hdb.training.device import accelerator, check_precision, precision
 class Wandb:
     """The run's place in Weights & Biases; what is null is for its environment variables to say.
 
-    Where those say nothing, `project` is hdb and `mode` online where a login exists, offline elsewhere.
+    Where those say nothing, `project` is hdb and `mode` online where a login exists, offline elsewhere. `name` is that
+    of the run.
     """
 
     project: str | None = None
@@ -24,8 +25,21 @@ class Wandb:
 
 
 @dataclass
+class PersonalWandb(Wandb):
+    """The same for a person's photo: losses, times and sizes are logged, and nothing that tells who it is.
+
+    `share_subject` true adds pictures, names and the file itself.
+    """
+
+    share_subject: bool = False
+
+
+@dataclass
 class OnBase:
-    """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same."""
+    """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same.
+
+    `accelerator` is where to work. `seed` is that of everything random.
+    """
 
     base: BaseOptions = field(default_factory=BaseOptions)
     accelerator: str = accelerator()
@@ -35,7 +49,7 @@ class OnBase:
 
 @dataclass
 class Logged(OnBase):
-    """What trains on a base and is logged."""
+    """What trains on a base and is logged. `precision` is a Trainer's name for that of its arithmetic."""
 
     precision: str = precision()
     wandb: Wandb = field(default_factory=Wandb)

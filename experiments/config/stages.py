@@ -10,6 +10,7 @@ from experiments.config.parts import (
     EvaluationJudges,
     Logged,
     OnBase,
+    PersonalWandb,
     ReadPeople,
     Variant,
     Wandb,
@@ -22,7 +23,7 @@ from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
 from hdb.faces.picture import open_picture
 from hdb.hypernet.trained import refuse_missing_networks
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 from hdb.limits import a_seed, above, between, one_of, texts
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
@@ -59,15 +60,23 @@ class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
 class Personalize(Drawing):
     """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
 
-    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
+    `reference` is the photo, `more_references` are others of the same person: the prediction is then the mean of
+    theirs, and finetuning sees all. `output` is the file to write. `hypernet` null takes the newest of `make train`,
+    else the shipped one; best takes the best run of the newest sweep. `encoder` is the face encoder that it was trained
+    with, where its file does not hold that. `instance_prompt` is what the photo is learned under. `prompts` are drawn
+    on the sheet beside the file.
 
-    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `face` chooses
-    where there are several, 1 being the largest. `consent` is a free text that travels in the file; `source` another,
-    null the name of the photo. `dtype` of the file is float32 or, at half the size, float16.
+    `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
+    smallest face in px. `face` chooses where there are several, 1 being the largest. `consent` is a free text that
+    travels in the file; `source` another, null the name of the photo. `strict` true leaves with exit code 3 where the
+    pictures do not fit the photo. `dtype` of the file is float32 or, at half the
+    size, float16.
     """
 
     reference: str = MISSING
+    more_references: list[str] = field(default_factory=list)
     output: str = "subject.safetensors"
+    wandb: PersonalWandb = field(default_factory=PersonalWandb)
     dtype: str = "float32"
     hypernet: str | None = None
     encoder: str | None = None
@@ -76,15 +85,68 @@ class Personalize(Drawing):
     crop: bool = True
     min_face: int = between(64, 1)
     face: int | None = between(None, 1)
+    strict: bool = False
     consent: str = ""
     source: str | None = None
     prompts: list[str] = texts(lambda: [PHOTO] * 4)
     overwrite: bool = False
 
     def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if the photo cannot be read or a network is not there: before gigabytes are read."""
-        open_picture(self.reference)
+        """Raises ValueError if a photo cannot be read or a network is not there: before gigabytes are read."""
+        for photo in [self.reference, *self.more_references]:
+            open_picture(photo)
         refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
+
+
+@dataclass
+class Demo(OnBase):
+    """The page: a photo in, pictures out, files to take along. It is bound to this machine unless told otherwise.
+
+    `host` is the address that is listened at, 0.0.0.0 for all of this machine's. `port` null takes the first free one
+    from 7860 on. `prompts` are to choose from. All other fields are those of `Personalize`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = between(None, 1, 65535)
+    precision: str = precision()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    min_face: int = between(64, 1)
+    prompts: list[str] = texts(lambda: [PHOTO])
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
+
+
+@dataclass
+class MeasureGate(OnBase):
+    """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
+
+    `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
+    nothing; the truth is then `recognizer` and other photos of the same people. `num_identities` are measured,
+    `subjects_per_batch` of them together. All other fields are those of `Personalize`, and should be as they are there.
+    """
+
+    split: str = one_of("val", "val", "test")
+    precision: str = precision()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    num_identities: int = between(100, 5)
+    subjects_per_batch: int = between(1, 1)
+    hypernet: str | None = None
+    encoder: str | None = None
+    recognizer: str = "vggface2"
+    instance_prompt: str = INSTANCE_PROMPT
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+
+    def refuse_missing(self, hypernet: Path) -> None:
+        """Raises ValueError if a network is not there: before gigabytes are read."""
+        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
 
 
 @dataclass
@@ -175,7 +237,8 @@ class Ablate:
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    On one sheet, a row for each prompt and subject, and one by one in `output`. `scale` null is that of each file,
+    `subject` is a file of one person, or several. On one sheet, a row for each prompt and subject, and one by one in
+    `output`. `prompts` are what to draw. `num_pictures` is how many of each. `scale` null is that of each file,
     `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each picture,
     `weights` how much of each; none are equal shares. `overwrite` allows to replace pictures that are not of an
     earlier call.
@@ -197,9 +260,10 @@ class Generate(OnBase):
 class Export:
     """A subject as other programs load it.
 
-    `format` kohya is a LoRA file that ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only
-    diffusers does; merged is a whole pipeline folder in diffusers' layout, checkpoint the same as one file in the
-    original layout, as ComfyUI and A1111 load models, and both need the base. `scale` null is that of the file.
+    `subject` is a file of one person. `output` is the file to write, or the folder. `format` kohya is a LoRA file that
+    ComfyUI, A1111, kohya's scripts and diffusers read, diffusers one that only diffusers does; merged is a whole
+    pipeline folder in diffusers' layout, checkpoint the same as one file in the original layout, as ComfyUI and A1111
+    load models, and both need the base. `scale` null is that of the file.
 
     `title` is what interfaces show, null the name of the output; `preview` is the picture they show, null the one that
     personalize put beside the subject. `overwrite` allows to replace a file that is no such export.
@@ -213,18 +277,6 @@ class Export:
     preview: str | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
     overwrite: bool = False
-
-
-@dataclass
-class Inspect:
-    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only.
-
-    `base` is a folder, a hub id, or sd15-config: the published configuration of Stable Diffusion 1.5.
-    """
-
-    subject: str | None = None
-    base: str | None = None
-    lidb: LiDBOptions = field(default_factory=LiDBOptions)
 
 
 @dataclass

@@ -16,6 +16,8 @@ MEMORY = ("normal", "low")
 class BaseOptions:
     """The frozen text-to-image model: a folder in diffusers' layout, or a hub id and the revision it is pinned to.
 
+    `path` is that folder or id. `revision` is of a hub id alone. `dtype` is the precision of the weights.
+
     It may be a single safetensors file in the original layout, too; `config` then is a folder or hub id that describes
     it and has its tokenizer, null Stable Diffusion 1.5.
     `variant` fp16 takes weights called *.fp16.safetensors; null those without such a name, or what is in the folder.

@@ -1,4 +1,4 @@
-"""What a subject's file or a base is made of, in rows of a name and a fact."""
+"""What a base is made of, in rows of a name and a fact."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,29 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from hdb.diffusion.family import check_configs, read_configs
 from hdb.diffusion.pipeline import check_pipeline, find_pipeline
 from hdb.diffusion.random_base import CONFIGS
-from hdb.lidb.file import Subject
-from hdb.lidb.layout import Layout, LiDBOptions
-
-
-def subject_rows(path: Path) -> dict[str, object]:
-    """The facts in the header of a subject's file."""
-    subject = Subject.load(path)
-    about = subject.metadata
-    return {
-        "base": f"{about['base']} ({about['base_digest']})",
-        "layout digest": subject.layout.digest,
-        "slots": len(subject.layout.slots),
-        "rank": subject.layout.rank,
-        "basis": "free" if subject.layout.free else "lidb",
-        "theta": f"{subject.layout.size} x {str(subject.theta.dtype).removeprefix('torch.')}",
-        "bytes": path.stat().st_size,
-        "created": about["created"],
-        "hdb version": about["hdb_version"],
-        "scale": about["scale"],
-        "source": about["source"] or "-",
-        "consent": about["consent"] or "-",
-        "prompt": about["instance_prompt"],
-    }
+from hdb.lidb.layout import Layout
+from hdb.lidb.options import LiDBOptions
 
 
 def base_rows(base: str, lidb: LiDBOptions) -> dict[str, object]:

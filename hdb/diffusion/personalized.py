@@ -12,7 +12,8 @@ from hdb.diffusion.denoise import Denoised, denoise
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import Layout, LiDBOptions
+from hdb.lidb.layout import Layout
+from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 
 

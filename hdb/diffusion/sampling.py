@@ -32,6 +32,9 @@ SAMPLERS = (
 class SamplingOptions:
     """How pictures are drawn from a bound base; `batch_size` counts pictures.
 
+    `num_inference_steps` is how many steps a picture takes. `guidance_scale` is how much the prompt counts, 1 being
+    without guidance.
+
     `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
     999 can be steps: with all of them DDIM's spacing reaches one that is not there.
     """

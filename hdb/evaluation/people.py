@@ -21,12 +21,14 @@ class ProtocolOptions:
     """How much is drawn of how many. Paper: 100 identities, 30 prompts, 10 pictures each.
 
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are. `prompts` is a text file with one per line.
+    the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
+    first `num_photos` of the references of each, those that take one photo the first.
     """
 
     subjects_per_batch: int = between(1, 1)
     num_identities: int = 100
     num_references: int = 1
+    num_photos: int = between(1, 1)
     num_gallery: int = 200
     prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
@@ -35,7 +37,7 @@ class ProtocolOptions:
 
 
 class Unseen(NamedTuple):
-    """People of an evaluation. The first reference of each is the photo that methods are given.
+    """People of an evaluation. The first references of each, mostly one, are the photos that methods are given.
 
     `others` are photos of further people of the test split, one of each, to look for somebody among.
     """
@@ -44,11 +46,13 @@ class Unseen(NamedTuple):
     references: Float[Tensor, "n v 3 h w"]
     world: FaceWorld | None  # that draws true answers, where people are its own; their names are its numbers
     others: Float[Tensor, "m 3 h w"]
+    num_photos: int = 1
 
     @property
     def photos(self) -> Photos:
         """What methods are given."""
-        return Photos(self.names, self.references[:, 0])
+        more = self.references[:, 1 : self.num_photos] if self.num_photos > 1 else None
+        return Photos(self.names, self.references[:, 0], more)
 
     @property
     def gallery(self) -> Float[Tensor, "g 3 h w"]:
@@ -73,6 +77,8 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, s
     num, num_references = options.num_identities, options.num_references
     if num < 1 or num_references < 1:
         raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
+    if options.num_photos > num_references:
+        raise ValueError(f"num_photos is {options.num_photos}, expected at most num_references, {num_references}")
     if options.num_gallery < num:
         raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
     if source.source == "faceworld":
@@ -96,7 +102,7 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, s
         usable = f"{len(names)} of the {len(test)} {split} people of {source.root} have a usable picture"
         raise ValueError(f"num_identities is {num}, but {usable}")
     known = torch.stack(references)
-    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0])
+    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0], options.num_photos)
 
 
 def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions, *, split: str = "test") -> Unseen:
@@ -120,4 +126,5 @@ def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions, *, split: 
         references=references,
         world=world,
         others=others,
+        num_photos=options.num_photos,
     )

@@ -22,7 +22,7 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.options import HyperNetOptions, new_hypernet
 from hdb.hypernet.trained import predict
 from hdb.lidb.file import Subject
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.limits import between, one_of
 from hdb.prompts import INSTANCE_PROMPT

@@ -1,5 +1,6 @@
 """Trained networks, read from disk: face encoders by name, the hypernetwork that is asked for or the newest."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.files import shipped
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.folder import refuse_missing
+from hdb.hypernet.folder import WEIGHTS, refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.options import standardize
 
 TRAINED = "outputs/pretrain*/last.ckpt"
 SWEPT = "outputs/pretrain*-*/*/metrics.json"  # of the finished runs of agents: outputs/pretrain-<sweep>/<run>
 BEST, BEST_BY = "best", "val/face_rec"  # the metric of configs/sweep/pretrain.yaml: no swept field touches its protocol
-SHIPPED = Path("hdb/faceworld/weights/hypernet")
+SHIPPED = shipped("hdb/faceworld/weights/hypernet")
 
 
 def face_encoder(name: str) -> FaceEncoder:
@@ -110,6 +112,11 @@ def _refuse_other_base(
                 "finetune of its base with base.check=shapes"
             )
         print(f"warning: {told}")
+
+
+def weights_digest(path: Path) -> str:
+    """Sixteen hex digits of the weights in a hypernetwork's folder, or of its checkpoint."""
+    return hashlib.sha256((path / WEIGHTS if path.is_dir() else path).read_bytes()).hexdigest()[:16]
 
 
 def written_at(path: Path) -> str:

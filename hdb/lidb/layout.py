@@ -12,23 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdb.lidb.names import personalized_layers
+from hdb.lidb.options import LiDBOptions
 from hdb.lidb.slot import Slot
-from hdb.limits import a_seed, between
 
 # Raised when the meaning of theta changes: the order inside a slot, the way bases are drawn, the canonical names.
 LAYOUT_VERSION = 1
 
 Factors = dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass
-class LiDBOptions:
-    """The shape of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side."""
-
-    a: int = between(100, 1)
-    b: int = between(50, 1)
-    rank: int = between(1, 1, says="{name} = {value}, expected 1 or more")
-    seed: int = a_seed()
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ class Finetuner:
     studio: Studio
     options: FinetuningOptions = field(default_factory=FinetuningOptions)
 
-    def finetune(self, images: Float[Tensor, "n 3 h w"], start: Residuals) -> PersonalTheta:
-        """All people together, each on their own photo, from one start for all or one for each."""
+    def finetune(self, views: Float[Tensor, "n v 3 h w"], start: Residuals) -> PersonalTheta:
+        """All people together, each on their own photos, from one start for all or one for each."""
         studio, options = self.studio, self.options
         stage = SubjectFinetuning(
             studio.personalized,
-            reference=studio.latents(images),
+            reference=studio.latents(views.flatten(0, 1)).unflatten(0, views.shape[:2]),
             start=start,
             prompt=studio.prompt,
             options=options,
@@ -46,6 +46,9 @@ class Finetuner:
 
 class HyperDreamBooth:
     """The hypernetwork's prediction, its rank relaxed, finetuned on the photo.
+
+    Of several photos of one person the prediction is the mean of theirs, and finetuning sees all.
+    Paper: one photo.
 
     Raises:
         ValueError: finetuning shall stay within bases that the hypernetwork has left, or below its rank.
@@ -63,9 +66,9 @@ class HyperDreamBooth:
         self.hypernet, self.finetuner = hypernet, finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        theta = predict(self.hypernet, photos.images, iterations=self.iterations)
-        prediction = Residuals(theta, self.hypernet.layout)
-        return self.finetuner.finetune(photos.images, prediction)
+        views = photos.views
+        thetas = predict(self.hypernet, views.flatten(0, 1), iterations=self.iterations).unflatten(0, views.shape[:2])
+        return self.finetuner.finetune(views, Residuals(thetas.mean(1), self.hypernet.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
@@ -95,7 +98,7 @@ class NoHyper:
         self.finetuner = finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.images, Residuals.initial(self.finetuner.studio.personalized.layout))
+        return self.finetuner.finetune(photos.views, Residuals.initial(self.finetuner.studio.personalized.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,16 +15,26 @@ from hdb.diffusion.sampling import SamplingOptions
 
 @dataclass(frozen=True)
 class Photos:
-    """One photo of each of n people, face crops in [0, 1]."""
+    """One photo of each of n people, face crops in [0, 1]; `more` are further ones, as many of everybody.
+
+    A method that takes one photo takes `images`, one that takes several `views`.
+    """
 
     names: list[str]
     images: Float[Tensor, "n 3 h w"]
+    more: Float[Tensor, "n v 3 h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: slice) -> "Photos":
-        return Photos(self.names[rows], self.images[rows])
+        return Photos(self.names[rows], self.images[rows], None if self.more is None else self.more[rows])
+
+    @property
+    def views(self) -> Float[Tensor, "n v 3 h w"]:
+        """All photos of each, the first one first."""
+        first = self.images[:, None]
+        return first if self.more is None else torch.cat([first, self.more], dim=1)
 
 
 @runtime_checkable

@@ -17,6 +17,8 @@ from hdb.files import write_text
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")  # the last two are old names of the first two
 RUN_ID = "wandb-run-id.txt"  # in a run's folder: a run that is gone on with is one run there, too
 PATIENCE = {"init_timeout": 10, "finish_timeout": 60}  # s; with the start of W&B's process the first are about 15
+# W&B also keeps the words of a command, what it prints, user, machine and repository.
+PRIVATE = {"x_disable_meta": True, "x_disable_machine_info": True, "console": "off", "disable_git": True}
 _told: set[str] = set()
 
 
@@ -59,7 +61,15 @@ class NoRun:
 
 
 def started(
-    output: Path, *, mode: str, project: str, name: str | None, stage: str, config: dict[str, object], keep: bool
+    output: Path,
+    *,
+    mode: str,
+    project: str,
+    name: str | None,
+    stage: str,
+    config: dict[str, object],
+    keep: bool,
+    private: bool = False,
 ) -> PatientLogger:
     """The logger of a run that writes under `output`; offline where W&B does not answer, nowhere where that fails.
 
@@ -67,6 +77,7 @@ def started(
 
     Args:
         keep: `output` is this run's own: one that is gone on with there keeps its id.
+        private: it is about a person: numbers alone leave this machine.
     """
     record = output / RUN_ID
     known = record.read_text().strip() if keep and record.is_file() else None
@@ -80,12 +91,13 @@ def started(
         "config": config,
     }
     patience = {name: time for name, time in PATIENCE.items() if not os.environ.get(f"WANDB_{name.upper()}")}
-    patience = {name: time for name, time in patience.items() if name in wandb.Settings.model_fields}
+    wanted = patience | (PRIVATE if private else {})
+    settings = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
     run: Any = NoRun()
     for tried in dict.fromkeys((mode, "disabled" if mode == "disabled" else "offline", "disabled")):
         try:
             output.mkdir(parents=True, exist_ok=True)
-            run = wandb.init(mode=tried, settings=wandb.Settings(**patience), **asked)
+            run = wandb.init(mode=tried, settings=wandb.Settings(**settings), **asked)
             break
         except Exception as error:  # wandb's, pydantic's and the system's share no base
             then = "without" if tried in ("offline", "disabled") else "offline"

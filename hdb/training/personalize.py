@@ -23,6 +23,9 @@ DEFAULT_LR = {False: 5e-3, True: 1e-3}
 class FinetuningOptions:
     """Rank-relaxed fast finetuning. Paper: 40 iterations; rank 4 is the public code's.
 
+    `num_steps` is how many steps it takes. `rank` is that of the residual after relaxation. `timesteps` names which
+    noise levels are learned from.
+
     `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
     of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `batch_size` counts draws of noise and timestep per
     subject and step, `stratified` spreads the timesteps of a step evenly.
@@ -93,7 +96,7 @@ class SubjectFinetuning(ThetaFitting):
     the photo's backdrop too. Without the bases (`free`) there are thirteen times the numbers, and 1e-3 is enough.
 
     Args:
-        reference: latents of the n references.
+        reference: latents of the n references, or of v views of each.
         start: n rows, or one row for all.
         prompt: the instance prompt, or one per subject.
         prior: with class pictures, where the options ask for prior preservation.
@@ -110,7 +113,7 @@ class SubjectFinetuning(ThetaFitting):
         self,
         personalized: PersonalizedDiffusion,
         *,
-        reference: Float[Tensor, "n c h w"],
+        reference: Float[Tensor, "n c h w"] | Float[Tensor, "n v c h w"],
         start: Residuals,
         prompt: str | Sequence[str] = INSTANCE_PROMPT,
         options: FinetuningOptions | None = None,
@@ -122,10 +125,11 @@ class SubjectFinetuning(ThetaFitting):
         free = tuning.leaves_bases(start.layout)
         if tuning.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {tuning.prior_preservation}, but no class pictures were given")
+        views = reference if reference.ndim == 5 else reference[:, None]
         super().__init__(
             personalized,
-            latents=reference[:, None],
-            prompts=prompt if isinstance(prompt, str) else [[of_subject] for of_subject in prompt],
+            latents=views,
+            prompts=prompt if isinstance(prompt, str) else [[of_subject] * views.shape[1] for of_subject in prompt],
             start=start.relax(tuning.rank, free=free),
             options=tuning.fitting(
                 lr=DEFAULT_LR[free] if tuning.lr is None else tuning.lr, gradient_clip=gradient_clip

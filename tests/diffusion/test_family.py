@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from hdb.diffusion.family import check_configs, read_configs
 from hdb.diffusion.pipeline import WEIGHTS
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 
 FOREIGN = [
     (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gray import level, png, save_gray, write_shard
 
-from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.evaluation.people import ProtocolOptions, unseen, unseen_faceworld
 from hdb.faces.people import PeopleOptions
 from hdb.faceworld.world import FaceWorld
 
@@ -65,3 +65,11 @@ def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkey
         people = unseen(faces, ProtocolOptions(num_identities=2, num_references=num_references), hypernet=tmp_path)
         pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
         torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
+
+
+def test_methods_are_given_as_many_photos_as_asked_for(tmp_path):
+    options = ProtocolOptions(num_identities=2, num_references=3, num_gallery=2, num_photos=2)
+    source = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32)
+    people = unseen_faceworld(source, options)
+    assert torch.equal(people.photos.views, people.references[:, :2]) and people.references.shape[1] == 3
+    assert torch.equal(people._replace(num_photos=1).photos.views, people.references[:, :1])

@@ -254,3 +254,16 @@ def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(mea
         methods_named(["oracle"])
     without_world = make_methods(methods_named(None), Means(means.hypernet, means.studio))
     assert [method.name for method in without_world] == list(METHODS)[:-2]  # nor without files
+
+
+def test_of_several_photos_the_prediction_is_the_mean_of_theirs(means, photos):
+    """At rate zero finetuning changes nothing, and what it starts at is seen."""
+    still = replace(means, options=replace(means.options, finetuning=replace(means.options.finetuning, lr=1e-12)))
+    (ours,) = make_methods([OURS], still)
+    other = photos.images.flip(0)
+    thetas = [ours.personalize(Photos(photos.names, images)).residuals.theta for images in (photos.images, other)]
+    both = ours.personalize(Photos(photos.names, photos.images, other[:, None]))
+    torch.testing.assert_close(both.residuals.theta, sum(thetas) / 2, rtol=0, atol=1e-6)
+    assert (thetas[0] - thetas[1]).abs().max() > 1e-3
+    part = Photos(photos.names, photos.images, other[:, None])[1:]
+    assert torch.equal(part.views[0], torch.stack([photos.images[1], other[1]]))

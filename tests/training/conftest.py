@@ -6,7 +6,7 @@ import torch
 
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.lidb.adapter import LiDB
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 
 
 @pytest.fixture

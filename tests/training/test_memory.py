@@ -12,7 +12,7 @@ from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.options import HyperNetOptions, new_hypernet
-from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions

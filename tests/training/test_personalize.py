@@ -171,3 +171,9 @@ def test_starts_and_ranks_that_do_not_fit_are_refused(finetune, start, lidb):
         finetune(start=Residuals(start.theta[:, :-1], start.layout))
     with pytest.raises(ValueError, match="prompts must be 3 x 1"):
         finetune(prompt=["a [V] face"])
+
+
+def test_several_views_of_each_are_all_learned_from(finetune, personalized, latents, start):
+    one, same = finetune(), finetune(reference=latents[:, :1].expand(-1, 3, -1, -1, -1))
+    assert_close(one.fitted.theta, same.fitted.theta, rtol=0, atol=0)
+    assert not torch.equal(finetune(reference=latents[:, :2]).fitted.theta, one.fitted.theta)

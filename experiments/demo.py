@@ -1,0 +1,57 @@
+"""The page for people without a shell: hdb demo, or python -m experiments.demo configs/faceworld/demo.yaml
+
+Gradio serves it on this machine alone, unless `host` says otherwise; Ctrl-C ends it, and nothing stays on disk.
+"""
+
+import time
+from importlib.util import find_spec
+
+from experiments.cli import run
+from experiments.config import Demo, load
+from hdb.demo.portraits import Portraits
+from hdb.demo.visits import Visits
+from hdb.diffusion.base import read_base
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.faces.crop import FaceCropper
+from hdb.faceworld.world import FaceWorld
+from hdb.hypernet.trained import hypernet_path, trained_hypernet
+from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
+from hdb.methods.studio import Studio
+from hdb.training.device import device_of
+
+
+def main(argv: list[str]) -> None:
+    config = load(Demo, argv)
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs gradio, which is not installed: expected pip install 'hdb[app]'")
+    with Visits.opened() as visits:
+        from hdb.demo.page import build  # after the place is made that Gradio reads the name of
+
+        blocks = build(portraits(config), visits, prompts=config.prompts)
+        where = {"server_name": config.host, "server_port": config.port, "share": False}
+        blocks.launch(**where, prevent_thread_lock=True, quiet=True, show_error=True, footer_links=[])
+        print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
+        try:
+            while True:
+                time.sleep(1)
+        finally:
+            blocks.close(verbose=False)
+
+
+def portraits(config: Demo) -> Portraits:
+    """The base and the hypernetwork, read once for everybody."""
+    path, device = hypernet_path(config.hypernet), device_of(config.accelerator)
+    config.refuse_missing(path)
+    base = read_base(config.base, memory=config.memory).to(device)
+    of = {"base": base.name, "base_digest": base.digest, "check": base.check}
+    hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
+    machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
+    how = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed}
+    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)
+    method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
+    world, cropper = FaceWorld(resolution=base.resolution), FaceCropper(min_size=config.min_face)
+    return Portraits(method, path=path, cropper=cropper, sampling=config.sampling, world=world)
+
+
+if __name__ == "__main__":
+    run(main)

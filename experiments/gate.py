@@ -1,0 +1,56 @@
+"""What the quality gate of a hypernetwork compares people with: python -m experiments.gate configs/faceworld/gate.yaml
+
+Personalizes validation people as a user would be and writes gate.json beside the hypernetwork. split=test writes
+nothing and says how well the gate tells the best from the worst fifth of test people, by a recognizer and other photos.
+"""
+
+import torch
+from tqdm.auto import tqdm
+
+from experiments.cli import run
+from experiments.config import MeasureGate, load
+from hdb.diffusion.base import read_base
+from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
+from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.hypernet.trained import hypernet_path, trained_hypernet, weights_digest
+from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
+from hdb.methods.studio import Studio
+from hdb.metrics.judges import recognizer
+from hdb.training.device import device_of
+
+
+def main(argv: list[str]) -> None:
+    config = load(MeasureGate, argv)
+    path, device, num = hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
+    config.refuse_missing(path)
+    protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
+    people = unseen(config.faces, protocol, hypernet=path, split=config.split)
+    base, prompts = read_base(config.base, memory=config.memory).to(device), config.prompts
+    of = {"base": base.name, "base_digest": base.digest}
+    hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
+    machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
+    how = {"prompt": config.instance_prompt, "trainer": machine, "sampling": config.sampling, "seed": config.seed}
+    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), **how)
+    method, judge, seen, truth = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning)), None, [], []
+    if config.split == "test":
+        judge = recognizer(config.recognizer).to(device)
+    for start in tqdm(range(0, num, config.subjects_per_batch), desc="people"):
+        some = people.photos[start : start + config.subjects_per_batch]
+        references, made = people.references[start : start + len(some)], method.personalize(some)
+        asked = [(config.seed + place, prompt) for place, prompt in enumerate(prompts)]  # as personalize draws them
+        drawn = [made.pictures([of] * len(some), seeds=[k] * len(some), sampling=config.sampling) for k, of in asked]
+        pictures = torch.stack(drawn, dim=1)
+        seen.append(see(hypernet, some.images, pictures))
+        if judge:
+            truth.append(recognized(judge, pictures, references[:, 1:]))
+    everybody = Seen(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
+    if judge:
+        auc = separation(everybody.likeness.mean(1), torch.cat(truth))
+        print(f"best from worst fifth of {num} test people: AUC {auc:.3f}")
+    else:
+        print(f"{Gate(prompts, everybody, weights_digest(path)).save(path)}: {num} people, {len(prompts)} prompts")
+
+
+if __name__ == "__main__":
+    run(main)

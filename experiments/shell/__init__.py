@@ -1,0 +1,1 @@
+"""hdb, the command: what a shell calls instead of `python -m experiments.<name>`, from any folder."""

@@ -1,0 +1,132 @@
+"""Portraits: from a photo to pictures of a person beside what they would be without, for one visitor at a time."""
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.evaluation.gate import judged
+from hdb.faces.crop import FaceCropper, frame
+from hdb.faces.picture import Picture, name_of, open_picture
+from hdb.faceworld.world import FaceWorld
+from hdb.hypernet.trained import predict
+from hdb.lidb.residuals import Residuals
+from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
+from hdb.methods.protocol import Photos
+from hdb.methods.theta import PersonalTheta
+
+MARKS = "lime"  # color of landmarks and frame
+Told = Callable[[float], None]  # of a share that is done
+Rows = dict[str, list[Tensor | None]]  # what a row shows -> a picture for each prompt, (3, h, w), if there is one
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found in a photo: the crop, the photo with what was found drawn on it, and remarks."""
+
+    photo: Float[Tensor, "3 r r"]
+    marked: Image.Image
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A person before and after finetuning; `number` in faceworld, of those who do not exist."""
+
+    photo: Float[Tensor, "3 r r"]
+    before: Residuals
+    after: PersonalTheta
+    number: int | None = None
+
+
+class Portraits:
+    """One base and one hypernetwork for all visitors, who wait for each other: only thetas are their own.
+
+    Args:
+        path: of the hypernetwork, beside which its gate lies.
+        world: that people who do not exist are of.
+    """
+
+    def __init__(
+        self, method: HyperDreamBooth, *, path: Path, cropper: FaceCropper, sampling: SamplingOptions, world: FaceWorld
+    ) -> None:
+        self.method, self.path, self.cropper, self.sampling, self.world = method, path, cropper, sampling, world
+        self.personalized = method.finetuner.studio.personalized
+        self.resolution, self.turn = self.personalized.diffusion.resolution, threading.Lock()
+
+    def look(self, picture: Picture) -> Looked:
+        """Finds the face.
+
+        Raises:
+            FaceError: there is none that can be used; the sentence is the command's.
+        """
+        with self.turn, warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            photo = self.cropper.crop(picture, resolution=self.resolution)
+            image, face = self.cropper.locate(open_picture(picture), name_of(picture), None)
+        marked, corners = image.copy(), frame(face)
+        pen, width = ImageDraw.Draw(marked), max(1, round(face.size / 40))
+        pen.polygon([tuple(corner) for corner in corners], outline=MARKS, width=width)
+        for x, y in face.landmarks:
+            pen.ellipse((x - width, y - width, x + width, y + width), fill=MARKS)
+        return Looked(photo, marked, tuple(dict.fromkeys(str(warning.message) for warning in told)))
+
+    def nobody(self, number: int) -> Float[Tensor, "3 r r"]:
+        """A photo of a person of faceworld."""
+        with self.turn:
+            photo = self.world.render([(self.world.identity(number), self.world.view(number, 0))])[0]
+        return photo
+
+    def personalize(self, photo: Float[Tensor, "3 r r"], *, number: int | None = None, told: Told) -> Made:
+        """Predicts and finetunes."""
+        finetuner, hypernet = self.method.finetuner, self.method.hypernet
+        trainer = dict(finetuner.studio.trainer) | {"callbacks": [Telling(told, finetuner.options.num_steps)]}
+        ours = HyperDreamBooth(hypernet, Finetuner(replace(finetuner.studio, trainer=trainer), finetuner.options))
+        with self.turn:
+            before = Residuals(predict(hypernet, photo[None]), hypernet.layout)
+            return Made(photo, before, ours.personalize(Photos(["photo"], photo[None])), number)
+
+    def draw(self, made: Made, prompts: Sequence[str], *, scale: float, num_steps: int, seed: int) -> Rows:
+        """A picture of each prompt: ours, before finetuning, unpersonalized, and the true one of who does not exist."""
+        people = {"yours": made.after.residuals, "before finetuning": made.before, "unpersonalized": None}
+        sampling, seeds = replace(self.sampling, num_inference_steps=num_steps), range(seed, seed + len(prompts))
+        with self.turn:
+            rows: Rows = {
+                name: list(self.personalized.pictures(of, prompts, seeds=seeds, sampling=sampling, scale=scale))
+                for name, of in people.items()
+            }
+            if made.number is not None:
+                asked = zip(prompts, seeds, strict=True)
+                rows["the truth"] = [self._truth(made.number, prompt, seed=number) for prompt, number in asked]
+        return rows
+
+    def fit(self, made: Made, prompts: Sequence[str], rows: Rows) -> str:
+        """The gate's sentence."""
+        with self.turn:
+            pictures = torch.stack([picture for picture in rows["yours"] if picture is not None])
+            return judged(self.path, self.method.hypernet, made.photo, prompts=prompts, pictures=pictures).words
+
+    def _truth(self, person: int, prompt: str, *, seed: int) -> Tensor | None:
+        try:
+            return self.world.oracle(person, prompt, seed=seed)
+        except ValueError:  # a prompt that faceworld has no words for
+            return None
+
+
+class Telling(L.Callback):
+    """Tells how much of a fit is done, after each step."""
+
+    def __init__(self, told: Told, num_steps: int) -> None:
+        self.told, self.num_steps = told, num_steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.told(trainer.global_step / self.num_steps)

@@ -1,0 +1,19 @@
+"""The shape of personal weights, apart from the networks: what is asked of a file alone need not load them."""
+
+from dataclasses import dataclass
+
+from hdb.limits import a_seed, between
+
+
+@dataclass
+class LiDBOptions:
+    """The shape of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side.
+
+    `a` is how many directions of a layer's input a residual may use. `b` is how many of its output. `rank` is that of
+    the residual within them. `seed` draws the directions.
+    """
+
+    a: int = between(100, 1)
+    b: int = between(50, 1)
+    rank: int = between(1, 1, says="{name} = {value}, expected 1 or more")
+    seed: int = a_seed()
