@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments.config.loading import dotted, load
 from experiments.config.parts import Variant
-from experiments.config.stages import Ablate, Evaluate, Preoptimize, Pretrain
+from experiments.config.pretraining import Pretrain
+from experiments.config.stages import Ablate, Evaluate, Preoptimize
 from hdb.files import write_json
 from hdb.methods.table import methods_named
 
