@@ -42,9 +42,8 @@ def portraits(config: Demo) -> Portraits:
     """The base and the hypernetwork, read once for everybody."""
     path, device = hypernet_path(config.hypernet), device_of(config.accelerator)
     config.refuse_missing(path)
-    base = read_base(config.base, memory=config.memory).to(device)
-    of = {"base": base.name, "base_digest": base.digest, "check": base.check}
-    hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     config.judges.refuse_missing()
     people, device = unseen(config.faces, config, hypernet=path), start(config, accelerator=config.accelerator)
     base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-    hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+    hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)

@@ -26,9 +26,8 @@ def main(argv: list[str]) -> None:
     config.refuse_missing(path)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
     people = unseen(config.faces, protocol, hypernet=path, split=config.split)
-    base, prompts = read_base(config.base, memory=config.memory).to(device), config.prompts
-    of = {"base": base.name, "base_digest": base.digest}
-    hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
+    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    hypernet, prompts = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device), config.prompts
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "trainer": machine, "sampling": config.sampling, "seed": config.seed}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), **how)

@@ -32,8 +32,7 @@ def main(argv: list[str]) -> None:
         config.refuse_missing(path)
         base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
         views = read_references(config, resolution=base.resolution)
-        of = {"base": base.name, "base_digest": base.digest, "check": base.check}
-        hypernet = trained_hypernet(path, encoder=config.encoder, **of).to(device)
+        hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source

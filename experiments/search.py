@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         config.refuse_missing(path)
         people = unseen(config.faces, config, hypernet=path, split="val")
         base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-        hypernet = trained_hypernet(path, encoder=config.encoder, base=base.name, base_digest=base.digest).to(device)
+        hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
         machine = {"accelerator": config.accelerator, "precision": config.precision}
         how = {"prompt": config.instance_prompt, "trainer": machine, "dtype": dtype_named(config.dtype)}
         studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how)

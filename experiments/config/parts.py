@@ -48,15 +48,21 @@ class OnBase:
 
 
 @dataclass
-class Logged(OnBase):
-    """What trains on a base and is logged. `precision` is a Trainer's name for that of its arithmetic."""
+class Training(OnBase):
+    """What trains on a base. `precision` is a Trainer's name for that of its arithmetic."""
 
     precision: str = precision()
-    wandb: Wandb = field(default_factory=Wandb)
 
     def refuse_conflicts(self, prefix: str) -> None:
         """Raises ValueError if gradients would not survive in such a base."""
         check_precision(self.precision, self.base.dtype)
+
+
+@dataclass
+class Logged(Training):
+    """What trains on a base and is logged."""
+
+    wandb: Wandb = field(default_factory=Wandb)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from experiments.config.parts import (
     OnBase,
     PersonalWandb,
     ReadPeople,
+    Training,
     Variant,
     Wandb,
 )
@@ -29,7 +30,6 @@ from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.caches import CacheOptions
-from hdb.training.device import check_precision, precision
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.ranks import ProcessOptions
@@ -99,7 +99,7 @@ class Personalize(Drawing):
 
 
 @dataclass
-class Demo(OnBase):
+class Demo(Training):
     """The page: a photo in, pictures out, files to take along. It is bound to this machine unless told otherwise.
 
     `host` is the address that is listened at, 0.0.0.0 for all of this machine's. `port` null takes the first free one
@@ -108,7 +108,6 @@ class Demo(OnBase):
 
     host: str = "127.0.0.1"
     port: int | None = between(None, 1, 65535)
-    precision: str = precision()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     hypernet: str | None = None
     encoder: str | None = None
@@ -123,7 +122,7 @@ class Demo(OnBase):
 
 
 @dataclass
-class MeasureGate(OnBase):
+class MeasureGate(Training):
     """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
 
     `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
@@ -132,7 +131,6 @@ class MeasureGate(OnBase):
     """
 
     split: str = one_of("val", "val", "test")
-    precision: str = precision()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     faces: PeopleOptions = field(default_factory=PeopleOptions)
     num_identities: int = between(100, 5)
@@ -186,7 +184,7 @@ class Readme:
 
 
 @dataclass
-class Search(ProtocolOptions, MethodOptions, OnBase):
+class Search(ProtocolOptions, MethodOptions, Training):
     """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
 
     `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
@@ -196,7 +194,6 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
 
     output: str = "outputs/search"
     methods: list[str] | None = None
-    precision: str = precision()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     dtype: str = "float32"
     faces: PeopleOptions = field(default_factory=PeopleOptions)
@@ -206,10 +203,6 @@ class Search(ProtocolOptions, MethodOptions, OnBase):
     instance_prompt: str = INSTANCE_PROMPT
     grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip_t_within: float = between(0.02, 0)
-
-    def refuse_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if gradients would not survive in such a base."""
-        check_precision(self.precision, self.base.dtype)
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if a network is not there: before gigabytes are read."""

@@ -134,6 +134,11 @@ class StableDiffusion(nn.Module):
         print(f"warning: {of} belongs to base {digest} ({base}) and is used on {self.digest} ({self.name})")
 
     @property
+    def wanted(self) -> dict[str, str]:
+        """What `trained_hypernet` compares a hypernetwork with."""
+        return {"base": self.name, "base_digest": self.digest, "check": self.check}
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 

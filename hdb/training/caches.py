@@ -51,7 +51,7 @@ def write_caches(shards: Sequence[Path], options: CacheOptions, *, resolution: i
     """
     device = device_of(options.accelerator)
     if options.base is not None:
-        base = read_base(BaseOptions(path=options.base, revision=options.revision)).to(device)
+        base = read_base(BaseOptions(path=options.base, revision=options.revision), device=device)
         _write(shards, LATENTS, base.autoencoder_digest, lambda p: {"": base.encode_images(p)}, options, resolution)
     if options.encoder is not None:
         encoder = face_encoder(options.encoder).eval().to(device)
