@@ -12,6 +12,8 @@ from typing import Any
 from experiments.config.inspection import Inspect
 from experiments.config.loading import dotted, knows, load
 
+PLACES = ("parts", "pretraining", "measuring", "stages")
+
 __all__ = [
     "Ablate",
     "Benchmark",
@@ -46,6 +48,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """All others on first use: with them come the networks' libraries, which the shortest commands do without."""
     if name in __all__:
-        modules = (import_module(f"experiments.config.{of}") for of in ("parts", "pretraining", "stages"))
+        modules = (import_module(f"experiments.config.{of}") for of in PLACES)
         return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"experiments.config has no {name!r}; it has {', '.join(__all__)}")

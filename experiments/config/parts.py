@@ -7,8 +7,11 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.people import PeopleOptions
 from hdb.limits import a_seed, between, one_of
 from hdb.metrics.judges import JudgeOptions
+from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.logger import MODES
 from hdb.training.device import accelerator, check_precision, precision
+
+PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 
 @dataclass

@@ -6,28 +6,21 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from experiments.config.parts import (
+    PHOTO,
     Drawing,
-    EvaluationJudges,
     Logged,
     OnBase,
     PersonalWandb,
     ReadPeople,
     Training,
-    Variant,
     Wandb,
 )
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import ProtocolOptions
-from hdb.evaluation.plan import RateOptions
-from hdb.evaluation.workloads import WorkloadOptions
-from hdb.faces.people import PeopleOptions
 from hdb.faces.picture import open_picture
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.options import LiDBOptions
 from hdb.limits import a_seed, above, between, one_of, texts
-from hdb.methods.table import MethodOptions
-from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.caches import CacheOptions
 from hdb.training.personalize import FinetuningOptions
@@ -35,8 +28,6 @@ from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.ranks import ProcessOptions
 from hdb.worldbase.measure import MeasureOptions
 from hdb.worldbase.trainings import PARTS
-
-PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 
 @dataclass
@@ -122,111 +113,6 @@ class Demo(Training):
 
 
 @dataclass
-class MeasureGate(Training):
-    """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
-
-    `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
-    nothing; the truth is then `recognizer` and other photos of the same people. `num_identities` are measured,
-    `subjects_per_batch` of them together. All other fields are those of `Personalize`, and should be as they are there.
-    """
-
-    split: str = one_of("val", "val", "test")
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
-    num_identities: int = between(100, 5)
-    subjects_per_batch: int = between(1, 1)
-    hypernet: str | None = None
-    encoder: str | None = None
-    recognizer: str = "vggface2"
-    instance_prompt: str = INSTANCE_PROMPT
-    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    prompts: list[str] = texts(lambda: [PHOTO] * 4)
-
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
-
-
-@dataclass
-class Evaluate(ProtocolOptions, MethodOptions, ProcessOptions, Drawing):
-    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
-
-    `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
-    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
-    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
-    there: settings for the plot.
-    """
-
-    output: str = "outputs/eval"
-    searches: str = "outputs/search"
-    methods: list[str] | None = None
-    dtype: str = "float32"
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
-    judges: EvaluationJudges = field(default_factory=EvaluationJudges)
-    hypernet: str | None = None
-    encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
-
-
-@dataclass
-class Readme:
-    """The tables of `readme`, each between two marks that name a file of results.
-
-    `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
-    the same name.
-    """
-
-    readme: str = "README.md"
-    results: str | None = None
-    picture: str = "grid.png"
-    kept: str = "hdb/faceworld/weights/eval.json"
-
-
-@dataclass
-class Search(ProtocolOptions, MethodOptions, Training):
-    """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
-
-    `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
-    `methods` null searches for all that have a grid. `clip_t_within` is how far clip_t may fall below the
-    unpersonalized base's for a setting to keep the prompt. All other fields are those of `Evaluate`.
-    """
-
-    output: str = "outputs/search"
-    methods: list[str] | None = None
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    dtype: str = "float32"
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
-    judges: JudgeOptions = field(default_factory=JudgeOptions)
-    hypernet: str | None = None
-    encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
-    grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    clip_t_within: float = between(0.02, 0)
-
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
-        self.judges.refuse_missing()
-
-
-@dataclass
-class Ablate:
-    """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
-
-    `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all; `preoptimize` is the YAML of
-    targets, for variants that need them: those with words for it, or with beta above 0 and no thetas.
-    """
-
-    output: str = "outputs/ablations"
-    pretrain: str = MISSING
-    evaluate: str = MISSING
-    preoptimize: str | None = None
-    common: Variant = field(default_factory=Variant)
-    variants: dict[str, Variant] = field(default_factory=dict)
-
-
-@dataclass
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
@@ -273,22 +159,6 @@ class Export:
 
 
 @dataclass
-class Benchmark(WorkloadOptions):
-    """What the stages cost on this machine, and two ratios; a base and a hypernetwork of random weights will do.
-
-    `base` is a base, a folder of configs alone (unet.json, ...), or sd15-config, which is configs/sd15. `dtype` is its
-    own, `batch_size` that of pretraining. A ratio compares runs of `num_steps` steps in `num_pairs` pairs.
-    """
-
-    output: str = "outputs/benchmark"
-    num_residuals: int = between(8, 1)
-    num_people: int = between(16, 1)
-    num_repeats: int = between(3, 1)
-    num_pairs: int = between(7, 1)
-    seed: int = a_seed()
-
-
-@dataclass
 class TrainBase(MeasureOptions):
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
@@ -328,15 +198,6 @@ class Prepare:
     margin: float = between(0.0, 0)
     num_workers: int | None = between(None, 0)
     cache: CacheOptions = field(default_factory=CacheOptions)
-
-
-@dataclass
-class PlanRuns(RateOptions):
-    """What runs will take before they start. All other words are of the runs, each for those that have such a field.
-
-    `device` h100, a100 or 4090 is believed to do the share `utilization` of what its data sheet says, `this` is
-    measured; `tflops` a second says it outright.
-    """
 
 
 @dataclass

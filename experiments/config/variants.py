@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.config.loading import dotted, load
+from experiments.config.measuring import Ablate, Evaluate
 from experiments.config.parts import Variant
 from experiments.config.pretraining import Pretrain
-from experiments.config.stages import Ablate, Evaluate, Preoptimize
+from experiments.config.stages import Preoptimize
 from hdb.files import write_json
 from hdb.methods.table import methods_named
 
