@@ -6,11 +6,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from types import ModuleType
 
 from hdb.signals import end_of, stoppable
-
-LOUD = ("diffusers", "transformers")  # tables of odd tensors, which we say in a sentence
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -25,18 +22,20 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in LOUD:
+    for library in ("diffusers", "transformers"):  # tables of odd tensors, which we say in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
     with stoppable() as stopping:
         try:
-            left = _left(main, argv)
+            left, broken = _left(main, argv), None
         except Exception as error:
-            lost = (ranks := _ranks()) is not None and ranks.lost_another(error)
-            if stopping.asked is None and not lost:
-                raise
-            left = None if stopping.asked else ranks.say_lost()  # whatever the signal, or another process, broke
-        if ranks := _ranks():
+            left, broken = None, error
+        ranks = sys.modules.get("hdb.training.ranks")  # a command that has not loaded it is alone
+        if broken is not None and stopping.asked is None:  # else the signal broke it
+            if ranks is None or not ranks.lost_another(broken):
+                raise broken
+            left = ranks.say_lost()
+        if ranks is not None:
             ranks.leave()
         if stopping.asked is None and left is not None:
             return left
@@ -50,22 +49,11 @@ def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
         main(argv)
     except KeyboardInterrupt:
         return None
-    except SystemExit as stop:
-        # Trainer turns Ctrl-C into exit(1)
+    except SystemExit as stop:  # Trainer turns Ctrl-C into exit(1)
         return None if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
     except Exception as error:
-        if not _of_a_user(error):
+        if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "MisconfigurationException":
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def _of_a_user(error: Exception) -> bool:
-    """Whether it is for a user to mend: a wrong value, a file, or a Trainer that this machine cannot have."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "MisconfigurationException"
-
-
-def _ranks() -> ModuleType | None:
-    """What knows of other processes of this run; without it loaded a command is alone."""
-    return sys.modules.get("hdb.training.ranks")
