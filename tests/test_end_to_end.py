@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from experiments import evaluate, export, faceworld, generate, inspect, personalize, preoptimize, pretrain
-from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion import sampling
 from hdb.files import read_header
 from hdb.hypernet import trained
 from hdb.lidb.file import Subject
@@ -45,7 +45,7 @@ def test_the_four_stages_in_a_row(call, capsys):
     assert metrics["step"] == 4
     assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other"} <= set(metrics)
     assert {"val/dino", "val/clip_i", "val/clip_t"} <= set(metrics)
-    assert Image.open(folder / "preview.png").width == 2 * 128  # the reference and one prompt
+    assert Image.open(folder / "preview.png").width == 5 * 128  # the reference and four prompts
 
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
     assert call(personalize, "reference=face.png", "output=me.safetensors") == 0
@@ -191,7 +191,7 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-    interrupt(monkeypatch, StableDiffusion, "sample", at=12)  # the class pictures, 10 of 5 methods, no_hyper's
+    interrupt(monkeypatch, sampling, "sample", at=12)  # the class pictures, 10 of 5 methods, no_hyper's
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
     kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}

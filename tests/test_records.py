@@ -8,6 +8,7 @@ from white_noise import evaluation
 
 from experiments.records import log_evaluation
 from hdb.metrics.judges import JudgeOptions, Judges
+from hdb.runs.logger import PatientLogger
 
 
 def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, tmp_path, monkeypatch):
@@ -16,8 +17,10 @@ def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, 
     outcome = evaluation(tmp_path / "eval", judges, size=(2, 1, 1), num_methods=3, side=32)
     files = [tmp_path / "eval" / name for name in ("results.json", "report.html", "tradeoff.png", "grid.png")]
     metrics, images, tables, artifacts = {}, {}, {}, []
-    run = SimpleNamespace(log=tables.update, log_artifact=artifacts.append)
-    logger = SimpleNamespace(log_metrics=metrics.update, log_image=images.__setitem__, experiment=run)
+    run = SimpleNamespace(log=tables.update, log_artifact=lambda artifact, aliases: artifacts.append(artifact))
+    logger = PatientLogger(experiment=run)
+    monkeypatch.setattr(logger, "log_metrics", metrics.update)
+    monkeypatch.setattr(logger, "log_image", images.__setitem__)
     log_evaluation(logger, files, outcome)
     results = json.loads(files[0].read_text())
     assert metrics["eval/oracle/dino"] == results["methods"]["oracle"]["dino"]["mean"]

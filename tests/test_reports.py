@@ -35,6 +35,7 @@ from experiments import (
 )
 from experiments import config as schemas
 from experiments.config import load
+from hdb.diffusion import sampling
 from hdb.diffusion.sheet import save_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces import artifacts
@@ -274,8 +275,8 @@ STAGES = [
     (pretrain, "", HyperNetPretraining, "training_step", 3, "outputs/pretrain/last.ckpt"),
     (preoptimize, "", Preoptimization, "training_step", 2, "outputs/preoptimize/shard-00000.ckpt"),
     (personalize, PERSON + "output=you.safetensors crop=false", SubjectFinetuning, "training_step", 2, None),
-    (evaluate, "num_identities=2 num_prompts=1 num_pictures=1", StableDiffusion, "sample", 2, "outputs/eval/subjects"),
-    (generate, "subject=s.safetensors", StableDiffusion, "sample", 1, None),
+    (evaluate, "num_identities=2 num_prompts=1 num_pictures=1", sampling, "sample", 2, "outputs/eval/subjects"),
+    (generate, "subject=s.safetensors", sampling, "sample", 1, None),
 ]
 
 
@@ -295,6 +296,7 @@ def test_a_signal_is_said_and_keeps_what_was_reached(stage, number, call, tiny_w
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, method, killed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell have it ignored
     hypernet = [f"hypernet={tiny_weights}/hypernet"] if command in (personalize, evaluate) else []
     assert call(faceworld, "portrait=me.png", "resolution=64", "identity=0", "overwrite=true") == 0
     assert call(command, *words.split(), *hypernet) == 128 + number

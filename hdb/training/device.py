@@ -18,7 +18,8 @@ def accelerator() -> Any:
 def precision() -> Any:
     """A setting that names the precision a Trainer works in."""
     names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
-    return one_of("32-true", *names, says="{name} is {value!r}, expected {words}: what is trained stays in float32")
+    says = "{name} is {value!r}, expected one of {words}: what is trained stays in float32"
+    return one_of("32-true", *names, says=says)
 
 
 def check_precision(precision: str, dtype: str) -> None:

@@ -65,11 +65,11 @@ def fit_hypernet(
     """
     last, curve = folder / "last.ckpt", LossCurve()
     rates = LearningRateMonitor(logging_interval="step")
-    bar = TQDMProgressBar(refresh_rate=LOOK_EVERY)
-    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps(), bar]
+    bar = TQDMProgressBar(refresh_rate=LOOK_EVERY) if trainer.get("enable_progress_bar", True) else None
+    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps()]
     average = AveragedWeights(decay=schedule.ema_decay) if schedule.ema_decay is not None else None
     best = best_saver(folder / "best.ckpt", metric=name, mode=BEST[name]) if (name := schedule.best_metric) else None
-    own += [callback for callback in (average, best) if callback is not None]
+    own += [callback for callback in (bar, average, best) if callback is not None]
     fitting = Trainer(
         max_steps=schedule.max_steps,
         max_time=timedelta(minutes=schedule.max_minutes) if schedule.max_minutes else None,

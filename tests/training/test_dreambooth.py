@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
 
+from hdb.diffusion.digest import weights_digest
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.weights import checksum, exchanged, weights_of
 from hdb.lidb.residuals import Residuals
@@ -82,7 +83,10 @@ def test_every_weight_moves_and_all_are_put_back_even_after_a_failure(personaliz
                 still = [name for name, weight in weights.items() if torch.equal(weight, start[name])]
                 assert not still
             assert not stage.state_dict()
-        assert checksum(weights_of(diffusion)) == before and diffusion._weights_digest() == digest
+        assert (
+            checksum(weights_of(diffusion)) == before
+            and weights_digest(diffusion.vae, diffusion.unet, diffusion.text_encoder) == digest
+        )
         assert not any(weight.requires_grad or weight.grad is not None for weight in weights_of(diffusion).values())
 
 

@@ -84,7 +84,7 @@ def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     reference = personalized.diffusion.encode_images(photos).float()
     for words in (["finetuning.stratified=False"], ["finetuning.batch_size=3", "finetuning.timesteps=high_noise"]):
         tuning = load(Evaluate, [*words, "finetuning.num_steps=2"]).finetuning
-        made = Finetuner(Studio(personalized, trainer={"accelerator": "cpu"}), tuning).finetune(photos, start)
+        made = Finetuner(Studio(personalized, trainer={"accelerator": "cpu"}), tuning).finetune(photos[:, None], start)
         assert torch.equal(made.residuals.theta, finetune(reference=reference, **asdict(tuning)).fitted.theta)
 
 
