@@ -71,7 +71,7 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     test, train, device = people(options, "test"), people(options, "train"), device_of(options.accelerator)
     base = StableDiffusion.from_pretrained(weights / "base").to(device)
     drawn, prompts = own_pictures(options, base, test)
-    measured = judges(weights, test, device) | pictures(options, base, drawn, prompts, test, train)
+    measured = judges(weights, test, device) | pictures(options, base, drawn, prompts, test, train, device)
     if trained_on(weights / "hypernet", base):
         measured |= hypernetwork(options, base, training)
     rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
@@ -151,9 +151,10 @@ def pictures(
     prompts: list[str],
     test: FaceWorldDataset,
     train: FaceWorldDataset,
+    device: torch.device,
 ) -> dict[str, Numbers]:
     """The autoencoder, obedience to prompts in and out of training, and whether the base's faces are its own."""
-    weights, device = Path(options.weights), base.device
+    weights = Path(options.weights)
     judge = classifier(str(weights / "classifier"), device=device)
     recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
     held_out = [
