@@ -54,7 +54,7 @@ gpu: $(STAMP)  ## with a CUDA device: the tests there, and what Stable Diffusion
 
 lowest:  ## run the tests of files and bases with the oldest libraries that pyproject.toml allows, in .venv-lowest
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --constraint lowest.txt --editable ".[dev]"
+	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ".[dev]"
 	.venv-lowest/bin/python -m pytest tests/diffusion tests/lidb tests/test_export.py tests/test_generate.py
 
 lint: $(STAMP)  ## check style and the direction of imports
