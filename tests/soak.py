@@ -193,7 +193,7 @@ def mounted(folder: Path, options: str):
 
 def disks(room: Path) -> None:
     """A disk that is full, and one that is read only: a sentence, and nothing torn."""
-    for name, options in (("full", "size=64k"), ("read-only", "ro")):
+    for name, options in (("full", "size=16k"), ("read-only", "ro")):
         with mounted(room / name, options) as allowed:
             if not allowed:
                 print(f"{name} disk: not tried, mounting is not allowed")

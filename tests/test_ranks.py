@@ -20,7 +20,7 @@ from hdb.training import ranks
 
 ROOT = Path(__file__).parents[1]
 PAIR = ["devices=2"]
-ONE_STEP = ["max_steps=1", "warmup_steps=0"]
+ONE_STEP = ["max_steps=1", "warmup_steps=0", "condition_dropout=0.5", "ema_decay=0.5"]
 STILL = [*ONE_STEP, "lr=1e-12", "linear_lr=1e-12"]  # scores of the network as it begins
 LONGER = ["max_steps=12", "val_every=12", "checkpoint_every=4", "warmup_steps=0"]
 
