@@ -20,7 +20,7 @@ from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 
 OF_THETA = ["only_hyper", "no_hyper", "hyperdreambooth"]
-STORING = ["textual_inversion", "dreambooth_agg2", *OF_THETA]
+STORING = ["textual_inversion", "dreambooth_agg2", "lora_dreambooth", *OF_THETA]
 METHODS = ["unpersonalized", "mean_theta", *STORING, "oracle"]  # of `make eval`
 
 
@@ -142,14 +142,14 @@ def test_a_hypernetwork_with_learned_bases_goes_the_whole_way(call, capsys):
     assert call(pretrain, "hypernet.learn_bases=true") == 0
     for name in ("last.ckpt", "hypernet"):
         words = [f"hypernet=outputs/pretrain/{name}", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-        assert call(evaluate, *words, f"output=eval-{name}") == 2
+        assert call(evaluate, *words, f"output=eval-{name}", "finetuning.basis=lidb") == 2
         assert "finetuning.basis is lidb, but the hypernetwork learned" in capsys.readouterr().err
-        assert call(evaluate, *words, f"output=eval-{name}", "finetuning.basis=free") == 0
+        assert call(evaluate, *words, f"output=eval-{name}") == 0
         for method, rank in (("only_hyper", 1), ("hyperdreambooth", 4)):
             layout = Subject.load(next(Path(f"eval-{name}/subjects/{method}").glob("*.safetensors"))).layout
             assert layout.free and layout.rank == rank
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
-    assert call(personalize, "reference=face.png", "output=me.safetensors", "finetuning.basis=free") == 0
+    assert call(personalize, "reference=face.png", "output=me.safetensors") == 0
     assert call(generate, "subject=me.safetensors", "num_pictures=1") == 0
 
 
@@ -191,7 +191,7 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-    interrupt(monkeypatch, sampling, "sample", at=12)  # the class pictures, 10 of 5 methods, no_hyper's
+    interrupt(monkeypatch, sampling, "sample", at=14)  # the class pictures, 12 of 6 methods, no_hyper's
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
     kept |= {path: path.stat().st_mtime_ns for path in Path("outputs/eval/images/only_hyper").glob("*/*.png")}
@@ -201,13 +201,13 @@ def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch)
     assert len(Path("outputs/eval/manifest.jsonl").read_text().splitlines()) == len(METHODS) * 2
 
 
-def test_finetuning_without_bases_and_files_in_half_precision_are_one_override_away(call, tiny_weights, capsys):
+def test_finetuning_within_bases_and_files_in_half_precision_are_one_override_away(call, tiny_weights, capsys):
     words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
     sizes = {}
     for name, more in (
-        ("lidb", []),
-        ("half", ["dtype=float16"]),
-        ("free", ["finetuning.basis=free", "finetuning.lr=1e-3"]),
+        ("lidb", lidb := ["finetuning.basis=lidb", "finetuning.lr=2e-2"]),
+        ("half", [*lidb, "dtype=float16"]),
+        ("free", []),
     ):
         assert call(evaluate, *words, f"output={name}", *more) == 0
         methods = json.loads(Path(name, "results.json").read_text())["methods"]

@@ -96,8 +96,8 @@ def test_two_runs_of_a_real_agent(agent_room, monkeypatch, capsys):
     monkeypatch.chdir(agent_room)
     best = trained.hypernet_path("best").parent
     assert "best of 2 runs by val/face_rec" in capsys.readouterr().out
-    artifact = server.artifacts[-1]
-    assert artifact["committed"] and artifact["artifactCollectionName"] == f"hypernet-{SWEEP}"
+    artifact = [sent for sent in server.artifacts if sent["artifactCollectionName"] == f"hypernet-{SWEEP}"][-1]
+    assert artifact["committed"]
     assert "best" in [alias["alias"] for alias in artifact["aliases"]]
     assert artifact["files"]["model.safetensors"] == (best / "hypernet" / "model.safetensors").read_bytes()
 

@@ -106,7 +106,11 @@ class StandIn:
         return {"createArtifact": {"artifact": {"id": self.last, "state": "PENDING", "artifactSequence": sequence}}}
 
     def on_CreateArtifactManifest(self, words: dict[str, Any]) -> dict[str, Any]:
-        file = {"id": "manifest", "uploadUrl": f"{self.url}/artifact/manifest.json", "uploadHeaders": []}
+        file = {
+            "id": "manifest",
+            "uploadUrl": f"{self.url}/artifact/{words.get('artifactID', self.last)}/manifest.json",
+            "uploadHeaders": [],
+        }
         return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
 
     def on_UpdateArtifactManifest(self, words: dict[str, Any]) -> dict[str, Any]:
@@ -117,29 +121,35 @@ class StandIn:
         nodes = [
             {
                 "storagePath": of["name"],
-                "uploadUrl": f"{self.url}/artifact/{of['name']}",
+                "uploadUrl": f"{self.url}/artifact/{of['artifactID']}/{of['name']}",
                 "uploadHeaders": [],
                 "uploadMultipartUrls": None,
-                "artifact": {"id": self.last},
+                "artifact": {"id": of["artifactID"]},
             }
             for of in words["input"]["artifactFiles"]
         ]
         return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 
     def on_CommitArtifact(self, words: dict[str, Any]) -> dict[str, Any]:
-        self.artifacts[-1]["committed"] = True
-        return {"commitArtifact": {"artifact": {"id": self.last, "digest": self.artifacts[-1]["digest"]}}}
+        artifact = self.artifact(words["artifactID"])
+        artifact["committed"] = True
+        return {"commitArtifact": {"artifact": {"id": words["artifactID"], "digest": artifact["digest"]}}}
 
     @property
     def last(self) -> str:
-        """The id of the artifact that is being sent."""
+        """The id of the artifact that was begun last."""
         return f"artifact{len(self.artifacts)}"
+
+    def artifact(self, name: str) -> dict[str, Any]:
+        """The artifact of an id; tables of runs are sent beside networks."""
+        return self.artifacts[int(name.removeprefix("artifact")) - 1]
 
     def receive(self, path: str, body: bytes) -> None:
         """A file, or the lines of a run's stream; what the client tells of itself is passed over."""
         kind, _, rest = path.strip("/").partition("/")
         if kind == "artifact":
-            self.artifacts[-1]["files"][rest] = body
+            name, _, file = rest.partition("/")
+            self.artifact(name)["files"][file] = body
             return
         if kind == "upload":
             run, _, name = rest.partition("/")
