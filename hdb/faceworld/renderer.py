@@ -1,7 +1,5 @@
 """Renderer: pairs of person and view -> pictures. Geometry, then visibility, then paint and light, then style."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,24 +9,17 @@ from hdb.faceworld.accessories import HEADWEAR, accessory_mesh
 from hdb.faceworld.beard import beard_albedo, beard_exists, beard_mesh
 from hdb.faceworld.contexts import paint_context
 from hdb.faceworld.eyes import eye_albedo, lash_exists
-from hdb.faceworld.framing import Framing
 from hdb.faceworld.hair import Haircut, hair_albedo, hair_exists, hair_mesh, strand_noise
-from hdb.faceworld.head import EYE_DEPTH, EYE_HEIGHT, Head
+from hdb.faceworld.head import Head
 from hdb.faceworld.identity import Identity
 from hdb.faceworld.light import Paint, ShadowMap, Surface, hair_highlight, shade
 from hdb.faceworld.mesh import Channel, Material, Mesh
-from hdb.faceworld.noise import smoothstep
 from hdb.faceworld.rasterizer import barycentric, rasterize
+from hdb.faceworld.scene import CAMERA, Pair, Scene
 from hdb.faceworld.skin import skin_albedo
 from hdb.faceworld.styles import DRAWN_STYLES, STATUES, Drawing, carve, draw, outlines
 from hdb.faceworld.traits import Traits
-from hdb.faceworld.view import View
 
-Pair = tuple[Identity, View]
-
-_PIVOT = (0.0, 6.45, 0.45)  # where the neck turns
-_EYES = (0.0, EYE_HEIGHT, EYE_DEPTH)  # the point between the eyes
-_DISTANCE = 8.4  # of the camera from there
 _FAR = 12.0
 _PLAIN = {  # materials of one color: color, specular strength, gloss
     Material.UPPER_TEETH: ((0.80, 0.77, 0.70), 0.05, 40.0),
@@ -43,62 +34,6 @@ _PLAIN = {  # materials of one color: color, specular strength, gloss
 def detail(resolution: int) -> float:
     """How much of strands, strokes and grain a picture can carry: nothing at 64 px and below, all from 128 px."""
     return min(max(resolution / 64 - 1, 0.0), 1.0)
-
-
-def _rotation(view: View) -> Float[Tensor, "3 3"]:
-    yaw, pitch, roll = (math.radians(angle) for angle in (view.yaw, view.pitch, view.roll))
-    turn = torch.tensor([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
-    nod = torch.tensor([[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]])
-    tilt = torch.tensor([[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0], [0, 0, 1.0]])
-    return tilt @ turn @ nod
-
-
-class _Scene:
-    """The meshes of a batch of pictures, posed and projected, as one soup of triangles."""
-
-    def __init__(self, meshes: list[Mesh], pairs: list[Pair], *, size: int, framing: Framing) -> None:
-        device = meshes[0].positions.device
-        pivot, eyes = torch.tensor(_PIVOT, device=device), torch.tensor(_EYES, device=device)
-        drop = float(framing.center[1])  # of the middle of the picture below the eyes
-        posed = []
-        screens, self.vertex_image, self.triangle_image = [], [], []
-        for number, (mesh, (_, view)) in enumerate(zip(meshes, pairs, strict=True)):
-            rotation = _rotation(view).to(device).T
-            # The neck follows the head gradually and the shoulders not at all.
-            follows = smoothstep(5.75, 6.6, mesh.positions[:, 1:2])
-            local = mesh.positions - pivot
-            position = torch.lerp(local, local @ rotation, follows)
-            normal = normalize(torch.lerp(mesh.normals, mesh.normals @ rotation, follows), dim=1)
-            # The point between the eyes stays where it is, whatever the pose: an aligned crop.
-            shift = torch.tensor([view.shift[0], view.shift[1] - drop, 0.0], device=device)
-            seen = position - (eyes - pivot) @ rotation - shift
-            near = _DISTANCE - seen[:, 2]
-            scale = _DISTANCE / near * (size / framing.side * view.zoom)
-            screens.append(torch.stack([size / 2 + seen[:, 0] * scale, size / 2 - seen[:, 1] * scale, near], 1))
-            posed.append(
-                Mesh(
-                    position + pivot,
-                    mesh.canonical,
-                    normal,
-                    mesh.occlusion,
-                    mesh.traits,
-                    mesh.triangles,
-                    mesh.materials,
-                )
-            )
-            self.vertex_image.append(torch.full((len(position),), number, device=device))
-            self.triangle_image.append(torch.full((len(mesh.triangles),), number, device=device))
-        self.mesh = Mesh.join(posed)
-        self.screen = torch.cat(screens)
-        self.vertex_image, self.triangle_image = torch.cat(self.vertex_image), torch.cat(self.triangle_image)
-
-    def gather(self, values: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
-        """Interpolates vertex values inside triangles: corners (p, 3), weights (p, 3) -> (p, ...)."""
-        total = 0
-        for corner in range(3):
-            weight = weights[:, corner] if values.dim() == 1 else weights[:, corner : corner + 1]
-            total = total + values.index_select(0, corners[:, corner]) * weight
-        return total
 
 
 class Renderer:
@@ -126,7 +61,7 @@ class Renderer:
 
     def draw(self, pairs: list[Pair]) -> Float[Tensor, "n 3 h w"]:
         """Pictures of people, in order, in [0, 1]. A batch of 8 to 32 is fastest; people in a row share geometry."""
-        scene = _Scene(self._meshes(pairs), pairs, size=self.size, framing=self._framing)
+        scene = Scene(self._meshes(pairs), pairs, size=self.size, framing=self._framing)
         traits = Traits.of(pairs, device=self.head.device)
         pixel, surface = self._visible(scene, traits, len(pairs))
         paint = self._paint(surface, traits)
@@ -169,7 +104,7 @@ class Renderer:
         beard = beard_mesh(identity, self.head, positions, face.normals, shells=3)
         return [face] if beard is None else [face, beard]
 
-    def _visible(self, scene: _Scene, traits: Traits, num_images: int) -> tuple[Tensor, Surface]:
+    def _visible(self, scene: Scene, traits: Traits, num_images: int) -> tuple[Tensor, Surface]:
         mesh, material = scene.mesh, scene.mesh.materials
         one_sided = (material <= Material.RIGHT_EYE) | (material == Material.BEARD)
         # Hair on the skull hides its own back; only hanging hair is seen from inside.
@@ -207,9 +142,7 @@ class Renderer:
         weights = barycentric(scene.screen, corners, pixel, size=self.size)
         position = scene.gather(mesh.positions, corners, weights)
         normal = normalize(scene.gather(mesh.normals, corners, weights), dim=1)
-        camera = torch.tensor(_EYES, device=position.device)
-        camera[2] += _DISTANCE
-        toward_camera = normalize(camera - position, dim=1)
+        toward_camera = normalize(torch.tensor(CAMERA, device=position.device) - position, dim=1)
         kind = material.index_select(0, triangle)
         turned = ((normal * toward_camera).sum(1) < 0) & (kind >= Material.HAIR)
         return pixel, Surface(
@@ -266,7 +199,7 @@ class Renderer:
             paint.specular[which], paint.gloss[which] = specular, gloss
         return paint
 
-    def _shadows(self, scene: _Scene, traits: Traits) -> ShadowMap:
+    def _shadows(self, scene: Scene, traits: Traits) -> ShadowMap:
         material = scene.mesh.materials
         outer = scene.mesh.traits[:, Channel.HEIGHT].index_select(0, scene.mesh.triangles[:, 0]) > 0.99
         casts = (material == Material.SKIN) | ((material == Material.HAIR) & outer)

@@ -12,7 +12,8 @@ from torch import Tensor
 from hdb.faceworld.captions import parse
 from hdb.faceworld.head import Head
 from hdb.faceworld.identity import Identity, sample_identity
-from hdb.faceworld.renderer import Pair, Renderer
+from hdb.faceworld.renderer import Renderer
+from hdb.faceworld.scene import Pair
 from hdb.faceworld.view import View, sample_nuisances, sample_view
 
 VERSION = 2  # grows whenever a pixel changes
