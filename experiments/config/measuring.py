@@ -53,10 +53,25 @@ class MeasureGate(Training):
 
 
 @dataclass
-class Evaluate(ProtocolOptions, MethodOptions, ProcessOptions, Drawing):
+class Compared(ProtocolOptions, MethodOptions):
+    """What `Evaluate` and `Search` share: methods, people, and what makes a file of a person.
+
+    `dtype` of the files is float32 or float16.
+    """
+
+    methods: list[str] | None = None
+    dtype: str = "float32"
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+
+
+@dataclass
+class Evaluate(Compared, ProcessOptions, Drawing):
     """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
 
-    `dtype` of the subjects' files is float32 or float16. `methods` null takes all that the source has an answer for.
+    `methods` null takes all that the source has an answer for.
     `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
@@ -65,13 +80,7 @@ class Evaluate(ProtocolOptions, MethodOptions, ProcessOptions, Drawing):
 
     output: str = "outputs/eval"
     searches: str = "outputs/search"
-    methods: list[str] | None = None
-    dtype: str = "float32"
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
     judges: EvaluationJudges = field(default_factory=EvaluationJudges)
-    hypernet: str | None = None
-    encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
 
 
 @dataclass
@@ -89,7 +98,7 @@ class Readme:
 
 
 @dataclass
-class Search(ProtocolOptions, MethodOptions, Training):
+class Search(Compared, Training):
     """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
 
     `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
@@ -98,14 +107,8 @@ class Search(ProtocolOptions, MethodOptions, Training):
     """
 
     output: str = "outputs/search"
-    methods: list[str] | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    dtype: str = "float32"
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
     judges: JudgeOptions = field(default_factory=JudgeOptions)
-    hypernet: str | None = None
-    encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
     grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip_t_within: float = between(0.02, 0)
 
