@@ -76,7 +76,7 @@ class PersonalizedDiffusion:
         self,
         people: Residuals,
         latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Float[Tensor, "k l d"],
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
@@ -89,7 +89,7 @@ class PersonalizedDiffusion:
         self,
         people: Residuals,
         latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Float[Tensor, "k l d"],
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
@@ -99,12 +99,18 @@ class PersonalizedDiffusion:
 
         Args:
             people: n of them; sample i belongs to person i mod n (tiled).
-            prompts: n of them, encoded once, or m. The text encoder is personalized too, so they cannot be cached.
+            prompts: n of them, encoded once, or m. The text encoder is personalized too: embeddings, as
+                `encode_prompts` gives them, are of these people alone.
             weight: of each place in the loss.
         """
         self.bind(people)
-        prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight)
+        embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(list(prompts))
+        return denoise(self.diffusion, latents, embeds, noise=noise, timesteps=timesteps, weight=weight)
+
+    def encode_prompts(self, people: Residuals, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """What the text encoder makes of k prompts under n people's residuals; prompt i is of person i mod n."""
+        self.bind(people)
+        return self.diffusion.encode_prompts(list(prompts))
 
     @torch.no_grad()
     def pictures(

@@ -53,6 +53,7 @@ class FittingOptions:
         mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
         gradient_clip: largest norm of one row's gradient.
         mask: `face` weighs the loss of a picture to the face in its frame, None looks at all of it.
+        train_text_encoder: False leaves the text encoder's part of a theta as it starts.
 
     Raises:
         ValueError: an unknown mask.
@@ -66,6 +67,7 @@ class FittingOptions:
     mean_pull: float = 0.0
     gradient_clip: float = 1.0
     mask: str | None = None
+    train_text_encoder: bool = True
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
@@ -197,6 +199,7 @@ class ThetaFitting(RowFitting):
         start.layout.check(start.theta, finite=True)
         super().__init__(personalized, start=start.theta, **fitting)
         self.layout: Layout = start.layout
+        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # of prompts that no step reads differently
 
     @property
     def fitted(self) -> Residuals:
@@ -206,7 +209,13 @@ class ThetaFitting(RowFitting):
     def losses(
         self, latents: Float[Tensor, "m c h w"], prompts: Sequence[str], **draws: Tensor | None
     ) -> Float[Tensor, " m"]:
-        return self.personalized.denoising_losses(Residuals(self.rows, self.layout), latents, prompts, **draws)
+        people = Residuals(self.rows, self.layout)
+        if not self.options.train_text_encoder:
+            if (known := tuple(prompts)) not in self.prompt_embeds:
+                with torch.no_grad():
+                    self.prompt_embeds[known] = self.personalized.encode_prompts(people, prompts)
+            prompts = self.prompt_embeds[known]
+        return self.personalized.denoising_losses(people, latents, prompts, **draws)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)

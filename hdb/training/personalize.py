@@ -28,7 +28,8 @@ class FinetuningOptions:
 
     `basis` lidb keeps the residual within the frozen bases, and the file small; free leaves them for an ordinary LoRA
     of this rank. `lr` null takes 5e-3 of lidb, 1e-3 of free. `batch_size` counts draws of noise and timestep per
-    subject and step, `stratified` spreads the timesteps of a step evenly.
+    subject and step, `stratified` spreads the timesteps of a step evenly. `train_text_encoder` false leaves the text
+    encoder's layers as the start has them, as LoRA trainers do by default: ours, it keeps more of the prompt.
 
     Two ways to keep finetuning from copying more of the photo than the person, both off by default and ours:
     `prior_preservation` is DreamBooth's, the weight of a loss on `num_class_pictures` pictures that the base itself
@@ -42,6 +43,7 @@ class FinetuningOptions:
     batch_size: int = between(4, 1)
     timesteps: str = timesteps()
     stratified: bool = True
+    train_text_encoder: bool = True
     prior_preservation: float = between(0.0, 0)
     num_class_pictures: int = between(32, 1)
     mask: str | None = one_of(None, "face", says="{name} is {value!r}, expected {words} or null")
@@ -79,6 +81,7 @@ class FinetuningOptions:
             stratified=self.stratified,
             gradient_clip=gradient_clip,
             mask=self.mask,
+            train_text_encoder=self.train_text_encoder,
         )
 
 

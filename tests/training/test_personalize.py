@@ -79,6 +79,50 @@ def test_options_say_whether_timesteps_are_stratified_and_refuse_bases_that_a_pr
         finetune(start=Residuals.initial(personalized.layout.freed))
 
 
+@pytest.mark.parametrize("basis", ["lidb", "free"])
+def test_without_the_text_encoder_its_layers_stay_and_the_others_learn_as_if_it_were_frozen(finetune, start, basis):
+    left = start.relax(2, free=basis == "free")
+    begun = left.layout.unpack(left.theta)
+    module = finetune(basis=basis, num_steps=3, train_text_encoder=False)
+    ended = module.layout.unpack(module.fitted.theta)
+    text = [name for name in begun if name.startswith("text_encoder.")]
+    assert text and len(text) < len(begun)
+    for name, factors in begun.items():
+        same = [torch.equal(*pair) for pair in zip(factors, ended[name], strict=True)]
+        assert all(same) if name in text else not any(same), name
+    both = finetune(basis=basis, num_steps=3).fitted.theta
+    assert not torch.equal(both, module.fitted.theta)
+
+
+def test_without_the_text_encoder_a_first_step_has_the_gradient_of_training_both_in_the_unet(
+    personalized, latents, start
+):
+    gradients = []
+    for trained in (True, False):
+        options = FinetuningOptions(rank=2, train_text_encoder=trained)
+        module = SubjectFinetuning(personalized, reference=latents[:, 0], start=start, options=options)
+        draws = {"noise": torch.ones(3, *latents.shape[2:]), "timesteps": torch.tensor([100, 500, 900])}
+        module.losses(latents[:, 0], ["a [V] face"] * 3, **draws).sum().backward()
+        gradients.append(module.layout.unpack(module.rows.grad))
+    for name, factors in gradients[0].items():
+        if name.startswith("text_encoder."):
+            assert any(grad.abs().max() > 0 for grad in factors)
+            assert all(not grad.any() for grad in gradients[1][name])
+        else:
+            for both, unet in zip(factors, gradients[1][name], strict=True):
+                assert_close(unet, both, rtol=1e-4, atol=1e-7)
+
+
+def test_prompts_that_nothing_changes_are_encoded_once(finetune, personalized, monkeypatch):
+    encoded = []
+    encode = personalized.diffusion.encode_prompts
+    monkeypatch.setattr(personalized.diffusion, "encode_prompts", lambda of: encoded.append(of) or encode(of))
+    finetune(num_steps=3, train_text_encoder=False)
+    once = len(encoded)
+    finetune(num_steps=3)
+    assert (once, len(encoded) - once) == (1, 3)
+
+
 def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     photos = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     reference = personalized.diffusion.encode_images(photos).float()
