@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -109,7 +110,7 @@ class Search(Compared, Training):
     output: str = "outputs/search"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     judges: JudgeOptions = field(default_factory=JudgeOptions)
-    grids: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     clip_t_within: float = between(0.02, 0)
 
     def refuse_missing(self, hypernet: Path) -> None:

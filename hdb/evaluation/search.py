@@ -21,7 +21,7 @@ from hdb.metrics.intervals import bootstrap_ci
 
 CHOSEN_BY = ("face_rec", "clip_t")
 
-Grid = Mapping[str, Sequence[float]]
+Grid = Mapping[str, Sequence[float | int | bool | str]]
 
 
 def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str, list[tuple[str, ...]]]:
@@ -44,9 +44,17 @@ def settings(grid: Grid) -> list[tuple[str, ...]]:
 
     >>> settings({"dreambooth.lr": [1e-5, 1e-4], "dreambooth.num_steps": [40]})
     [('dreambooth.lr=1e-05', 'dreambooth.num_steps=40'), ('dreambooth.lr=0.0001', 'dreambooth.num_steps=40')]
+    >>> settings({"k1.basis": ["free"], "k1.stratified": [True, False]})
+    [('k1.basis=free', 'k1.stratified=true'), ('k1.basis=free', 'k1.stratified=false')]
     """
-    of_field = [[f"{name}={value:g}" for value in values] for name, values in grid.items()]
+    of_field = [[f"{name}={_word(value)}" for value in values] for name, values in grid.items()]
     return list(product(*of_field))
+
+
+def _word(value: float | int | bool | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def named(words: Sequence[str], settings: Mapping[str, object]) -> str:
