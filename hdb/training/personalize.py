@@ -96,7 +96,8 @@ class SubjectFinetuning(ThetaFitting):
     Paper: 40 iterations, diffusion loss on the reference, a residual of higher rank on top of the prediction. Open
     there: rank (public code: 4), rate, batch, timesteps, and whether the residual keeps to the LiDB bases. Here: rank 4
     inside the bases, which keeps the file small, and a cosine to zero from 5e-3; 1e-2 brings the identity further, and
-    the photo's backdrop too. Without the bases (`free`) there are thirteen times the numbers, and 1e-3 is enough.
+    the photo's backdrop too. Without the bases (`free`) there are thirteen times the numbers, and 1e-3 is enough. What
+    the text encoder learns here costs the prompt: it can be left as predicted, and then bears twice the rate.
 
     Args:
         reference: latents of the n references, or of v views of each.
