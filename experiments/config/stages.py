@@ -107,10 +107,6 @@ class Demo(Training):
     min_face: int = between(64, 1)
     prompts: list[str] = texts(lambda: [PHOTO])
 
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
-
 
 @dataclass
 class Generate(OnBase):
