@@ -60,8 +60,7 @@ class Personalize(Drawing):
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
     smallest face in px. `face` chooses where there are several, 1 being the largest. `consent` is a free text that
     travels in the file; `source` another, null the name of the photo. `strict` true leaves with exit code 3 where the
-    pictures do not fit the photo. `dtype` of the file is float32 or, at half the
-    size, float16.
+    pictures do not fit the photo. `dtype` of the file is float32 or, at half the size, float16.
     """
 
     reference: str = MISSING
@@ -122,8 +121,8 @@ class Generate(OnBase):
     subject: list[str] = MISSING
     output: str = "outputs/generate"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    prompts: list[str] = field(default_factory=lambda: [PHOTO])
-    num_pictures: int = 4
+    prompts: list[str] = texts(lambda: [PHOTO])
+    num_pictures: int = between(4, 1)
     scale: float | None = None
     text_scale: float | None = None
     mix: bool = False

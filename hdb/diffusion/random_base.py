@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from hdb.diffusion.family import read_configs
+from hdb.diffusion.family import check_configs, read_configs
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.files import ROOT
 
@@ -39,9 +39,10 @@ def random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.
     They are drawn from the global generator.
 
     Raises:
-        ValueError: a config is missing or unreadable.
+        ValueError: a config is missing or unreadable, or none of a base.
     """
     configs = read_configs(folder)
+    check_configs(configs, of=str(folder))
     with device:
         unet = UNet2DConditionModel.from_config(configs["unet"])
         vae = AutoencoderKL.from_config(configs["vae"])

@@ -90,6 +90,8 @@ def sample(
     Raises:
         ValueError: the number of seeds is not the number of prompts.
     """
+    # Not diffusers' pipeline: it guides only above a scale of 1, steps in the base's half precision, and waits for the
+    # GPU at every step.
     n = len(prompt_embeds)
     if len(seeds) != n:
         raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")

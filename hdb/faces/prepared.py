@@ -95,6 +95,7 @@ def write_shard(path: Path, about: About, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: it cannot be written: a full disk, say. The error names the file.
     """
+    # Not webdataset's TarWriter, which leaves out a file called like ABOUT.
     with naming(path), written_whole(path) as part, tarfile.open(part, "w") as tar:
         for name, data in ({ABOUT: json.dumps(about).encode()} | dict(files)).items():
             info = tarfile.TarInfo(name)
