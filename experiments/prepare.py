@@ -2,7 +2,7 @@
 
 Under `output`: {train,val,test}-00000.tar and so on, splits.json (who is in which split), manifest.json (what is in
 each shard, every picture that was skipped and why, every remark on one that was not, every other file). No picture is
-in two splits, also under two names. An interrupted run goes on: shards that exist are kept. Training reads them with
+in two splits, also under two names. An interrupted run resumes: shards that exist are kept. Training reads them with
 faces.source=shards faces.root=<output>.
 """
 

@@ -85,7 +85,7 @@ def sample(
     """Pictures in [0, 1] with classifier-free guidance, one seed per picture, whose noise is drawn on the CPU.
 
     Both halves run as one batch ``cat([unconditional, conditional])``, over which the bound residuals of n people are
-    tiled. A sampler that draws noise on the way goes on with each picture's own generator, as diffusers' pipelines do.
+    tiled. A sampler that draws noise on the way draws it from each picture's own generator, as diffusers' pipelines do.
 
     Raises:
         ValueError: the number of seeds is not the number of prompts.

@@ -1,4 +1,4 @@
-"""Photos cropped once and kept as tar shards: in parallel, each whole or not there, so that a call can go on."""
+"""Photos cropped once and kept as tar shards: in parallel, each whole or not there, so that a call can be resumed."""
 
 import errno
 import itertools

@@ -1,4 +1,4 @@
-"""How the stages look at the frozen base: which noise levels and which noise."""
+"""What all stages share: which noise levels and which noise the frozen base is asked about."""
 
 from dataclasses import dataclass
 from typing import Any

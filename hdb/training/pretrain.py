@@ -229,9 +229,8 @@ class HyperNetPretraining(Stage):
         number = batch_idx * self.trainer.world_size + self.global_rank  # of this batch among those of all processes
         generator = private_generator(self.seed, number, 0)  # no step in the key: the same every time
         noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
-        others = someone_else(batch.identities.tolist())
+        others, prompts = someone_else(batch.identities.tolist()), self.prompts(batch.prompts)
         both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
-        prompts = self.prompts(batch.prompts)
         own, other = torch.zeros(2, num, device=self.device)
         for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
             losses = self.personalized.denoising_losses(

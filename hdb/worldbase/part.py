@@ -16,7 +16,7 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 class Part(LightningModule):
-    """Trains one network on faceworld's views for a number of steps; stopped at any of them, it goes on the same way.
+    """Trains one network on faceworld's views for a number of steps; stopped at any, it resumes as if it had not been.
 
     Subclasses define `loss(flat, generator)` and `save(folder)`; what is drawn at a step depends on (seed, step) alone.
 
