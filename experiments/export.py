@@ -26,6 +26,10 @@ def main(argv: list[str]) -> None:
     output = own_place(config.output) if is_folder else place_of_file(config.output)
     if is_folder and output.exists():
         raise ValueError(f"output {output} is there already, expected the name of a new folder")
+    if is_folder and output.suffix == ".safetensors":
+        raise ValueError(
+            f"output {output} is called like a file, expected the name of a folder: format=merged writes one"
+        )
     beside = preview_of(config.subject)
     shown = None if is_folder else config.preview or (beside if beside.is_file() else None)
     picture = open_picture(shown) if shown else None
