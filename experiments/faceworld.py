@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
         people = None if config.num_identities is None else SPLITS[split][: config.num_identities]
-        check_room(config.root)
+        check_room(config.root, is_folder=True)
         FaceWorldDataset(
             config.root,
             split=split if people is None else None,

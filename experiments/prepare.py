@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         )
     )
     folder = own_place(config.output)
-    check_room(folder)
+    check_room(folder, is_folder=True)
     for place in (folder, *(folder / name for name in RECORDS)):
         refuse_inputs(place, named_paths(config), within=False)
     jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)

@@ -46,7 +46,7 @@ def added_to(folder: str | Path, reads: Reads) -> Iterator[None]:
     Raises:
         ValueError: somebody else works there, it cannot be written, or an input lies in it.
     """
-    check_room(folder)
+    check_room(folder, is_folder=True)
     refuse_inputs(folder, reads)
     with locked(folder):
         yield
@@ -54,7 +54,7 @@ def added_to(folder: str | Path, reads: Reads) -> Iterator[None]:
 
 def check_folder(folder: str | Path, reads: Reads) -> None:
     """Raises ValueError if no run can write there: before networks are read."""
-    check_room(folder)
+    check_room(folder, is_folder=True)
     refuse_inputs(folder, reads)
     if foreign := _foreign(Path(folder)):
         raise ValueError(f"{folder} holds {foreign}, which is of no run: expected a new or empty folder as output")
