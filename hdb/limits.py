@@ -61,12 +61,12 @@ def limit_of(entry: Field) -> Limit | None:
 
 
 def check(options: Any, prefix: str = "") -> None:
-    """Checks every setting of a dataclass and of those within it, then what a dataclass has to say of several.
+    """Checks every setting of a dataclass and of those within it, then the conflicts that a dataclass knows of.
 
-    No number may be infinite or none at all.
+    No number may be infinite or NaN.
 
     Args:
-        prefix: that the settings' names have, `finetuning.` say.
+        prefix: of the settings' names: `finetuning.`, for example.
 
     Raises:
         ValueError: names a setting, what was given and what is expected.

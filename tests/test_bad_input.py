@@ -78,7 +78,7 @@ WORDS = [
     (inspect, "", "give either subject=.* or base="),
     (inspect, "subject=torn.safetensors", "torn.safetensors is cut off"),
     (inspect, "base=empty", "empty lacks unet/config.json"),
-    (faceworld, "splits=[dev]", "unknown split 'dev', expected train, val, test"),
+    (faceworld, "splits=[test,dev] root=data", "unknown split 'dev', expected train, val, test"),
     (faceworld, "resolution=7", "resolution is 7, expected an even number of at least 16"),
 ]
 

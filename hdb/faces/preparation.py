@@ -72,7 +72,7 @@ def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Pho
 
 
 def write_manifest(folder: Path, shards: list[Path], splits: Splits, others: Sequence[Other]) -> None:
-    """Writes the manifest and the splits, of whom there is a picture; says what was skipped.
+    """Writes the manifest, and the splits of those who have a picture; says what was skipped.
 
     Args:
         others: files beside the photos, which are named.

@@ -113,7 +113,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def leave_out(path: Path, copies: Mapping[str, str]) -> None:
-    """Writes a shard anew without some of its files (file -> the message that says why)."""
+    """Writes a shard again without some of its files (file -> the message that says why)."""
     about = read_about(path)
     with tarfile.open(path) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar if member.name != ABOUT}
@@ -158,7 +158,7 @@ def read_about(path: Path) -> About:
         with tarfile.open(path) as tar:
             return json.load(tar.extractfile(ABOUT))
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no shard that was prepared ({error}); delete it to have it made anew") from None
+        raise ValueError(f"{path} is no shard that was prepared ({error}); delete it to have it made again") from None
 
 
 # One detector per process: building it costs more than a picture.

@@ -84,7 +84,7 @@ def trained_hypernet(
 
     Args:
         encoder: what it was trained with, where its file does not hold that.
-        base: name of the base it shall write weights for.
+        base: name of the base it is to write weights for.
         base_digest: of that base.
         check: shapes takes a network of another base, too, and says so.
 
@@ -137,7 +137,7 @@ def begin(
     Args:
         init_from: a run's folder, a checkpoint, or a folder of a hypernetwork.
         references: of training people.
-        device: where the encoder shall look at them.
+        device: where the encoder looks at them.
         check: see `trained_hypernet`.
 
     Raises:

@@ -102,5 +102,5 @@ def _is_of(path: Path, about: dict[str, str]) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() == about
-    except SafetensorError:  # cut off, say: made anew
+    except SafetensorError:  # cut off, for example: made again
         return False
