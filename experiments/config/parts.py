@@ -38,7 +38,7 @@ class PersonalWandb(Wandb):
 
 @dataclass
 class OnBase:
-    """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same result.
+    """What works on a base. `memory` low recomputes activations in backward: slower, with the same result.
 
     `accelerator` is where to work. `seed` is that of everything random.
     """
