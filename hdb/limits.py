@@ -26,10 +26,10 @@ class Limit:
         raise ValueError(self.says.format(name=name, value=value, words=self.words))
 
 
-def between(default: Any, least: float | int, most: float | int | None = None, **says: str) -> Any:
+def between(default: Any, least: float | int, most: float | int | None = None) -> Any:
     """A field of numbers from `least` on, to `most` if given."""
     words = f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
-    return limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words, **says))
+    return limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words))
 
 
 def above(default: float | int | None, least: float | int, most: float | int | None = None) -> Any:

@@ -150,7 +150,7 @@ REFUSED = [
     (11, pretrain, "max_minutes=inf", "max_minutes is 'inf'"),
     (11, pretrain, "alpha=0", "alpha and beta are both 0"),
     (11, pretrain, "gamma=1 hypernet.freeze_encoder=false", "gamma = 1.0 .* expected a frozen encoder"),
-    (11, preoptimize, "timesteps=high", "timesteps must be one of uniform, high_noise, not 'high'"),
+    (11, preoptimize, "timesteps=high", "timesteps is 'high', expected uniform or high_noise"),
     (11, preoptimize, "lidb.a=0", "lidb.a is 0, expected at least 1"),
     (11, evaluate, "num_resamples=0", "num_resamples is 0, expected at least 1"),
     (11, evaluate, "no_hyper_lr=0", "no_hyper_lr is 0.0, expected a number above 0"),
