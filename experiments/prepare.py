@@ -24,6 +24,7 @@ from hdb.training.caches import write_caches
 
 def main(argv: list[str]) -> None:
     config = load(Prepare, argv)
+    config.cache.refuse_missing()
     people = People(
         PeopleOptions(
             source=config.source,
@@ -51,9 +52,8 @@ def main(argv: list[str]) -> None:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
         part_shards(jobs)
         write_manifest(folder, list(jobs), people.splits, people.photos.others)
-        write_caches(
-            [path for path in jobs if path.stem.startswith("train-")], config.cache, resolution=config.resolution
-        )
+        trained_on = [path for path in jobs if path.stem.startswith("train-")]
+        write_caches(trained_on, config.cache, resolution=config.resolution)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def test_what_a_word_sets_is_what_is_logged(lr, iterations):
         (["nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (["--lr=1"], "neither a .yaml file nor key=value"),
         (["lr=[1"], "not readable as key=value"),
+        (["hypernet.depth.x=2"], r"unknown config key 'hypernet.depth' \(in .*\); known here: encoder, "),
         (["hypernet=3"], "hypernet is 3, expected names and values"),
         (["lidb={rank: {r: 1}}"], "lidb.rank was given the names r, expected a single value"),
     ],

@@ -165,6 +165,8 @@ REFUSED = [
     (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
     (11, generate, "subject=s.safetensors scale=inf", "scale is 'inf', expected a finite number"),
     (11, generate, f"subject=s.safetensors output={LONG}", "output has a name of 300 bytes"),
+    (11, prepare, "source=folders root=photos output=o cache.base=nowhere", "no Stable Diffusion at nowhere: expected"),
+    (11, prepare, "source=folders root=photos output=o cache.encoder=vit_tall", "'vit_tall' is neither a folder"),
     (11, prepare, "source=folders root=photos output=o margin=nan", "margin is 'nan'"),
     (11, base, "encoder.lr=0", "encoder.lr is 0.0, expected a number above 0"),
     (11, faceworld, f"portrait={LONG}.png", "output has a name of 304 bytes"),

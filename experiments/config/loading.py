@@ -45,7 +45,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
         sys.exit(0)
     for word in argv:
         differences, said = _differences(word, schema)
-        config = _merge(config, differences, origin=word)
+        config = _merge(config, differences, schema, origin=word)
         texts |= said
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
@@ -162,12 +162,13 @@ def _set(config: object, names: Names, value: Any) -> None:
     setattr(config, last, value)
 
 
-def _merge(config: DictConfig, differences: DictConfig, *, origin: str) -> DictConfig:
+def _merge(config: DictConfig, differences: DictConfig, schema: type, *, origin: str) -> DictConfig:
     try:
         return OmegaConf.merge(config, differences)
     except OmegaConfBaseException as error:
         key, reason = error.full_key or origin, str(error).split("\n")[0]
         if reason.startswith("Key "):
-            known = config if "." not in key else OmegaConf.select(config, key.rpartition(".")[0])
-            raise ValueError(f"unknown config key {key!r} (in {origin}); known here: {', '.join(known)}") from None
+            owner, _ = kind_of(schema, tuple(key.split(".")[:-1]))
+            known = ", ".join(entry.name for entry in fields(owner)) if is_dataclass(owner) else "none"
+            raise ValueError(f"unknown config key {key!r} (in {origin}); known here: {known}") from None
         raise ValueError(f"{key} (in {origin}): {reason}") from None

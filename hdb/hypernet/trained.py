@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.files import shipped
-from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.encoder import FaceEncoder, refuse_unknown
 from hdb.hypernet.folder import WEIGHTS, refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.options import standardize
@@ -68,9 +68,11 @@ def finished_runs(sweep: Path) -> dict[Path, float]:
 
 
 def refuse_missing_networks(*, hypernet: Path | None = None, encoder: str | None = None) -> None:
-    """Raises ValueError if one of them is a path and not there: before something large is read for nothing."""
+    """Raises ValueError if one of them is not there, or unknown to timm: before something large is read for nothing."""
     if encoder is not None and ("/" in encoder or Path(encoder).is_dir()):
         refuse_missing(encoder, kind="a face encoder")
+    elif encoder is not None:
+        refuse_unknown(encoder)
     if hypernet is not None and hypernet.suffix != ".ckpt":
         refuse_missing(hypernet, kind="a hypernetwork")
     elif hypernet is not None and not hypernet.is_file():

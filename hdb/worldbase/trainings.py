@@ -88,6 +88,18 @@ class WorldBaseOptions:
     precision: str = precision()
     seed: int = a_seed()
 
+    def part(self, name: str) -> PartOptions:
+        """How one part is trained."""
+        return {
+            "autoencoder": self.autoencoder,
+            "text": self.text,
+            "denoiser": self.denoiser,
+            "encoder": self.encoder,
+            "recognizer": self.recognizer,
+            "dino": self.dino,
+            "classifier": self.classifier,
+        }[name]
+
 
 def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
     """The first people of the training split, rendered as far as they are not on disk."""
@@ -138,16 +150,10 @@ def refuse_foreign_weights(names: Sequence[str], options: WorldBaseOptions) -> N
 
 def part_of(name: str, views: Views, options: WorldBaseOptions, *, num_steps: int) -> Part:
     """The training of one part."""
-    settings: PartOptions = getattr(options, name)
-    common = {
-        "num_steps": num_steps,
-        "batch_size": settings.batch_size,
-        "lr": settings.lr,
-        "optimizer": settings.optimizer,
-        "seed": options.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
-    }
-    torch.manual_seed(common["seed"])  # networks of diffusers and timm draw their first weights from there
-    return _BUILDERS[name](views, options, common)
+    settings, seed = options.part(name), options.seed + list(PARTS).index(name)  # no two share a weight or a draw
+    common = {"num_steps": num_steps, "batch_size": settings.batch_size, "lr": settings.lr, "seed": seed}
+    torch.manual_seed(seed)  # networks of diffusers and timm draw their first weights from there
+    return _BUILDERS[name](views, options, common | {"optimizer": settings.optimizer})
 
 
 def _denoiser(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
@@ -260,7 +266,7 @@ def fit(
 
 def planned_steps(folder: Path, name: str, views: Views, options: WorldBaseOptions) -> int:
     """How many steps a part is trained for; a resumed run keeps the number it was started with."""
-    record, settings = folder / "steps.json", getattr(options, name)
+    record, settings = folder / "steps.json", options.part(name)
     if not record.is_file():
         steps = settings.steps
         if options.minutes is not None:
