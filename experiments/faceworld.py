@@ -14,6 +14,8 @@ from hdb.runs.outputs import check_room
 def main(argv: list[str]) -> None:
     config = load(RenderFaceworld, argv)
     if config.portrait is not None:
+        if Path(config.portrait).suffix != ".png":
+            raise ValueError(f"portrait is {config.portrait!r}, expected a file name ending in .png")
         with writing(Path(config.portrait), config=config, overwrite=config.overwrite):
             world = FaceWorld(seed=config.seed, resolution=config.resolution)
             pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain

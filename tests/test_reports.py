@@ -169,6 +169,9 @@ REFUSED = [
     (11, prepare, "source=folders root=photos output=o cache.encoder=vit_tall", "'vit_tall' is neither a folder"),
     (11, prepare, "source=folders root=photos output=o margin=nan", "margin is 'nan'"),
     (11, base, "encoder.lr=0", "encoder.lr is 0.0, expected a number above 0"),
+    (11, faceworld, "portrait=you.jpg", "portrait is 'you.jpg', expected a file name ending in .png"),
+    (11, faceworld, "portrait=you.png identity=999999", "identity is 999999, expected 0 to 2399"),
+    (11, base, "parts=[]", "parts is .., expected at least one text"),
     (11, faceworld, f"portrait={LONG}.png", "output has a name of 304 bytes"),
     (11, export, "subject=s.safetensors output=x.safetensors scale=nan", "scale is 'nan', expected a finite number"),
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from experiments.config.parts import (
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.picture import open_picture
+from hdb.faceworld.world import SPLITS
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.options import LiDBOptions
 from hdb.limits import a_seed, above, between, one_of, texts
@@ -162,7 +163,7 @@ class TrainBase(MeasureOptions):
     """
 
     pretrain: str = "configs/faceworld/pretrain.yaml"
-    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    parts: list[str] = texts(lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
     overwrite: bool = False
 
@@ -210,5 +211,5 @@ class RenderFaceworld:
     num_workers: int = between(2, 0)
     seed: int = a_seed()
     portrait: str | None = None
-    identity: int = between(2200, 0)
+    identity: int = between(2200, 0, SPLITS["test"][-1])
     overwrite: bool = False
