@@ -2,8 +2,8 @@
 
 A variant is a hypernetwork and an evaluation with some fields changed, on the same seeds and people. Under `output`: a
 folder per variant with pretrain/ and eval/, and preoptimize/ if it has pre-optimized targets; ablations.md, a row per
-variant. Variants that change nothing of the targets or of the hypernetwork share them. An interrupted call goes on;
-finished runs are kept.
+variant. Variants that change nothing of the targets or of the hypernetwork share them. An interrupted call is
+resumed; finished runs are kept.
 """
 
 import json

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
 
     check_mode(config)
     for place in (config.output, config.weights):
-        check_room(place)
+        check_room(place, is_folder=True)
     if not config.overwrite:
         refuse_foreign_weights(names, config)
     with ExitStack() as locks:

@@ -14,7 +14,7 @@ from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld.world import FaceWorld
-from hdb.hypernet.trained import hypernet_path, trained_hypernet
+from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.studio import Studio
 from hdb.training.device import device_of
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 def portraits(config: Demo) -> Portraits:
     """The base and the hypernetwork, read once for everybody."""
     path, device = hypernet_path(config.hypernet), device_of(config.accelerator)
-    config.refuse_missing(path)
+    refuse_missing_networks(hypernet=path, encoder=config.encoder)
     base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}

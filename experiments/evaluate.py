@@ -1,7 +1,7 @@
 """Every method on the same unseen people: python -m experiments.evaluate configs/faceworld/evaluate.yaml
 
 Under `output`: subjects/ (the files), images/, manifest.jsonl, results.json, report.html, tradeoff.png, grid.png. An
-interrupted run goes on: files and pictures that exist are kept, and the scores come from the pictures on disk.
+interrupted run resumes: files and pictures that exist are kept, and the scores come from the pictures on disk.
 """
 
 from experiments.cli import run

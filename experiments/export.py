@@ -24,8 +24,9 @@ def main(argv: list[str]) -> None:
     config = load(Export, argv)
     is_lora, is_folder = config.format in FORMATS, config.format == "merged"
     output = own_place(config.output) if is_folder else place_of_file(config.output)
-    if is_folder and output.exists():
-        raise ValueError(f"output {output} is there already, expected the name of a new folder")
+    if is_folder and (output.exists() or output.suffix == ".safetensors"):
+        problem = "is there already" if output.exists() else "is called like a file"
+        raise ValueError(f"output {output} {problem}, expected the name of a new folder")
     beside = preview_of(config.subject)
     shown = None if is_folder else config.preview or (beside if beside.is_file() else None)
     picture = open_picture(shown) if shown else None

@@ -14,21 +14,21 @@ from hdb.runs.outputs import check_room
 def main(argv: list[str]) -> None:
     config = load(RenderFaceworld, argv)
     if config.portrait is not None:
+        if Path(config.portrait).suffix != ".png":
+            raise ValueError(f"portrait is {config.portrait!r}, expected a file name ending in .png")
         with writing(Path(config.portrait), config=config, overwrite=config.overwrite):
             world = FaceWorld(seed=config.seed, resolution=config.resolution)
             pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
             save_image(to_image(world.render([pair])[0]), config.portrait)
         print(f"{config.portrait}: identity {config.identity}, who does not exist")
         return
+    if unknown := [split for split in config.splits if split not in SPLITS]:
+        raise ValueError(f"unknown split {unknown[0]!r}, expected {', '.join(SPLITS)}")
+    check_room(config.root, is_folder=True)
     for split in config.splits:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
-        people = None if config.num_identities is None else SPLITS[split][: config.num_identities]
-        check_room(config.root)
         FaceWorldDataset(
             config.root,
-            split=split if people is None else None,
-            indices=people,
+            indices=SPLITS[split][: config.num_identities],
             views_per_identity=config.views_per_identity,
             seed=config.seed,
             resolution=config.resolution,

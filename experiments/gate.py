@@ -13,7 +13,7 @@ from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
 from hdb.evaluation.people import ProtocolOptions, unseen
-from hdb.hypernet.trained import hypernet_path, trained_hypernet, weights_digest
+from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, weights_digest
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.studio import Studio
 from hdb.metrics.judges import recognizer
@@ -23,7 +23,7 @@ from hdb.training.device import device_of
 def main(argv: list[str]) -> None:
     config = load(MeasureGate, argv)
     path, device, num = hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
-    config.refuse_missing(path)
+    refuse_missing_networks(hypernet=path, encoder=config.encoder)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
     people = unseen(config.faces, protocol, hypernet=path, split=config.split)
     base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)

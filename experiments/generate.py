@@ -24,9 +24,6 @@ def main(argv: list[str]) -> None:
     names, at_once, prompts = [Path(path).stem for path in config.subject], config.sampling.batch_size, config.prompts
     if not names or len(set(names)) < len(names):
         raise ValueError(f"subject is {config.subject}, expected one file or several of different names")
-    if not prompts or min(config.num_pictures, at_once) < 1:
-        given = f"{len(prompts)} prompts, num_pictures = {config.num_pictures} and sampling.batch_size = {at_once}"
-        raise ValueError(f"{given} were given, expected at least 1 each")
     if config.weights and not config.mix:
         raise ValueError(f"weights is {config.weights}, but mix is false: expected no weights, or mix=true")
     refuse_unreadable(config.subject)

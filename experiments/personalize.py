@@ -38,12 +38,13 @@ def main(argv: list[str]) -> None:
         source = Path(config.reference).name if config.source is None else config.source
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
             method = method_of(config, hypernet, personalized, logger=logger, dtype=dtype)
+            for remark in prompt_remarks(base, [config.instance_prompt, *prompts]):
+                print(remark)
             person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
             seconds = time.perf_counter() - started
             person.save([output], about=[{"source": source, "consent": config.consent}])
             num, size = person.residuals.layout.size, output.stat().st_size
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
-            print("".join(f"{remark}\n" for remark in prompt_remarks(base, prompts)), end="")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
             verdict = judged(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)

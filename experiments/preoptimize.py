@@ -1,7 +1,7 @@
 """The best theta of many training identities: python -m experiments.preoptimize configs/faceworld/preoptimize.yaml
 
 Under `output`: thetas-*.safetensors, metrics.json, splits.json; with encoder=... predictable.json: how much of these
-thetas one photo tells. A finished folder that lacks this number gets it without being fitted again.
+thetas one photo predicts. A finished folder that lacks this number gets it without being fitted again.
 """
 
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     diffusion = read_base(config.base, device=device, **how)
     personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
     people = everybody.faces("train")
-    # The thetas do not depend on the encoder: a finished folder that lacks this number is gone on with.
+    # The thetas do not depend on the encoder: a finished folder that lacks this number is resumed.
     asked, result = replace(config, encoder=None), "predictable.json" if config.encoder else "metrics.json"
     fitting = ShardFitting(
         personalized,

@@ -2,7 +2,7 @@
 
 Under `output`: {train,val,test}-00000.tar and so on, splits.json (who is in which split), manifest.json (what is in
 each shard, every picture that was skipped and why, every remark on one that was not, every other file). No picture is
-in two splits, also under two names. An interrupted run goes on: shards that exist are kept. Training reads them with
+in two splits, also under two names. An interrupted run resumes: shards that exist are kept. Training reads them with
 faces.source=shards faces.root=<output>.
 """
 
@@ -24,6 +24,7 @@ from hdb.training.caches import write_caches
 
 def main(argv: list[str]) -> None:
     config = load(Prepare, argv)
+    config.cache.refuse_missing()
     people = People(
         PeopleOptions(
             source=config.source,
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
         )
     )
     folder = own_place(config.output)
-    check_room(folder)
+    check_room(folder, is_folder=True)
     for place in (folder, *(folder / name for name in RECORDS)):
         refuse_inputs(place, named_paths(config), within=False)
     jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)
@@ -51,9 +52,8 @@ def main(argv: list[str]) -> None:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
         part_shards(jobs)
         write_manifest(folder, list(jobs), people.splits, people.photos.others)
-        write_caches(
-            [path for path in jobs if path.stem.startswith("train-")], config.cache, resolution=config.resolution
-        )
+        trained_on = [path for path in jobs if path.stem.startswith("train-")]
+        write_caches(trained_on, config.cache, resolution=config.resolution)
 
 
 if __name__ == "__main__":

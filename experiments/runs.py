@@ -10,20 +10,15 @@ from experiments.tracking import check_mode
 from hdb.runs import folder as folders
 from hdb.training.ranks import once
 
-# What changes how a run goes and not what comes out of it, by last names; of the base a digest is recorded. Then
-# beginnings: of what pretraining looks at as it goes, and of what an evaluation draws together, each as if alone, and
-# what it plots beside its own points.
+# Settings that change how a run works and not its result. The first list is of last names (`num_workers` of `faces`),
+# the others of beginnings.
 WAYS = "accelerator best_metric checkpoint_every max_minutes memory num_workers output overwrite render_workers".split()
 WAYS += ["devices", "num_nodes", "strategy", "upload", "val_every"]
+# A digest of the base is recorded instead of where it lies.
 ELSEWHERE = ("wandb.", "base.path", "base.revision", "base.variant", "base.config", "base.check")
-LOOKED_AT = (
-    "sampling.",
-    "judges.",
-    "preview_prompts",
-    "num_preview",
-    "num_val_draws",
-    "hypernet.encoder",
-)  # in training
+# Of pretraining: what its validations look at; the encoder's digest is recorded.
+LOOKED_AT = ("sampling.", "judges.", "preview_prompts", "num_preview", "num_val_draws", "hypernet.encoder")
+# Of an evaluation: what is drawn together, each picture as if alone, and what is plotted beside its own points.
 AT_ONCE = ("sampling.batch_size", "subjects_per_batch", "num_resamples", "searches")
 
 
@@ -36,7 +31,7 @@ def claim(
     reads: tuple[Path, ...] = (),
     free: tuple[str, ...] = (),
 ) -> AbstractContextManager[bool]:
-    """The folder for a run of this config, as `run_folder` has it: true if an unfinished run is gone on with.
+    """The folder for a run of this config, as `run_folder` has it: true if an unfinished run is resumed.
 
     Of several processes the first claims it for all.
 

@@ -1,7 +1,7 @@
 """The rate that each method deserves, on validation people: python -m experiments.search configs/faceworld/search.yaml
 
 Under `output`: <method>.json, scores and seconds of every setting and which of them is chosen; and a folder for each
-setting, with which an interrupted search goes on. Its choice is for a person to write into the YAML of an evaluation.
+setting, from which an interrupted search resumes. Its choice is for a person to write into the YAML of an evaluation.
 """
 
 from dataclasses import replace

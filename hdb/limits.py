@@ -26,10 +26,10 @@ class Limit:
         raise ValueError(self.says.format(name=name, value=value, words=self.words))
 
 
-def between(default: Any, least: float | int, most: float | int | None = None, **says: str) -> Any:
+def between(default: Any, least: float | int, most: float | int | None = None) -> Any:
     """A field of numbers from `least` on, to `most` if given."""
     words = f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
-    return limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words, **says))
+    return limited(default, Limit(lambda value: least <= value and (most is None or value <= most), words))
 
 
 def above(default: float | int | None, least: float | int, most: float | int | None = None) -> Any:
@@ -61,12 +61,12 @@ def limit_of(entry: Field) -> Limit | None:
 
 
 def check(options: Any, prefix: str = "") -> None:
-    """Checks every setting of a dataclass and of those within it, then what a dataclass has to say of several.
+    """Checks every setting of a dataclass and of those within it, then the conflicts that a dataclass knows of.
 
-    No number may be infinite or none at all.
+    No number may be infinite or NaN.
 
     Args:
-        prefix: that the settings' names have, `finetuning.` say.
+        prefix: of the settings' names: `finetuning.`, for example.
 
     Raises:
         ValueError: names a setting, what was given and what is expected.

@@ -52,11 +52,16 @@ def read_prompts(path: str | Path, *, num: int) -> list[str]:
     """The first prompts of a text file, one per line.
 
     Raises:
-        ValueError: no such file, no text, or fewer prompts than asked for.
+        ValueError: no such file, no text, fewer prompts than asked for, or one that asks for nobody.
     """
-    if not Path(path).is_file():
+    text = read_text(path) if Path(path).is_file() else ""
+    prompts = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    if not prompts:
         raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
-    prompts = [line.strip() for line in re.split(r"[\r\n]+", read_text(path)) if line.strip()]
     if not 1 <= num <= len(prompts):
         raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
+    if nameless := next((prompt for prompt in prompts[:num] if not names_somebody(prompt)), None):
+        raise ValueError(
+            f"{path} asks for {nameless!r}, expected {IDENTIFIER} in every prompt, where the person stands"
+        )
     return prompts[:num]

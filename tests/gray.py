@@ -33,3 +33,20 @@ def write_shard(path: Path, files: dict[str, bytes]) -> Path:
             about.size = len(data)
             tar.addfile(about, io.BytesIO(data))
     return path
+
+
+def seven_pictures(folder: Path) -> Path:
+    """A picture each of seven people, of gray level 0 to 6."""
+    for number in range(7):
+        save_gray(folder / f"{number}.png", number)
+    return folder
+
+
+def three_shards(folder: Path) -> Path:
+    """Nine people in three shards; number n is called person<n> and has the gray levels 10 n and 10 n + 1."""
+    folder.mkdir()
+    for shard in range(3):
+        people = range(3 * shard, 3 * shard + 3)
+        files = {f"person{n}.{view}.png": png(10 * n + view) for n in people for view in range(2)}
+        write_shard(folder / f"faces-{shard}.tar", files)
+    return folder

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from experiments import ablate
-from experiments.config import Ablate, Variant
+from experiments.config import Ablate, Variant, load
 from experiments.config import variants as words_of_variants
 from hdb.evaluation.ablation import table
 
@@ -118,6 +118,19 @@ def test_targets_are_fitted_once_for_the_variants_that_want_them(call, variants)
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
+def test_every_shipped_variant_can_be_run():
+    config = load(Ablate, [str(CONFIGS / "ablations.yaml")])
+    assert len(config.variants) > 20
+    for name in config.variants:
+        assert words_of_variants.plan(name, config).pretrain[0] == config.pretrain
+
+
+def test_a_variant_with_a_key_of_no_experiment_is_refused_by_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("variants: {deep: {train: [lr=1]}}\n")
+    with pytest.raises(ValueError, match="unknown config key 'variants.deep.train' .*known here: pretrain, evaluate"):
+        load(Ablate, [str(tmp_path / "mine.yaml")])
+
+
 def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_runs(tiny_words):
     def plan(variant: Variant, yaml: str | None = str(CONFIGS / "preoptimize.yaml")) -> Variant:
         common = Variant(pretrain=tiny_words["pretrain"], preoptimize=tiny_words["preoptimize"])
@@ -132,7 +145,7 @@ def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_r
         (Variant(preoptimize=["lr=0.1"]), "'it' has words for preoptimize, but beta is 0.0: expected beta above 0"),
         (Variant(pretrain=[*beta, "lidb.a=5"]), "'it' has targets of lidb.a = 4, expected 5 as in pretrain"),
         (Variant(pretrain=[*beta, "faces.seed=7"]), "'it' has targets of faces.seed = 0, expected 7 as in pretrain"),
-        (Variant(evaluate=["num_identitis=3"]), "unknown config key 'num_identitis'"),
+        (Variant(evaluate=["num_identitis=3"]), "variant 'it': unknown config key 'num_identitis'"),
         (Variant(evaluate=["methods=[only_hyper]"]), "methods is only_hyper, expected hyperdreambooth"),
         (
             Variant(pretrain=[*beta, "faces.num_identities=4"]),

@@ -34,7 +34,7 @@ WORDS = [
         "reference=face.png output=me.png",
         "output is 'me.png', expected a file name ending in",
     ),
-    (personalize, "reference=face.png finetuning.rank=0", "relax rank 1 to 0; expected 1 or more"),
+    (personalize, "reference=face.png finetuning.rank=0", "finetuning.rank is 0, expected at least 1"),
     (personalize, "reference=face.png hypernet=nowhere", "nowhere.* is missing"),
     (personalize, "reference=face.png encoder=nowhere/encoder", "nowhere/encoder.* is missing"),
     (personalize, "reference=face.png base.path=nowhere", "no Stable Diffusion at nowhere: expected a folder"),
@@ -48,9 +48,13 @@ WORDS = [
     ),
     (personalize, "reference=face.png base.path=pickle.ckpt", "pickle.ckpt is a pickled checkpoint and was not read"),
     (personalize, "reference=face.png wandb.mode=online", "wandb.mode=online needs WANDB_API_KEY"),
-    (personalize, "reference=face.png finetuning.timesteps=all", "timesteps must be one of uniform, high_noise"),
+    (
+        personalize,
+        "reference=face.png finetuning.timesteps=all",
+        "timesteps is 'all', expected uniform or high_noise",
+    ),
     (personalize, "reference=face.png hypernet=foreign", "foreign was trained on the base 0000, not on base "),
-    (pretrain, "lidb.rank=0", "rank = 0, expected 1 or more"),
+    (pretrain, "lidb.rank=0", "lidb.rank is 0, expected at least 1"),
     (pretrain, "beta=1 thetas=empty", "no thetas-.* in empty: run preoptimize first"),
     (pretrain, "beta=1", "beta = 1.0 .* no targets were given"),
     (pretrain, "faces.source=folders faces.root=empty", "empty holds no picture; expected empty/<name>/<picture>"),
@@ -78,7 +82,7 @@ WORDS = [
     (inspect, "", "give either subject=.* or base="),
     (inspect, "subject=torn.safetensors", "torn.safetensors is cut off"),
     (inspect, "base=empty", "empty lacks unet/config.json"),
-    (faceworld, "splits=[dev]", "unknown split 'dev', expected train, val, test"),
+    (faceworld, "splits=[test,dev] root=data", "unknown split 'dev', expected train, val, test"),
     (faceworld, "resolution=7", "resolution is 7, expected an even number of at least 16"),
 ]
 

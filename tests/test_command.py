@@ -106,6 +106,12 @@ def test_a_photo_whose_name_looks_like_a_setting_is_a_photo(tmp_path, monkeypatc
     assert in_full("personalize", ["me=you.jpg"])[1] == "reference=me=you.jpg"
 
 
+def test_a_file_of_another_kind_is_no_prompt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me.png").touch()
+    assert in_full("generate", ["me.png", "a_face"])[1:] == ['subject=["me.png"]', 'prompts=["a_face"]']
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -96,7 +96,9 @@ def test_what_a_word_sets_is_what_is_logged(lr, iterations):
         (["nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (["--lr=1"], "neither a .yaml file nor key=value"),
         (["lr=[1"], "not readable as key=value"),
-        (["hypernet=3"], "hypernet"),
+        (["hypernet.depth.x=2"], r"unknown config key 'hypernet.depth' \(in .*\); known here: encoder, "),
+        (["hypernet=3"], "hypernet is 3, expected names and values"),
+        (["lidb={rank: {r: 1}}"], "lidb.rank was given the names r, expected a single value"),
     ],
 )
 def test_a_word_that_means_nothing_is_refused_by_name(words, message):
@@ -111,6 +113,9 @@ def test_an_unknown_key_in_a_yaml_is_refused_with_the_files_name(tmp_path):
         load(Pretrain, [str(path)])
     path.write_text("lr: [1\n")
     with pytest.raises(ValueError, match="mine.yaml is not readable as YAML"):
+        load(Pretrain, [str(path)])
+    path.write_text("preview_prompts: {a: b}\n")
+    with pytest.raises(ValueError, match="preview_prompts was given the names a, expected a list"):
         load(Pretrain, [str(path)])
 
 

@@ -144,6 +144,7 @@ def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatc
         ("format=onnx output=me.onnx", "format is 'onnx', expected one of kohya, diffusers, merged, checkpoint"),
         ("format=kohya output=me.ckpt", "output is 'me.ckpt', expected a file name ending in .safetensors"),
         ("format=merged output=me.safetensors", "me.safetensors is there already, expected the name of a new folder"),
+        ("format=merged output=you.safetensors", "you.safetensors is called like a file, expected the name of a new"),
         ("format=merged output=merged", "me.safetensors belongs to base .*, expected [0-9a-f]{16}"),
         ("scale=nan output=lora.safetensors", "scale is 'nan', expected a finite number"),
         ("", "output must be given: add output="),

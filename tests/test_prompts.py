@@ -19,10 +19,23 @@ def test_faceworld_prompts_are_understood_by_the_world_and_ask_for_many_things()
     assert all(IDENTIFIER in prompt for prompt in prompts)
 
 
-def test_too_few_prompts_are_refused(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a [V] face\n\n")
-    with pytest.raises(ValueError, match="num_prompts is 2, expected 1 to 1"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a [V] face\n\n", "num_prompts is 2, expected 1 to 1, as many as .*prompts.txt has"),
+        ("\n \n", "no prompts in .*prompts.txt: expected a text file with one prompt per line"),
+        ("a [V] face\na face\na hat\n", "prompts.txt asks for 'a face', expected .V. in every prompt"),
+    ],
+)
+def test_prompts_that_cannot_be_evaluated_are_refused(tmp_path, text, message):
+    (tmp_path / "prompts.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
         read_prompts(str(tmp_path / "prompts.txt"), num=2)
+
+
+def test_prompts_that_are_not_drawn_need_not_name_anybody(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a [v] face\na face\n")
+    assert read_prompts(tmp_path / "prompts.txt", num=1) == ["a [v] face"]
 
 
 def test_a_plain_word_stands_for_the_person_wherever_v_is_written():

@@ -67,7 +67,7 @@ def room(call, tmp_path, tiny_diffusion) -> Path:
     Path("notes.safetensors").write_bytes(b"mine")
     for name in ("photos/ada/1.jpg", "drawn/grid.png", "drawn/00-s-0.png", "run/notes.txt", "run/prompts.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(b"a [V] face\na face\n")
+        Path(name).write_bytes(b"a [V] face\na [V] hat\n")
     Path("photos/splits.json").write_text('{"train": ["ada"], "val": [], "test": []}')
     Path("run/config.yaml").write_text("seed: 5\n")
     Path("weights/encoder").mkdir(parents=True)
@@ -120,6 +120,9 @@ REFUSED = [
     (11, personalize, PERSON + "finetuning.num_steps=0", "finetuning.num_steps is 0, expected at least 1"),
     (11, personalize, PERSON + "sampling.guidance_scale=-inf", "guidance_scale is '-inf', expected a finite number"),
     (11, personalize, PERSON + "accelerator=abacus", "accelerator is 'abacus', expected one of auto, cpu"),
+    (11, personalize, PERSON + "accelerator=tpu", "this machine has no accelerator=tpu devices=1 .*expected"),
+    (11, pretrain, "devices=two", "this machine has no accelerator=cpu devices=two .*should be an int"),
+    (11, pretrain, "strategy=fsdpp", "this machine has no accelerator=cpu .* strategy=fsdpp .*invalid strategy name"),
     (11, personalize, PERSON + "precision=12", "precision is '12', expected one of 32-true"),
     (11, personalize, PERSON + "memory=none", "memory is 'none', expected normal or low"),
     (11, personalize, PERSON + "face=0", "face is 0, expected at least 1"),
@@ -132,6 +135,10 @@ REFUSED = [
     (11, pretrain, "judges.recognizer=nowhere/judge", "no face recognizer in nowhere/judge"),
     (11, generate, "subject=nobody.safetensors", "no file nobody.safetensors"),
     (11, pretrain, f"output=runs/{LONG}", "output has a name of 300 bytes"),
+    (11, pretrain, "output=me.png", "output me.png is a file, expected the name of a folder"),
+    (11, search, GRID + " output=me.png", "output me.png is a file, expected the name of a folder"),
+    (11, prepare, "source=folders root=photos output=me.png", "output me.png is a file, expected the name of a"),
+    (11, faceworld, "root=me.png", "output me.png is a file, expected the name of a folder"),
     (11, pretrain, "output=/proc/run", "output /proc/run cannot be written"),
     (11, pretrain, "faces.batch_size=0", "faces.batch_size is 0, expected at least 1"),
     (11, pretrain, "faces.num_workers=-1", "faces.num_workers is -1, expected at least 0"),
@@ -143,7 +150,7 @@ REFUSED = [
     (11, pretrain, "max_minutes=inf", "max_minutes is 'inf'"),
     (11, pretrain, "alpha=0", "alpha and beta are both 0"),
     (11, pretrain, "gamma=1 hypernet.freeze_encoder=false", "gamma = 1.0 .* expected a frozen encoder"),
-    (11, preoptimize, "timesteps=high", "timesteps must be one of uniform, high_noise, not 'high'"),
+    (11, preoptimize, "timesteps=high", "timesteps is 'high', expected uniform or high_noise"),
     (11, preoptimize, "lidb.a=0", "lidb.a is 0, expected at least 1"),
     (11, evaluate, "num_resamples=0", "num_resamples is 0, expected at least 1"),
     (11, evaluate, "no_hyper_lr=0", "no_hyper_lr is 0.0, expected a number above 0"),
@@ -158,8 +165,13 @@ REFUSED = [
     (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
     (11, generate, "subject=s.safetensors scale=inf", "scale is 'inf', expected a finite number"),
     (11, generate, f"subject=s.safetensors output={LONG}", "output has a name of 300 bytes"),
+    (11, prepare, "source=folders root=photos output=o cache.base=nowhere", "no Stable Diffusion at nowhere: expected"),
+    (11, prepare, "source=folders root=photos output=o cache.encoder=vit_tall", "'vit_tall' is neither a folder"),
     (11, prepare, "source=folders root=photos output=o margin=nan", "margin is 'nan'"),
     (11, base, "encoder.lr=0", "encoder.lr is 0.0, expected a number above 0"),
+    (11, faceworld, "portrait=you.jpg", "portrait is 'you.jpg', expected a file name ending in .png"),
+    (11, faceworld, "portrait=you.png identity=999999", "identity is 999999, expected 0 to 2399"),
+    (11, base, "parts=[]", "parts is .., expected at least one text"),
     (11, faceworld, f"portrait={LONG}.png", "output has a name of 304 bytes"),
     (11, export, "subject=s.safetensors output=x.safetensors scale=nan", "scale is 'nan', expected a finite number"),
 ]  # fmt: skip

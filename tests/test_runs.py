@@ -1,4 +1,4 @@
-"""The folder of a run: gone on with where it is the same run, set aside where it is another."""
+"""The folder of a run: resumed if it is the same run, set aside if it is another."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.help import described
-from experiments.config.words import is_text, kind_of, plain, python_values, text_of, yaml_values
+from experiments.config.words import holds_names, is_text, kind_of, plain, python_values, text_of, yaml_values
 from hdb.files import read_text, shipped
 from hdb.limits import check
 
@@ -45,7 +45,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
         sys.exit(0)
     for word in argv:
         differences, said = _differences(word, schema)
-        config = _merge(config, differences, origin=word)
+        config = _merge(config, differences, schema, origin=word)
         texts |= said
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
@@ -95,7 +95,7 @@ def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
             value = text_of(given, kind, optional=optional)
         elif kind is object:  # unknown, whatever the value is
             value = 0
-        elif is_dataclass(kind) or get_origin(kind) is dict:
+        elif holds_names(kind):
             value = python_values(given)
             value = yaml_values(given, kind) if value is None else value
         else:
@@ -120,13 +120,22 @@ def _read_yaml(path: str, schema: type) -> Mapping[str, Any]:
 
 
 def _stood_in(values: Mapping[str, Any], schema: type) -> tuple[DictConfig, Texts]:
-    """The values with "text" for each text, and the texts; one that is no text, or not null, stays for OmegaConf."""
+    """The values with "text" for each text, and the texts; one that is no text, or not null, stays for OmegaConf.
+
+    Raises:
+        ValueError: names and values where a field takes none, or something else where it takes those.
+    """
     texts: Texts = {}
 
     def stand_in(value: Any, path: Names) -> Any:
-        if isinstance(value, Mapping):
-            return {name: stand_in(of, (*path, name)) for name, of in value.items()}
         kind, optional = kind_of(schema, path)
+        if isinstance(value, Mapping):
+            if kind is not object and not holds_names(kind):
+                expected = "a list" if get_origin(kind) is list else "a single value"
+                raise ValueError(f"{'.'.join(path)} was given the names {', '.join(value)}, expected {expected}")
+            return {name: stand_in(of, (*path, name)) for name, of in value.items()}
+        if holds_names(kind) and value is not None:
+            raise ValueError(f"{'.'.join(path)} is {value!r}, expected names and values")
         if value is None and is_text(kind) and optional:
             texts[path] = None
         elif kind is str and isinstance(value, str):
@@ -153,12 +162,13 @@ def _set(config: object, names: Names, value: Any) -> None:
     setattr(config, last, value)
 
 
-def _merge(config: DictConfig, differences: DictConfig, *, origin: str) -> DictConfig:
+def _merge(config: DictConfig, differences: DictConfig, schema: type, *, origin: str) -> DictConfig:
     try:
         return OmegaConf.merge(config, differences)
     except OmegaConfBaseException as error:
         key, reason = error.full_key or origin, str(error).split("\n")[0]
         if reason.startswith("Key "):
-            known = config if "." not in key else OmegaConf.select(config, key.rpartition(".")[0])
-            raise ValueError(f"unknown config key {key!r} (in {origin}); known here: {', '.join(known)}") from None
+            owner, _ = kind_of(schema, tuple(key.split(".")[:-1]))
+            known = ", ".join(entry.name for entry in fields(owner)) if is_dataclass(owner) else "none"
+            raise ValueError(f"unknown config key {key!r} (in {origin}); known here: {known}") from None
         raise ValueError(f"{key} (in {origin}): {reason}") from None

@@ -48,10 +48,6 @@ class MeasureGate(Training):
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     prompts: list[str] = texts(lambda: [PHOTO] * 4)
 
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
-
 
 @dataclass
 class Compared(ProtocolOptions, MethodOptions):

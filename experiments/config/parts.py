@@ -16,10 +16,9 @@ PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
 @dataclass
 class Wandb:
-    """The run's place in Weights & Biases; what is null is for its environment variables to say.
+    """The run's place in Weights & Biases; null leaves a setting to its environment variables.
 
-    Where those say nothing, `project` is hdb and `mode` online where a login exists, offline elsewhere. `name` is that
-    of the run.
+    Without those, `project` is hdb and `mode` online if there is a login, else offline. `name` is that of the run.
     """
 
     project: str | None = None
@@ -39,7 +38,7 @@ class PersonalWandb(Wandb):
 
 @dataclass
 class OnBase:
-    """What works on a base. `memory` low recomputes activations in backward instead of keeping them: slower, same.
+    """What works on a base. `memory` low recomputes activations in backward: slower, with the same result.
 
     `accelerator` is where to work. `seed` is that of everything random.
     """
@@ -52,7 +51,7 @@ class OnBase:
 
 @dataclass
 class Training(OnBase):
-    """What trains on a base. `precision` is a Trainer's name for that of its arithmetic."""
+    """What trains on a base. `precision` is that of the arithmetic, by a Trainer's name."""
 
     precision: str = precision()
 

@@ -18,6 +18,7 @@ from experiments.config.parts import (
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.picture import open_picture
+from hdb.faceworld.world import SPLITS
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.options import LiDBOptions
 from hdb.limits import a_seed, above, between, one_of, texts
@@ -34,7 +35,7 @@ from hdb.worldbase.trainings import PARTS
 class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
     """The best theta of many identities at once, as targets for `Pretrain`: theta shards under `output`.
 
-    `encoder` is a face encoder to ask how much of the thetas its embedding of one photo predicts: predictable.json.
+    `encoder` is a face encoder: predictable.json tells how much of the thetas its embedding of one photo predicts.
     `identifier` is that of `Pretrain`.
     """
 
@@ -49,7 +50,7 @@ class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
 
 @dataclass
 class Personalize(Drawing):
-    """One photo to one file, and a picture beside it. `overwrite` allows to replace what is there and is not ours.
+    """One photo to one file, and a picture beside it. `overwrite` true replaces what is there and not ours.
 
     `reference` is the photo, `more_references` are others of the same person: the prediction is then the mean of
     theirs, and finetuning sees all. `output` is the file to write. `hypernet` null takes the newest of `make train`,
@@ -59,9 +60,8 @@ class Personalize(Drawing):
 
     `crop` aligns a photo; without it the picture must be a face crop already and keeps its framing. `min_face` is the
     smallest face in px. `face` chooses where there are several, 1 being the largest. `consent` is a free text that
-    travels in the file; `source` another, null the name of the photo. `strict` true leaves with exit code 3 where the
-    pictures do not fit the photo. `dtype` of the file is float32 or, at half the
-    size, float16.
+    travels in the file; `source` another, null the name of the photo. `strict` true exits with code 3 if the pictures
+    do not fit the photo. `dtype` of the file is float32 or, at half the size, float16.
     """
 
     reference: str = MISSING
@@ -93,8 +93,8 @@ class Personalize(Drawing):
 class Demo(Training):
     """The page: a photo in, pictures out, files to take along. It is bound to this machine unless told otherwise.
 
-    `host` is the address that is listened at, 0.0.0.0 for all of this machine's. `port` null takes the first free one
-    from 7860 on. `prompts` are to choose from. All other fields are those of `Personalize`.
+    `host` is the address to listen on, 0.0.0.0 for all of this machine's. `port` null takes the first free one from
+    7860 on. `prompts` are those to choose from. All other fields are those of `Personalize`.
     """
 
     host: str = "127.0.0.1"
@@ -107,27 +107,23 @@ class Demo(Training):
     min_face: int = between(64, 1)
     prompts: list[str] = texts(lambda: [PHOTO])
 
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
-
 
 @dataclass
 class Generate(OnBase):
     """Pictures of one subject or several, in one batch: `subject=me.safetensors` or `subject=[me.safetensors,...]`.
 
-    `subject` is a file of one person, or several. On one sheet, a row for each prompt and subject, and one by one in
-    `output`. `prompts` are what to draw. `num_pictures` is how many of each. `scale` null is that of each file,
-    `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each picture,
-    `weights` how much of each; none are equal shares. `overwrite` allows to replace pictures that are not of an
+    `subject` is a file of one person, or several. `output` gets the pictures one by one, and a sheet with a row for
+    each prompt and subject. `prompts` are what to draw. `num_pictures` is how many of each. `scale` null is that of
+    each file, `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each
+    picture, `weights` how much of each, by default the same. `overwrite` true replaces pictures that are not of an
     earlier call.
     """
 
     subject: list[str] = MISSING
     output: str = "outputs/generate"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    prompts: list[str] = field(default_factory=lambda: [PHOTO])
-    num_pictures: int = 4
+    prompts: list[str] = texts(lambda: [PHOTO])
+    num_pictures: int = between(4, 1)
     scale: float | None = None
     text_scale: float | None = None
     mix: bool = False
@@ -145,7 +141,7 @@ class Export:
     load models, and both need the base. `scale` null is that of the file.
 
     `title` is what interfaces show, null the name of the output; `preview` is the picture they show, null the one that
-    personalize put beside the subject. `overwrite` allows to replace a file that is no such export.
+    personalize put beside the subject. `overwrite` true replaces a file that is no such export.
     """
 
     subject: str = MISSING
@@ -163,11 +159,11 @@ class TrainBase(MeasureOptions):
     """Trains what is frozen later, part after part, each resumable; `minutes` bounds all of it, null takes steps.
 
     `pretrain` is the YAML of the hypernetwork that the report tells of, too: its settings, and where its training lies.
-    `overwrite` allows to replace weights that lie in `weights` and were not trained in `output`.
+    `overwrite` true replaces weights that lie in `weights` and were not trained in `output`.
     """
 
     pretrain: str = "configs/faceworld/pretrain.yaml"
-    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    parts: list[str] = texts(lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
     overwrite: bool = False
 
@@ -204,7 +200,7 @@ class Prepare:
 class RenderFaceworld:
     """The embedded world as pictures on disk; or one `portrait` (a path) of `identity`.
 
-    `overwrite` allows to replace a picture that is no portrait of ours.
+    `overwrite` true replaces a picture that is no portrait of ours.
     """
 
     root: str = "data/faceworld"
@@ -215,5 +211,5 @@ class RenderFaceworld:
     num_workers: int = between(2, 0)
     seed: int = a_seed()
     portrait: str | None = None
-    identity: int = between(2200, 0)
+    identity: int = between(2200, 0, SPLITS["test"][-1])
     overwrite: bool = False

@@ -52,8 +52,11 @@ def plan(name: str, config: Ablate) -> Variant:
         pretrain=[config.pretrain, *common.pretrain, *variant.pretrain],
         evaluate=[config.evaluate, *common.evaluate, *variant.evaluate],
     )
-    training = load(Pretrain, words.pretrain)
-    methods_named(load(Evaluate, words.evaluate).methods)
+    try:
+        training = load(Pretrain, words.pretrain)
+        methods_named(load(Evaluate, words.evaluate).methods)
+    except ValueError as error:
+        raise ValueError(f"variant {name!r}: {error}") from None
     if not variant.preoptimize and not (training.beta > 0 and training.thetas is None):
         return words
     if not training.beta > 0:

@@ -30,6 +30,11 @@ def kind_of(schema: Any, path: Path) -> tuple[Any, bool]:
     return kind, optional
 
 
+def holds_names(kind: Any) -> bool:
+    """Whether values of a type have names of their own: options within options, or a dictionary."""
+    return is_dataclass(kind) or get_origin(kind) is dict
+
+
 def is_text(kind: Any) -> bool:
     """Whether values of a type are text, or lists of text: to be taken literally."""
     return kind is str or kind == list[str]

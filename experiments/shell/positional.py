@@ -51,7 +51,7 @@ def _photos(photos: list[str]) -> list[str]:
 
 
 def _people_and_prompts(bare: list[str]) -> list[str]:
-    files = [word for word in bare if word.endswith(".safetensors")]
+    files = [word for word in bare if word.endswith(".safetensors") or _is_file(word)]
     prompts = [word for word in bare if word not in files]
     named = {"subject": files, "prompts": prompts}
     return [f"{name}={json.dumps(texts)}" for name, texts in named.items() if texts]

@@ -28,7 +28,7 @@ class Page:
         self.portraits, self.visits = portraits, visits
 
     def look(self, upload: str | None, request: gr.Request) -> tuple[str | None, str | None, str]:
-        """The photo with what was found on it, the crop, and what is to be said."""
+        """The photo with what was found on it, the crop, and the remarks."""
         visit = self.visits.of(request.session_hash)
         visit.photo = visit.number = visit.made = None
         if upload is None:

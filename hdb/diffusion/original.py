@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.family import read_configs
-from hdb.diffusion.pipeline import check_pipeline
+from hdb.diffusion.pipeline import check_pipeline, find_pipeline
 from hdb.files import content_hash, read_header, write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.modelspec import modelspec, provenance
@@ -101,11 +101,11 @@ def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, **a
     return write_safetensors(path, tensors, {"format": "pt", **provenance(subject), **fields})
 
 
-def read_checkpoint(path: Path, configs_in: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:
     """The parts of a single file, in float32; nothing is unpickled and no tensor made up.
 
     Args:
-        configs_in: A pipeline's folder, whose descriptions and tokenizer count: a single file has neither.
+        config: A pipeline's folder or hub id, whose descriptions and tokenizer count: a single file has neither.
 
     Raises:
         ValueError: It is no such file, or a tensor is missing, superfluous, of another shape or not finite.
@@ -117,6 +117,7 @@ def read_checkpoint(path: Path, configs_in: Path) -> dict[str, Any]:
         )
     if any(name.startswith(_OPEN_CLIP) for name in header):
         raise ValueError(f"{path} holds the text encoder of a 2.x: expected a 1.x, or a folder in diffusers' layout")
+    configs_in = find_pipeline(config, weights=False)
     check_pipeline(configs_in, weights=False)
     configs = read_configs(configs_in)
     answers = {"v": "v_prediction"}.get(said := metadata.get("modelspec.prediction_type", ""), said)

@@ -1,15 +1,15 @@
 """A base of published shapes and random weights: what it costs can be measured without downloading it."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.family import check_configs, read_configs
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.files import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # published configurations by name, found from any folder
 PUBLISHED = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-config"}  # hub ids of the same shapes
 TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # the words differ, the number of tokens that is run does not
@@ -34,32 +34,24 @@ def is_random_base(folder: Path) -> bool:
 
 
 def random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """Reads unet.json, vae.json, text_encoder.json and scheduler.json; draws the weights from the global generator.
+    """A base of the shapes that a folder of configs, or of a pipeline, describes; its weights are not read.
 
-    A pipeline folder will do: of that too only the configs are read.
+    They are drawn from the global generator.
 
     Raises:
-        ValueError: one of the files is missing.
+        ValueError: a config is missing or unreadable, or none of a base.
     """
-    files = {part: _config_of(folder, part) for part in ("unet", "vae", "text_encoder", "scheduler")}
-    if lacking := [file.name for file in files.values() if not file.is_file()]:
-        expected = ", ".join(file.name for file in files.values())
-        raise ValueError(f"{folder} lacks {', '.join(lacking)}: expected {expected}")
-    shapes = {part: json.loads(file.read_text()) for part, file in files.items()}
+    configs = read_configs(folder)
+    check_configs(configs, of=str(folder))
     with device:
-        unet = UNet2DConditionModel.from_config(shapes["unet"])
-        vae = AutoencoderKL.from_config(shapes["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(shapes["text_encoder"]))
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+        vae = AutoencoderKL.from_config(configs["vae"])
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
     return StableDiffusion(
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
-        scheduler=DDPMScheduler.from_config(shapes["scheduler"]),
+        scheduler=DDPMScheduler.from_config(configs["scheduler"]),
         name=f"{folder}, random weights",
     ).to(dtype)
-
-
-def _config_of(folder: Path, part: str) -> Path:
-    places = (folder / part / f"{name}.json" for name in ("config", "scheduler_config"))
-    return next((place for place in places if place.is_file()), folder / f"{part}.json")

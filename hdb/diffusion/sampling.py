@@ -85,11 +85,13 @@ def sample(
     """Pictures in [0, 1] with classifier-free guidance, one seed per picture, whose noise is drawn on the CPU.
 
     Both halves run as one batch ``cat([unconditional, conditional])``, over which the bound residuals of n people are
-    tiled. A sampler that draws noise on the way goes on with each picture's own generator, as diffusers' pipelines do.
+    tiled. A sampler that draws noise on the way draws it from each picture's own generator, as diffusers' pipelines do.
 
     Raises:
         ValueError: the number of seeds is not the number of prompts.
     """
+    # Not diffusers' pipeline: it guides only above a scale of 1, steps in the base's half precision, and waits for the
+    # GPU at every step.
     n = len(prompt_embeds)
     if len(seeds) != n:
         raise ValueError(f"{len(seeds)} seeds for {n} prompts: expected one seed per picture")

@@ -20,7 +20,6 @@ from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.transfer import moved
 from hdb.diffusion.word import LearnedWord
-from hdb.files import read_header
 from hdb.prompts import IDENTIFIER, spoken
 
 PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -30,8 +29,8 @@ CHECKS = ("digest", "shapes")  # of weights that were made for a base: they are 
 class StableDiffusion(nn.Module):
     """Autoencoder, text encoder and UNet of a Stable Diffusion 1.x pipeline; no weight of it ever has a gradient.
 
-    Works on any pipeline folder with the classes of Stable Diffusion 1.x, whatever its size.
-    LiDB layers (:class:`hdb.lidb.LiDB`) are put into ``unet`` and ``text_encoder`` from outside.
+    Works on any pipeline folder with the classes of Stable Diffusion 1.x, whatever its size; `hdb.diffusion.family`
+    tells which those are. LiDB layers (`hdb.lidb.adapter`) are put into `unet` and `text_encoder` from outside.
     """
 
     def __init__(
@@ -49,11 +48,6 @@ class StableDiffusion(nn.Module):
         self.tokenizer = tokenizer
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.name = name
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
-                f"the UNet of {name or 'this base'} takes {unet.config.in_channels} channels and the autoencoder makes "
-                f"{vae.config.latent_channels}: expected equal numbers (inpainting models are not supported)"
-            )
         self.word = LearnedWord()  # nobody's, until one is bound
         self.mixed: torch.dtype | None = None
         self.identifier = IDENTIFIER
@@ -83,9 +77,7 @@ class StableDiffusion(nn.Module):
                 models; `hdb.diffusion.pipeline` has the whole list.
         """
         if Path(path).is_file():
-            read_header(path)  # says so where it is a pickle, before anything is downloaded
-            described = find_pipeline(config or PUBLISHED, weights=False)
-            return cls(**read_checkpoint(Path(path), described), name=Path(path).stem).to(dtype)
+            return cls(**read_checkpoint(Path(path), config or PUBLISHED), name=Path(path).stem).to(dtype)
         folder = find_pipeline(path, revision=revision, variant=variant)
         name = Path(path).name if Path(path).is_dir() else str(path)
         name = name if revision is None else f"{name}@{revision}"
@@ -269,12 +261,9 @@ class StableDiffusion(nn.Module):
 
         Source: Salimans and Ho, Progressive Distillation, arXiv 2202.00512, appendix D (velocity).
         """
-        kind = self.prediction_type
-        if kind == "epsilon":
+        if self.prediction_type == "epsilon":
             return noise
-        if kind == "v_prediction":
-            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
-        raise ValueError(f"prediction_type of the base is {kind!r}: expected 'epsilon' or 'v_prediction'")
+        return self.noise_scheduler.get_velocity(latents, noise, timesteps)
 
     def predict_noise(
         self,
@@ -304,5 +293,5 @@ class StableDiffusion(nn.Module):
         return signal.sqrt() * noisy_latents - (1 - signal).sqrt() * noise_pred
 
     def sampling_scheduler(self, name: str = "DDIMScheduler") -> SchedulerMixin:
-        """A sampler by the name that diffusers has for it, over the noise levels that the base was trained on."""
+        """A sampler by diffusers' name for it, over the noise levels that the base was trained on."""
         return getattr(diffusers, name).from_config({**self.noise_scheduler.config, "clip_sample": False})

@@ -49,7 +49,7 @@ def evaluate(
     sampling: SamplingOptions,
     seed: int = 0,
 ) -> Outcome:
-    """Writes subjects/, images/ and manifest.jsonl under `folder`; goes on with what is there.
+    """Writes subjects/, images/ and manifest.jsonl under `folder`; what is there already is kept.
 
     All people are personalized before the first picture. Then method by method and person by person pictures are drawn
     and scored as they come: what is kept in memory does not grow with their number. Several processes share people;

@@ -30,10 +30,10 @@ def what_is_asked(prompts: Sequence[str], *, source: str, classifier: str | None
 
     Args:
         source: of the people.
-        classifier: that shall judge the answers, if any.
+        classifier: that is to judge the answers, if any.
 
     Raises:
-        ValueError: they are none, and a classifier shall judge them.
+        ValueError: they are none, and a classifier is to judge them.
     """
     if classifier is None and source != "faceworld":
         return None

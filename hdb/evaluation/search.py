@@ -80,7 +80,7 @@ class Trial:
         return Answers(self.panel, self.people)
 
     def of(self, method: Method, folder: Path) -> dict[str, Any]:
-        """Scores and costs of one method as it is set; goes on with the files and pictures in `folder`."""
+        """Scores and costs of one method as it is set; files and pictures in `folder` are kept."""
         people, options = self.people, self.options
         made, cost = personalize_everybody(method, people.photos, folder, at_once=options.subjects_per_batch)
         pictures = Pictures(people, self.prompts, folder, num_pictures=options.num_pictures, seed=self.seed)

@@ -16,7 +16,7 @@ def client_settings() -> wandb.Settings:
 
 
 def mode_of_files() -> str | None:
-    """What `wandb offline` or `wandb disabled` wrote; online is nobody's word but the default."""
+    """What `wandb offline` or `wandb disabled` wrote; online is the default, so nobody's choice."""
     try:
         mode = client_settings().mode
     except (OSError, ValueError):  # pydantic's are ValueErrors

@@ -50,7 +50,7 @@ class ShardCache:
                 self.features.get_tensor(reference + TOKENS).float(),
             )
         except SafetensorError as error:
-            raise ValueError(f"the caches of {self.shard} lack a picture ({error}): prepare them anew") from None
+            raise ValueError(f"the caches of {self.shard} lack a picture ({error}): prepare them again") from None
 
     def _opened(self, kind: str, digest: str) -> safe_open:
         path = cache_path(self.shard, kind, digest)

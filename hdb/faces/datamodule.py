@@ -23,7 +23,8 @@ class FaceLoader:
 
     The order is a permutation drawn from (seed, epoch), so nothing has to be stored but how many batches of the epoch
     were given out; Lightning keeps that in its checkpoints through `state_dict`, and calls `set_epoch` on `sampler`. A
-    plain DataLoader would start a resumed epoch from its beginning.
+    plain DataLoader would start a resumed epoch from its beginning; torchdata's StatefulDataLoader would be one more
+    dependency, to store what these three numbers tell.
 
     Args:
         batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.

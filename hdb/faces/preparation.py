@@ -1,4 +1,4 @@
-"""A folder of prepared shards: whose photos go into which, gone on with after an interruption, its manifest."""
+"""A folder of prepared shards: whose photos go into which, how it is resumed, its manifest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def shard_jobs(folder: Path, people: People, *, identities_per_shard: int) -> di
 
 
 def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Photos]) -> None:
-    """Makes `folder` ready, or goes on in it.
+    """Makes `folder` ready, or resumes in it.
 
     Args:
         settings: that the shards depend on.
@@ -72,7 +72,7 @@ def claim_shards(folder: Path, settings: dict[str, object], jobs: dict[Path, Pho
 
 
 def write_manifest(folder: Path, shards: list[Path], splits: Splits, others: Sequence[Other]) -> None:
-    """Writes the manifest and the splits, of whom there is a picture; says what was skipped.
+    """Writes the manifest, and the splits of those who have a picture; says what was skipped.
 
     Args:
         others: files beside the photos, which are named.

@@ -1,4 +1,4 @@
-"""Photos cropped once and kept as tar shards: in parallel, each whole or not there, so that a call can go on."""
+"""Photos cropped once and kept as tar shards: in parallel, each whole or not there, so that a call can be resumed."""
 
 import errno
 import itertools
@@ -95,6 +95,7 @@ def write_shard(path: Path, about: About, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: it cannot be written: a full disk, say. The error names the file.
     """
+    # Not webdataset's TarWriter, which leaves out a file called like ABOUT.
     with naming(path), written_whole(path) as part, tarfile.open(part, "w") as tar:
         for name, data in ({ABOUT: json.dumps(about).encode()} | dict(files)).items():
             info = tarfile.TarInfo(name)
@@ -112,7 +113,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def leave_out(path: Path, copies: Mapping[str, str]) -> None:
-    """Writes a shard anew without some of its files (file -> the message that says why)."""
+    """Writes a shard again without some of its files (file -> the message that says why)."""
     about = read_about(path)
     with tarfile.open(path) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar if member.name != ABOUT}
@@ -157,7 +158,7 @@ def read_about(path: Path) -> About:
         with tarfile.open(path) as tar:
             return json.load(tar.extractfile(ABOUT))
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no shard that was prepared ({error}); delete it to have it made anew") from None
+        raise ValueError(f"{path} is no shard that was prepared ({error}); delete it to have it made again") from None
 
 
 # One detector per process: building it costs more than a picture.

@@ -103,6 +103,22 @@ def _shell_normals(shells: Float[Tensor, "k 57 31 3"], outward: Float[Tensor, "5
     return normalize(normal + 0.35 * outward, dim=-1)
 
 
+def _thickness(identity: Identity, cut: Haircut, skull: SkullGrid, roots: Tensor, *, pressed: bool) -> Tensor:
+    """How far the outer surface stands off its roots, (57, 31)."""
+    device, columns, side = roots.device, skull.columns, skull.azimuth.abs()
+    on_skull = torch.cat([skull.row, torch.ones(skull.hanging, device=device)])[None]
+    thick = cut.volume * torch.cat([cut.swell, torch.ones(columns, skull.hanging, device=device)], 1)
+    if cut.reach.max() > 1:  # long hair passes over the ears
+        ears = smoothstep(0.75, 1.25, side) * smoothstep(2.4, 1.9, side)
+        thick = thick * (1 + 1.1 * ears[:, None] * smoothstep(0.45, 0.9, on_skull))
+    if identity.hair_style == "mohawk":
+        thick = 0.015 + 0.345 * smoothstep(0.27, 0.19, roots[..., 0].abs())
+    if pressed:
+        limit = torch.where(on_skull < 0.62, 0.04, 0.14)
+        thick = torch.minimum(thick, limit.expand_as(thick))
+    return thick
+
+
 def hair_mesh(identity: Identity, cut: Haircut, skull: SkullGrid, base: Tensor, *, shells: int, pressed: bool) -> Mesh:
     """The hair of one person.
 
@@ -115,17 +131,7 @@ def hair_mesh(identity: Identity, cut: Haircut, skull: SkullGrid, base: Tensor, 
     roots, outward = _strands(cut, skull, base)
     along = torch.linspace(0, 2, length, device=device).expand(columns, length)
     inside = cut.reach[:, None] - along
-    on_skull = torch.cat([skull.row, torch.ones(skull.hanging, device=device)])[None]
-    thick = cut.volume * torch.cat([cut.swell, torch.ones(columns, skull.hanging, device=device)], 1)
-    side = skull.azimuth.abs()
-    if cut.reach.max() > 1:  # long hair passes over the ears
-        ears = smoothstep(0.75, 1.25, side) * smoothstep(2.4, 1.9, side)
-        thick = thick * (1 + 1.1 * ears[:, None] * smoothstep(0.45, 0.9, on_skull))
-    if identity.hair_style == "mohawk":
-        thick = 0.015 + 0.345 * smoothstep(0.27, 0.19, roots[..., 0].abs())
-    if pressed:
-        limit = torch.where(on_skull < 0.62, 0.04, 0.14)
-        thick = torch.minimum(thick, limit.expand_as(thick))
+    thick = _thickness(identity, cut, skull, roots, pressed=pressed)
     if cut.volume <= 0.05:
         shells = min(shells, 2)
     taper = 0.10 + 0.90 * smoothstep(0, 0.14, inside)  # thin at the hairline

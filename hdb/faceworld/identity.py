@@ -35,7 +35,6 @@ LOCAL_REGIONS = (
     ("head", 13), ("forehead", 3), ("eyebrows", 3), ("eyes", 17), ("nose", 20),
     ("mouth", 21), ("ears", 13), ("chin", 7), ("cheek", 4), ("neck", 5),
 )  # fmt: skip
-NUM_LOCAL = sum(count for _, count in LOCAL_REGIONS)
 NUM_ASYMMETRY = 29
 _REGION_RMS_LIMIT = 1.1  # in units of the standard deviation: a region of many extreme sliders reads as a caricature
 

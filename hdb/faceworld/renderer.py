@@ -14,7 +14,7 @@ from hdb.faceworld.head import Head
 from hdb.faceworld.identity import Identity
 from hdb.faceworld.light import Paint, ShadowMap, Surface, hair_highlight, shade
 from hdb.faceworld.mesh import Channel, Material, Mesh
-from hdb.faceworld.rasterizer import barycentric, rasterize
+from hdb.faceworld.rasterizer import KeepFragments, barycentric, rasterize
 from hdb.faceworld.scene import CAMERA, Pair, Scene
 from hdb.faceworld.skin import skin_albedo
 from hdb.faceworld.styles import DRAWN_STYLES, STATUES, Drawing, carve, draw, outlines
@@ -112,31 +112,9 @@ class Renderer:
         one_sided |= (material == Material.HAIR) & (lowest <= 1)
         holed = (material == Material.HAIR) | (material == Material.BEARD) | (material == Material.LASHES)
 
-        def keep(triangle: Tensor, weights: Tensor) -> Tensor:
-            corners = mesh.triangles.index_select(0, triangle)
-            kind = material.index_select(0, triangle)
-            exists = torch.zeros_like(kind, dtype=torch.bool)
-            for sort in (Material.HAIR, Material.BEARD, Material.LASHES):
-                which = torch.nonzero(kind == sort).squeeze(1)
-                if len(which) == 0:
-                    continue
-                at, weight = corners.index_select(0, which), weights.index_select(0, which)
-                points = scene.gather(mesh.canonical, at, weight)
-                if sort == Material.LASHES:
-                    exists[which] = lash_exists(points)
-                    continue
-                grown = scene.gather(mesh.traits[:, : Channel.CURL + 1].contiguous(), at, weight)
-                cover, height, curl = grown.unbind(1)
-                if sort == Material.BEARD:
-                    exists[which] = beard_exists(points, cover, height)
-                else:
-                    image = scene.triangle_image.index_select(0, triangle.index_select(0, which))
-                    exists[which] = hair_exists(points, cover, height, curl, traits.hair_seed.index_select(0, image))
-            return exists
-
         pixel, triangle = rasterize(
             scene.screen, mesh.triangles, scene.triangle_image,
-            num_images=num_images, size=self.size, one_sided=one_sided, tested=holed, keep=keep,
+            num_images=num_images, size=self.size, one_sided=one_sided, tested=holed, keep=_grown(scene, traits),
         )  # fmt: skip
         corners = mesh.triangles.index_select(0, triangle)
         weights = barycentric(scene.screen, corners, pixel, size=self.size)
@@ -238,3 +216,32 @@ class Renderer:
                     view.style, Drawing(pictures[one], edge[None], cover[one], view.context_seed % 9973, self.detail)
                 )
         return pictures
+
+
+def _grown(scene: Scene, traits: Traits) -> KeepFragments:
+    """Which fragments of hair, beard and lashes are there: between strands one sees through."""
+    mesh, material = scene.mesh, scene.mesh.materials
+
+    def keep(triangle: Tensor, weights: Tensor) -> Tensor:
+        corners = mesh.triangles.index_select(0, triangle)
+        kind = material.index_select(0, triangle)
+        exists = torch.zeros_like(kind, dtype=torch.bool)
+        for sort in (Material.HAIR, Material.BEARD, Material.LASHES):
+            which = torch.nonzero(kind == sort).squeeze(1)
+            if len(which) == 0:
+                continue
+            at, weight = corners.index_select(0, which), weights.index_select(0, which)
+            points = scene.gather(mesh.canonical, at, weight)
+            if sort == Material.LASHES:
+                exists[which] = lash_exists(points)
+                continue
+            grown = scene.gather(mesh.traits[:, : Channel.CURL + 1].contiguous(), at, weight)
+            cover, height, curl = grown.unbind(1)
+            if sort == Material.BEARD:
+                exists[which] = beard_exists(points, cover, height)
+            else:
+                image = scene.triangle_image.index_select(0, triangle.index_select(0, which))
+                exists[which] = hair_exists(points, cover, height, curl, traits.hair_seed.index_select(0, image))
+        return exists
+
+    return keep

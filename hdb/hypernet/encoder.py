@@ -64,8 +64,7 @@ class FaceEncoder(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if isinstance(architecture, str):
-                if not timm.is_model(architecture):
-                    raise ValueError(f"{architecture!r} is neither a folder with config.json nor a model timm knows")
+                refuse_unknown(architecture)
                 self.network = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
             elif "model" in architecture:
                 options = {"num_classes": 0, **architecture}
@@ -129,3 +128,9 @@ class FaceEncoder(nn.Module):
         features = self.network.forward_features((images - self.mean) / self.std)
         tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
         return FaceFeatures(embedding=self.network.forward_head(features), tokens=tokens)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises ValueError if timm has no model of this name."""
+    if not timm.is_model(name):
+        raise ValueError(f"{name!r} is neither a folder with config.json nor a model timm knows")

@@ -68,7 +68,7 @@ def standardize(hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]]
     """Takes mean and scale of the embeddings from the first references of the training people.
 
     Args:
-        device: where the encoder shall work: a ViT-H would take many minutes on a CPU.
+        device: where the encoder works: a ViT-H would take many minutes on a CPU.
     """
     seen, encoder = torch.stack(list(islice(references, NUM_STANDARDIZED))), hypernet.encoder.to(device)
     embeddings = [encoder(part.to(device)).embedding for part in seen.split(32)]

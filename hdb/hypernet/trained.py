@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.files import shipped
-from hdb.hypernet.encoder import FaceEncoder
+from hdb.hypernet.encoder import FaceEncoder, refuse_unknown
 from hdb.hypernet.folder import WEIGHTS, refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.options import standardize
@@ -68,9 +68,11 @@ def finished_runs(sweep: Path) -> dict[Path, float]:
 
 
 def refuse_missing_networks(*, hypernet: Path | None = None, encoder: str | None = None) -> None:
-    """Raises ValueError if one of them is a path and not there: before something large is read for nothing."""
+    """Raises ValueError if one of them is not there, or unknown to timm: before something large is read for nothing."""
     if encoder is not None and ("/" in encoder or Path(encoder).is_dir()):
         refuse_missing(encoder, kind="a face encoder")
+    elif encoder is not None:
+        refuse_unknown(encoder)
     if hypernet is not None and hypernet.suffix != ".ckpt":
         refuse_missing(hypernet, kind="a hypernetwork")
     elif hypernet is not None and not hypernet.is_file():
@@ -84,7 +86,7 @@ def trained_hypernet(
 
     Args:
         encoder: what it was trained with, where its file does not hold that.
-        base: name of the base it shall write weights for.
+        base: name of the base it is to write weights for.
         base_digest: of that base.
         check: shapes takes a network of another base, too, and says so.
 
@@ -137,7 +139,7 @@ def begin(
     Args:
         init_from: a run's folder, a checkpoint, or a folder of a hypernetwork.
         references: of training people.
-        device: where the encoder shall look at them.
+        device: where the encoder looks at them.
         check: see `trained_hypernet`.
 
     Raises:

@@ -46,6 +46,7 @@ def to_lora_state_dict(person: Residuals, format: str = "kohya", *, scale: float
     if format not in FORMATS:
         raise ValueError(f"unknown LoRA format {format!r}, expected {' or '.join(FORMATS)}")
     state = {}
+    # Not diffusers' convert_state_dict_to_kohya: it names the text encoder lora_te1, as of Stable Diffusion XL.
     # In float32 on the CPU, whatever theta is in: half precision once, by the caller, and not twice.
     for slot_name, (down, up) in person.layout.fold(person.theta.detach().cpu()).items():
         lora_down, lora_up = down[0], scale * up[0]

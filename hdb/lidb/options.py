@@ -15,5 +15,5 @@ class LiDBOptions:
 
     a: int = between(100, 1)
     b: int = between(50, 1)
-    rank: int = between(1, 1, says="{name} = {value}, expected 1 or more")
+    rank: int = between(1, 1)
     seed: int = a_seed()

@@ -51,7 +51,7 @@ class HyperDreamBooth:
     Paper: one photo.
 
     Raises:
-        ValueError: finetuning shall stay within bases that the hypernetwork has left, or below its rank.
+        ValueError: finetuning is to stay within bases that the hypernetwork has left, or below its rank.
 
     Source: Ruiz et al., HyperDreamBooth, section 4, https://arxiv.org/abs/2307.06949
     """

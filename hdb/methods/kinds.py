@@ -26,7 +26,7 @@ def read_people(
 
     Args:
         scale: strength for everybody; None is that of each file.
-        text_scale: that of the text encoder's layers, where it shall be another one.
+        text_scale: that of the text encoder's layers, if it differs.
         weights: one for each: they become one person; None leaves each alone.
 
     Raises:

@@ -63,7 +63,7 @@ class PersonalTheta:
 
         Args:
             scale: strength for everybody instead.
-            text_scale: that of the text encoder's layers, where it shall be another one.
+            text_scale: that of the text encoder's layers, if it differs.
 
         Raises:
             ValueError: as `load`, or the base reads another word for each of them in the place of [V].

@@ -1,4 +1,4 @@
-"""The folder of a run: locked while it runs, gone on with after an interruption, set aside for another run."""
+"""The folder of a run: locked while it runs, resumed after an interruption, set aside for another run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hdb.runs.outputs import check_room, refuse_inputs
 
 RECORD = "config.yaml"
 LAST = "last.ckpt"
-_STEPS = "max_steps"  # a run goes on where it asks for more of them
+_STEPS = "max_steps"  # a finished run resumes if it asks for more of them
 Reads = Sequence[tuple[str, Path]]
 
 
@@ -24,9 +24,9 @@ Reads = Sequence[tuple[str, Path]]
 def run_folder(folder: str | Path, settings: Mapping[str, object], *, result: str, reads: Reads = ()) -> Iterator[bool]:
     """Makes `folder` ready for a run of these settings, and keeps others out of it within the `with` block.
 
-    Gives true if a run is gone on with: an unfinished one of the same settings. A folder with a finished run (it holds
-    `result`), or one of other settings, is renamed to folder.1, .2, ...; of a finished one that had fewer steps the
-    last checkpoint is gone on with.
+    Gives true if a run is resumed: an unfinished one of the same settings. A folder with a finished run (it holds
+    `result`), or one of other settings, is renamed to folder.1, .2, ...; a finished one that had fewer steps is resumed
+    from its last checkpoint.
 
     Args:
         settings: all that the result depends on.
@@ -46,7 +46,7 @@ def added_to(folder: str | Path, reads: Reads) -> Iterator[None]:
     Raises:
         ValueError: somebody else works there, it cannot be written, or an input lies in it.
     """
-    check_room(folder)
+    check_room(folder, is_folder=True)
     refuse_inputs(folder, reads)
     with locked(folder):
         yield
@@ -54,7 +54,7 @@ def added_to(folder: str | Path, reads: Reads) -> Iterator[None]:
 
 def check_folder(folder: str | Path, reads: Reads) -> None:
     """Raises ValueError if no run can write there: before networks are read."""
-    check_room(folder)
+    check_room(folder, is_folder=True)
     refuse_inputs(folder, reads)
     if foreign := _foreign(Path(folder)):
         raise ValueError(f"{folder} holds {foreign}, which is of no run: expected a new or empty folder as output")

@@ -15,7 +15,7 @@ from hdb.faces.artifacts import has_login, mode_of_files
 from hdb.files import write_text
 
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")  # the last two are old names of the first two
-RUN_ID = "wandb-run-id.txt"  # in a run's folder: a run that is gone on with is one run there, too
+RUN_ID = "wandb-run-id.txt"  # in a run's folder: a resumed run is one run there, too
 PATIENCE = {"init_timeout": 10, "finish_timeout": 60}  # s; with the start of W&B's process the first are about 15
 # W&B also keeps the words of a command, what it prints, user, machine and repository.
 PRIVATE = {"x_disable_meta": True, "x_disable_machine_info": True, "console": "off", "disable_git": True}
@@ -76,7 +76,7 @@ def started(
     What W&B's environment variables say is left to them.
 
     Args:
-        keep: `output` is this run's own: one that is gone on with there keeps its id.
+        keep: `output` is this run's own: one that is resumed there keeps its id.
         private: it is about a person: numbers alone leave this machine.
     """
     record = output / RUN_ID

@@ -32,9 +32,11 @@ def refuse_foreign(file: Path) -> None:
         raise ValueError(f"{file} is there and not of an earlier call: expected another output, or overwrite=true")
 
 
-def check_room(output: str | Path) -> None:
-    """Raises ValueError if a file or folder of this name cannot be written."""
+def check_room(output: str | Path, *, is_folder: bool = False) -> None:
+    """Raises ValueError if a file, or a folder, of this name cannot be written."""
     place = Path(output).absolute()
+    if is_folder and place.is_file():
+        raise ValueError(f"output {output} is a file, expected the name of a folder")
     folder = next(parent for parent in place.parents if os.path.lexists(parent))
     for part in place.relative_to(folder).parts:
         if (size := len(os.fsencode(part))) > (most := _longest_name(folder)):

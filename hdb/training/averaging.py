@@ -15,7 +15,7 @@ class AveragedWeights(L.Callback):
 
         average <- d · average + (1 - d) · weights        d = min(decay, (1 + t) / (10 + t)) after t steps, 0 at first
 
-    Training goes on from the weights themselves. A checkpoint holds both: a run goes on from the weights, whoever else
+    Training itself continues with the weights. A checkpoint holds both: a run resumes from the weights, whoever else
     reads it takes the average.
 
     Args:
@@ -57,7 +57,7 @@ class AveragedWeights(L.Callback):
         self.restored = checkpoint[AVERAGED], checkpoint[f"{AVERAGED}_steps"]
 
     def pass_on(self, pl_module: L.LightningModule) -> None:
-        """Puts the average in the place of the weights for good: training cannot go on from there."""
+        """Puts the average in the place of the weights for good: training cannot continue from there."""
         self.average.copy_to(trained(pl_module).values())
 
 

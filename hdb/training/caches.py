@@ -13,12 +13,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hdb.diffusion.base import BaseOptions, read_base
+from hdb.diffusion.pipeline import find_pipeline
 from hdb.faces.caches import EMBEDDING, FEATURES, LATENTS, TOKENS, cache_path
 from hdb.faces.picture import open_picture, square
 from hdb.faces.prepared import read_about
 from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.trained import face_encoder, refuse_missing_networks
 from hdb.limits import between
 from hdb.training.device import accelerator, device_of
 
@@ -38,6 +39,12 @@ class CacheOptions:
     encoder: str | None = None
     batch_size: int = between(8, 1)
     accelerator: str = accelerator()
+
+    def refuse_missing(self) -> None:
+        """Raises ValueError if base or encoder are not there: before thousands of photos are cropped for them."""
+        if self.base is not None:
+            find_pipeline(self.base, revision=self.revision, weights=False)
+        refuse_missing_networks(encoder=self.encoder)
 
 
 @torch.no_grad()
@@ -102,5 +109,5 @@ def _is_of(path: Path, about: dict[str, str]) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() == about
-    except SafetensorError:  # cut off, say: made anew
+    except SafetensorError:  # cut off, for example: made again
         return False

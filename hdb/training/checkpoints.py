@@ -1,4 +1,4 @@
-"""Checkpoints: written whole beside their place, the one before kept, and gone back to where the last is damaged."""
+"""Checkpoints: written whole beside their place; the one before is kept, and taken where the last is damaged."""
 
 import io
 import os
@@ -67,7 +67,7 @@ def previous(last: Path) -> Path:
 
 
 def readable(last: Path) -> Path | None:
-    """The checkpoint to go on from: `last`, or the one before where that is damaged; None where there is none.
+    """The checkpoint to resume from: `last`, or the one before if that is damaged; None if there is none.
 
     Says so, and sets a damaged one aside.
     """

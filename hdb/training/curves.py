@@ -1,15 +1,17 @@
 """The loss curves of trainings: one file each, and the sheet that shows all of them."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
+from PIL import Image
 
 from hdb.files import write_text
 
 CURVE_FILE = "curve.json"  # beside done.json or metrics.json
-COLUMNS, WIDTH, HEIGHT, MARGIN = 2, 480, 260, 30  # of a panel, in px
+COLUMNS, WIDTH, HEIGHT = 2, 4.8, 2.6  # of a panel, in inches of 100 px
 
 Curve = Sequence[Sequence[int | float]]  # [[step, loss], ...]
 
@@ -23,7 +25,7 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def curves_sheet(curves: Mapping[str, Curve]) -> Image.Image:
-    """One panel per training: its loss over its steps, each axis as long as its numbers, and their running mean.
+    """One panel per training: its loss over its steps, and their running mean.
 
     Args:
         curves: name -> [[step, loss], ...].
@@ -34,25 +36,17 @@ def curves_sheet(curves: Mapping[str, Curve]) -> Image.Image:
     if not curves or not all(curves.values()):
         empty = ", ".join(name for name, points in curves.items() if not points) or "no training at all"
         raise ValueError(f"{empty} has no points of loss, expected at least one each")
-    rows = -(-len(curves) // COLUMNS)
-    sheet = Image.new("RGB", (WIDTH * min(COLUMNS, len(curves)), HEIGHT * rows), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for number, (name, points) in enumerate(curves.items()):
-        left, top = number % COLUMNS * WIDTH + 2 * MARGIN, number // COLUMNS * HEIGHT + MARGIN
-        right, bottom = left + WIDTH - 3 * MARGIN, top + HEIGHT - 2 * MARGIN
-        steps, losses = zip(*points, strict=True)
-        first, last, low, high = min(steps), max(steps), min(losses), max(losses)
-        draw.rectangle((left, top, right, bottom), outline="lightgray")
-        x = [left + (step - first) / max(last - first, 1) * (right - left) for step in steps]
-        for heights, color, width in ((losses, "lightsteelblue", 1), (running_mean(losses), "steelblue", 3)):
-            y = [bottom - (loss - low) / ((high - low) or 1) * (bottom - top) for loss in heights]
-            draw.line(list(zip(x, y, strict=True)), fill=color, width=width)
-        draw.text((left, top - 4), name, fill="black", font=font, anchor="ls")
-        draw.text((left - 4, top), f"{high:.3g}", fill="gray", font=font, anchor="rt")
-        draw.text((left - 4, bottom), f"{low:.3g}", fill="gray", font=font, anchor="rs")
-        draw.text((left, bottom + 4), f"{first:,}", fill="gray", font=font, anchor="lt")
-        draw.text((right, bottom + 4), f"{last:,} steps", fill="gray", font=font, anchor="rt")
-    return sheet
+    columns, rows = min(COLUMNS, len(curves)), -(-len(curves) // COLUMNS)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=100)
+    panels = figure.subfigures(rows, columns, squeeze=False).flat
+    for panel, (name, points) in zip(panels, curves.items(), strict=False):  # the last panel may stay empty
+        axes, (steps, losses) = panel.add_axes((0.13, 0.11, 0.84, 0.76)), zip(*points, strict=True)
+        axes.plot(steps, losses, color="lightsteelblue", linewidth=1)
+        axes.plot(steps, running_mean(losses), color="steelblue", linewidth=2)
+        axes.set_title(name, loc="left")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return Image.open(content).convert("RGB")
 
 
 def running_mean(numbers: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""How the stages look at the frozen base: which noise levels and which noise."""
+"""What all stages share: which noise levels and which noise the frozen base is asked about."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ class Timesteps:
         """`uniform` or `high_noise`."""
         known = {"uniform": cls(), "high_noise": cls(exponent=3.0)}
         if name not in known:
-            raise ValueError(f"timesteps must be one of {', '.join(known)}, not {name!r}")
+            raise ValueError(f"timesteps is {name!r}, expected {' or '.join(known)}")
         return known[name]
 
     def draw(
@@ -62,7 +62,7 @@ class Timesteps:
 
 def timesteps(default: str = "uniform") -> Any:
     """A setting that names timesteps."""
-    return one_of(default, "uniform", "high_noise", says="{name} must be one of {words}, not {value!r}")
+    return one_of(default, "uniform", "high_noise")
 
 
 def private_generator(*key: int) -> torch.Generator:

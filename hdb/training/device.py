@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hdb.limits import one_of
 
@@ -38,9 +39,24 @@ def check_precision(precision: str, dtype: str) -> None:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where a Trainer with this accelerator works, readied."""
-    trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False)
-    return readied(trainer.strategy.root_device)
+    """Where a Trainer with this accelerator works, readied; raises as `placed`."""
+    return readied(placed(accelerator=accelerator, devices=1).strategy.root_device)
+
+
+def placed(**where: Any) -> Trainer:
+    """A Trainer that is only asked where it works.
+
+    Args:
+        where: its accelerator, devices, num_nodes, strategy.
+
+    Raises:
+        ValueError: this machine has no such place.
+    """
+    try:
+        return Trainer(logger=False, enable_progress_bar=False, **where)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        given = " ".join(f"{name}={value}" for name, value in where.items())
+        raise ValueError(f"this machine has no {given} ({error}): expected what it has, as auto does") from None
 
 
 def readied(device: torch.device) -> torch.device:

@@ -91,7 +91,7 @@ def fit_hypernet(
     if is_first():
         hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)
         write_curve(folder, curve.points)
-    if stage.validated_at != fitting.global_step:  # drawing people once is dear enough
+    if stage.validated_at != fitting.global_step:  # drawing people once is slow enough
         fitting.validate(stage, data, verbose=False)
     scores = {name: float(score) for name, score in fitting.callback_metrics.items() if name.startswith("val/")}
     if best is not None and best.best_model_score is not None:

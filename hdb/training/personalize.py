@@ -37,7 +37,7 @@ class FinetuningOptions:
     """
 
     basis: str = one_of("lidb", "lidb", "free")
-    rank: int = between(4, 1, says="{name} is {value}: cannot relax rank 1 to {value}; expected 1 or more")
+    rank: int = between(4, 1)
     num_steps: int = between(40, 1)
     lr: float | None = above(None, 0)
     batch_size: int = between(4, 1)

@@ -34,12 +34,12 @@ class PretrainingOptions:
     computed. `distance` of the weight-space loss is that of residuals, or of factors like the paper's. The identity
     loss, which is ours, looks at photographs, with `identity_styled` also at paintings and statues, at timesteps below
     the share `identity_until`, above which the clean picture is a guess, and at no more than `identity_samples` of a
-    batch: decoding them costs as much as the rest of a step. `lr` is that of the decoder's layers
-    (and of the encoder where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs:
-    theta is linear in them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is of learned
-    bases, in which theta is linear, too, null that of `linear_lr`; what they change of a residual is in proportion to
-    `up`, which starts at zero: at that rate they hardly move (0.2 % in 60 steps). `num_val_draws` counts noise levels
-    per validation picture, spread evenly over `timesteps`.
+    batch: decoding them costs as much as the rest of a step. `lr` is that of the decoder's layers (and of the encoder
+    where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs: theta is linear in
+    them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is that of learned bases, null
+    that of `linear_lr`; theta is linear in them too, but what they change is in proportion to `up`, which starts at
+    zero: at that rate they hardly move (0.2 % in 60 steps). `num_val_draws` counts noise levels per validation picture,
+    spread evenly over `timesteps`.
 
     `instance_prompt` takes the place of "a [V] face", where that is a picture's prompt. `condition_dropout` is the
     share of training prompts that are left empty, as classifier-free guidance asks the personalized base about the
@@ -229,9 +229,8 @@ class HyperNetPretraining(Stage):
         number = batch_idx * self.trainer.world_size + self.global_rank  # of this batch among those of all processes
         generator = private_generator(self.seed, number, 0)  # no step in the key: the same every time
         noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
-        others = someone_else(batch.identities.tolist())
+        others, prompts = someone_else(batch.identities.tolist()), self.prompts(batch.prompts)
         both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
-        prompts = self.prompts(batch.prompts)
         own, other = torch.zeros(2, num, device=self.device)
         for draw_noise, draw_timesteps in zip(noise.split(num), timesteps.split(num), strict=True):
             losses = self.personalized.denoising_losses(
@@ -244,8 +243,7 @@ class HyperNetPretraining(Stage):
             own += losses[:num] / num_draws
             other += losses[num:] / num_draws
         self.log("val/diffusion_loss", own.mean(), batch_size=num, sync_dist=True, prog_bar=True)
-        weights = self.weight_space_losses(theta, batch.identities)
-        if len(weights):
+        if len(weights := self.weight_space_losses(theta, batch.identities)):
             self.log("val/weight_space_loss", weights.mean(), batch_size=len(weights), sync_dist=True)
         paired = [i for i in range(num) if others[i] != i]
         self.own_minus_other.update((own - other)[paired], batch.identities[paired].to(self.device))

@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hdb.files import write_json
 from hdb.limits import Limit, between, limited
-from hdb.training.device import readied
+from hdb.training.device import placed, readied
 
 T, Items = TypeVar("T"), TypeVar("Items", bound=Sequence | torch.Tensor)
 GONE = "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
@@ -57,9 +56,9 @@ def start(options: ProcessOptions, *, accelerator: str) -> torch.device:
     """Starts the other processes, or meets them where torchrun or SLURM did; returns where this one works.
 
     Raises:
-        ValueError: the devices are not there.
+        ValueError: this machine does not have the accelerator, the devices or the strategy.
     """
-    trainer = Trainer(accelerator=accelerator, logger=False, enable_progress_bar=False, **options.processes)
+    trainer = placed(accelerator=accelerator, **options.processes)
     strategy = trainer.strategy
     if trainer.world_size > 1 and not dist.is_initialized():
         if strategy.launcher is not None:

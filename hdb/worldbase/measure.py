@@ -68,8 +68,9 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     weights = Path(options.weights)
     trainings = {name: (Path(options.output, name), network) for name, network in NETWORKS.items()}
     trainings["hypernetwork"] = training.folder, "hypernet"
-    test, train, device = people(options, "test"), people(options, "train"), device_of(options.accelerator)
-    base = StableDiffusion.from_pretrained(weights / "base").to(device)
+    device = device_of(options.accelerator)
+    base = StableDiffusion.from_pretrained(weights / "base").to(device)  # before people are rendered for it
+    test, train = people(options, "test"), people(options, "train")
     drawn, prompts = own_pictures(options, base, test)
     measured = judges(weights, test, device) | pictures(options, base, drawn, prompts, test, train, device)
     if trained_on(weights / "hypernet", base):

@@ -9,13 +9,14 @@ from lightning import LightningModule
 from timm.optim import Muon
 from torch import Tensor, nn
 
-from hdb.worldbase.views import Steps, Views
+from hdb.training.fitting import Steps
+from hdb.worldbase.views import Views
 
 OPTIMIZERS = ("adamw", "muon")
 
 
 class Part(LightningModule):
-    """Trains one network on faceworld's views for a number of steps; stopped at any of them, it goes on the same way.
+    """Trains one network on faceworld's views for a number of steps; stopped at any, it resumes as if it had not been.
 
     Subclasses define `loss(flat, generator)` and `save(folder)`; what is drawn at a step depends on (seed, step) alone.
 
@@ -43,13 +44,8 @@ class Part(LightningModule):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {optimizer!r}, expected {' or '.join(OPTIMIZERS)}")
         self.views, self.optimizer = views, optimizer
-        self.num_steps, self.batch_size, self.lr, self.weight_decay, self.seed = (
-            num_steps,
-            batch_size,
-            lr,
-            weight_decay,
-            seed,
-        )
+        self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
+        self.lr, self.weight_decay = lr, weight_decay
 
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of the pictures with these flat numbers; "loss" is the one that is minimized."""
@@ -68,13 +64,13 @@ class Part(LightningModule):
         return self.views.pick(step, self.batch_size, seed=self.seed)
 
     def training_step(self, step: int, batch_idx: int) -> Tensor:
-        generator = torch.Generator().manual_seed(((self.seed + 1) * 10_000_019 + int(step)) % 2**63)
-        losses = self.loss(self.pick(int(step)), generator)
+        generator = torch.Generator().manual_seed(((self.seed + 1) * 10_000_019 + step) % 2**63)
+        losses = self.loss(self.pick(step), generator)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
 
-    def train_dataloader(self) -> torch.utils.data.DataLoader:
-        return Steps(self, num_steps=self.num_steps).loader()
+    def train_dataloader(self) -> Steps:
+        return Steps(self.num_steps)
 
     def configure_optimizers(self) -> dict:
         matrices = [p for p in self.trained().parameters() if p.requires_grad and p.ndim > 1]

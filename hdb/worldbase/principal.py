@@ -49,7 +49,7 @@ def start_at_components(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 h
         cells = F.pixel_unshuffle(known, 2)  # (n, 4 d, h / 2, w / 2), channel = d·4 + 2·row + column
         mean, directions, scales = components(cells, min(cells.shape[1], conv.out_channels))
         last = block is encoder.down_blocks[-2]
-        if last:  # the loud components quieter: the norm below shall not notice them
+        if last:  # the loud components quieter: the norm below must not notice them
             directions = directions / scales.sqrt()[:, None]
         conv.weight.zero_()
         conv.bias.zero_()

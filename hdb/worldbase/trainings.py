@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -87,6 +88,18 @@ class WorldBaseOptions:
     precision: str = precision()
     seed: int = a_seed()
 
+    def part(self, name: str) -> PartOptions:
+        """How one part is trained."""
+        return {
+            "autoencoder": self.autoencoder,
+            "text": self.text,
+            "denoiser": self.denoiser,
+            "encoder": self.encoder,
+            "recognizer": self.recognizer,
+            "dino": self.dino,
+            "classifier": self.classifier,
+        }[name]
+
 
 def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
     """The first people of the training split, rendered as far as they are not on disk."""
@@ -136,53 +149,67 @@ def refuse_foreign_weights(names: Sequence[str], options: WorldBaseOptions) -> N
 
 
 def part_of(name: str, views: Views, options: WorldBaseOptions, *, num_steps: int) -> Part:
-    """The training of one part, built by plain calls."""
-    weights, r = Path(options.weights), options.resolution
-    settings: PartOptions = getattr(options, name)
-    common = {
-        "num_steps": num_steps,
-        "batch_size": settings.batch_size,
-        "lr": settings.lr,
-        "optimizer": settings.optimizer,
-        "seed": options.seed + list(PARTS).index(name),  # recognizer and face encoder share no weight and no draw
-    }
-    torch.manual_seed(common["seed"])  # networks of diffusers and timm draw their first weights from there
-    if name == "autoencoder":
-        return AutoencoderTraining(views, resolution=r, **common)
-    if name == "text":
-        return TextTraining(views, resolution=r, **common)
-    if name == "denoiser":
-        return DenoiserTraining(
-            views,
-            unet=models.denoiser(r),
-            autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
-            text_encoder=text_encoder_of(weights / PARTS["text"]),
-            tokenizer=models.tokenizer(),
-            **common,
-        )
-    if name == "encoder":
-        encoder = FaceEncoder(models.face_encoder(r), resolution=r, seed=common["seed"])
-        return IdentityTraining(
-            views.of_kind("plain"),  # a reference is a plain photo
-            encoder,
-            embed=lambda images: encoder(images).embedding,
-            write=encoder.save,
-            embedding_size=encoder.embedding_size,
-            **common,
-        )
-    if name == "recognizer":
-        model, arguments = models.recognizer(r)
-        judge = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
-        return IdentityTraining(
-            views, judge, embed=judge.outputs, write=judge.save, embedding_size=arguments["num_classes"], **common
-        )
-    if name == "dino":
-        model, arguments = models.dino(r)
-        network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=r, **CENTERED)
-        return SelfSupervisedTraining(views, network, **common)
-    model, arguments = models.classifier(r)
-    network = AttributeClassifier(model, arguments, heads=HEADS, seed=common["seed"], resolution=r, **CENTERED)
+    """The training of one part."""
+    settings, seed = options.part(name), options.seed + list(PARTS).index(name)  # no two share a weight or a draw
+    common = {"num_steps": num_steps, "batch_size": settings.batch_size, "lr": settings.lr, "seed": seed}
+    torch.manual_seed(seed)  # networks of diffusers and timm draw their first weights from there
+    return _BUILDERS[name](views, options, common | {"optimizer": settings.optimizer})
+
+
+def _denoiser(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+    weights = Path(options.weights)
+    return DenoiserTraining(
+        views,
+        unet=models.denoiser(options.resolution),
+        autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
+        text_encoder=text_encoder_of(weights / PARTS["text"]),
+        tokenizer=models.tokenizer(),
+        **common,
+    )
+
+
+def _encoder(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+    resolution = options.resolution
+    encoder = FaceEncoder(models.face_encoder(resolution), resolution=resolution, seed=common["seed"])
+    return IdentityTraining(
+        views.of_kind("plain"),  # a reference is a plain photo
+        encoder,
+        embed=lambda images: encoder(images).embedding,
+        write=encoder.save,
+        embedding_size=encoder.embedding_size,
+        **common,
+    )
+
+
+def _recognizer(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+    model, arguments = models.recognizer(options.resolution)
+    judge = TimmEmbedder(model, arguments, seed=common["seed"], resolution=options.resolution, **CENTERED)
+    size = arguments["num_classes"]
+    return IdentityTraining(views, judge, embed=judge.outputs, write=judge.save, embedding_size=size, **common)
+
+
+def _dino(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+    model, arguments = models.dino(options.resolution)
+    network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=options.resolution, **CENTERED)
+    return SelfSupervisedTraining(views, network, **common)
+
+
+def _classifier(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+    model, arguments = models.classifier(options.resolution)
+    framing = {"resolution": options.resolution, **CENTERED}
+    network = AttributeClassifier(model, arguments, heads=HEADS, seed=common["seed"], **framing)
     return ClassifierTraining(views, network, **common)
+
+
+_BUILDERS: dict[str, Callable[[Views, WorldBaseOptions, dict[str, Any]], Part]] = {
+    "autoencoder": lambda views, options, common: AutoencoderTraining(views, resolution=options.resolution, **common),
+    "text": lambda views, options, common: TextTraining(views, resolution=options.resolution, **common),
+    "denoiser": _denoiser,
+    "encoder": _encoder,
+    "recognizer": _recognizer,
+    "dino": _dino,
+    "classifier": _classifier,
+}
 
 
 def fit(
@@ -193,23 +220,16 @@ def fit(
     identities: Sequence[int],
     logger_of: Callable[[str, Path], Logger],
 ) -> None:
-    """Trains one part to its end, or goes on where it was stopped; writes its weights, its curve and what it saw.
+    """Trains one part to its end, from where it was stopped if it was; writes its weights, its curve and what it saw.
 
     Args:
         logger_of: the logger of a stage that writes into a folder.
     """
     folder = Path(options.output) / name
-    settings: PartOptions = getattr(options, name)
-    budget = folder / "steps.json"  # a run that is gone on with keeps the length it was started with
-    if not budget.is_file():
-        steps = settings.steps
-        if options.minutes is not None:
-            steps = steps_within(60 * options.minutes * settings.share, name, views, options)
-        write_json(budget, {"steps": steps, "resolution": options.resolution})
-    steps = json.loads(budget.read_text())["steps"]
+    steps = planned_steps(folder, name, views, options)
     part = part_of(name, views, options, num_steps=steps)
     size = models.num_parameters(part.trained()) / 1e6
-    print(f"{name}: {size:.1f} M parameters, {steps} steps of {settings.batch_size} pictures")
+    print(f"{name}: {size:.1f} M parameters, {steps} steps of {part.batch_size} pictures")
     started, last, curve = time.perf_counter(), folder / "last.ckpt", LossCurve()
     trainer = Trainer(
         max_steps=steps,
@@ -242,6 +262,17 @@ def fit(
     record = {"steps": steps, "seconds": seconds, "resolution": options.resolution}
     record["weights"] = weights_digest(Path(options.weights) / NETWORKS[name])
     write_json(folder / "done.json", record | {"seen": seen(part.views, identities)})
+
+
+def planned_steps(folder: Path, name: str, views: Views, options: WorldBaseOptions) -> int:
+    """How many steps a part is trained for; a resumed run keeps the number it was started with."""
+    record, settings = folder / "steps.json", options.part(name)
+    if not record.is_file():
+        steps = settings.steps
+        if options.minutes is not None:
+            steps = steps_within(60 * options.minutes * settings.share, name, views, options)
+        write_json(record, {"steps": steps, "resolution": options.resolution})
+    return json.loads(record.read_text())["steps"]
 
 
 def seen(views: Views, identities: Sequence[int]) -> dict[str, object]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from lightning import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
@@ -115,19 +112,3 @@ def true_traits(dataset: FaceWorldDataset) -> Float[Tensor, "identities traits"]
     landmarks = (landmarks - landmarks.mean(0)) / max(float(np.sqrt(landmarks.var(0).mean())), 1e-6)
     colors = (colors - colors.mean(0)) / np.maximum(colors.std(0), 1e-3)
     return torch.from_numpy(np.concatenate([landmarks, colors, 2.0 * np.array(kinds)], axis=1).astype(np.float32))
-
-
-class Steps(IterableDataset):
-    """Numbers of the training steps still to do: a resumed run goes on with the batches it would have seen."""
-
-    def __init__(self, module: LightningModule, *, num_steps: int):
-        self.module, self.num_steps = module, num_steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.module.global_step, self.num_steps))
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def loader(self) -> DataLoader:
-        return DataLoader(self, batch_size=None)

@@ -77,6 +77,8 @@ def test_published_configurations_of_1_5_and_2_1_are_bases():
         "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
     }
     check_configs({part: configs[part] | other.get(part, {}) for part in configs}, of="2.1")
+    with pytest.raises(ValueError, match="of half reads text embeddings 1024 wide, the text encoder makes 768"):
+        check_configs(configs | {"unet": configs["unet"] | other["unet"]}, of="half")
 
 
 def test_weights_of_a_variant_are_read_whole_or_divided(folder, tiny_diffusion):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gray import level, png, save_gray, write_shard
+from gray import level, seven_pictures, three_shards
 
 from hdb.evaluation.people import ProtocolOptions, unseen, unseen_faceworld
 from hdb.faces.people import PeopleOptions
@@ -15,21 +15,12 @@ FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identi
 
 @pytest.fixture
 def flat(tmp_path) -> Path:
-    """Seven people with one picture each, of gray level 0 to 6."""
-    for number in range(7):
-        save_gray(tmp_path / "flat" / f"{number}.png", number)
-    return tmp_path / "flat"
+    return seven_pictures(tmp_path / "flat")
 
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    """Nine people in three shards; number n is called person<n> and has the gray levels 10 n and 10 n + 1."""
-    for shard in range(3):
-        people = range(3 * shard, 3 * shard + 3)
-        files = {f"person{n}.{view}.png": png(10 * n + view) for n in people for view in range(2)}
-        (tmp_path / "shards").mkdir(exist_ok=True)
-        write_shard(tmp_path / "shards" / f"faces-{shard}.tar", files)
-    return tmp_path / "shards"
+    return three_shards(tmp_path / "shards")
 
 
 def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
@@ -38,7 +29,8 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
     with pytest.warns(UserWarning, match="5.png is not a picture"):
         people = unseen(faces, ProtocolOptions(num_identities=2), hypernet=flat)
     assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="num_identities is 3, but 2 of the 3 test people"):
+    few = "num_identities is 3, but 2 of the 3 test people"
+    with pytest.warns(UserWarning, match="5.png is not a picture"), pytest.raises(ValueError, match=few):
         unseen(faces, ProtocolOptions(num_identities=3), hypernet=flat)
 
 

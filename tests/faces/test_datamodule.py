@@ -227,7 +227,8 @@ def test_a_source_without_a_usable_picture_ends_in_one_sentence(tmp_path, num_wo
         (stream, "no usable sample in 1 shards"),
     ):
         loader = FaceLoader(source, batch_size=1, shuffle=True, num_workers=num_workers)
-        with pytest.warns(UserWarning) if num_workers == 0 else contextlib.nullcontext():
+        told = pytest.warns(UserWarning, match="skipped .unreadable.: ")
+        with told if num_workers == 0 else contextlib.nullcontext():
             with pytest.raises(FaceError, match=f"^{sentence}") as refusal:
                 list(loader)
         assert "\n" not in str(refusal.value) and "'unreadable': " in str(refusal.value)

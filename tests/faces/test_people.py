@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import wandb
-from gray import level, png, save_gray, write_shard
+from gray import level, seven_pictures, three_shards, write_shard
 
 from experiments import evaluate, preoptimize, pretrain
 from hdb.faces.people import People, PeopleOptions, refuse_trained
@@ -19,21 +19,12 @@ FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identi
 
 @pytest.fixture
 def flat(tmp_path) -> Path:
-    """Seven people with one picture each, of gray level 0 to 6."""
-    for number in range(7):
-        save_gray(tmp_path / "flat" / f"{number}.png", number)
-    return tmp_path / "flat"
+    return seven_pictures(tmp_path / "flat")
 
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    """Nine people in three shards; number n is called person<n> and has the gray levels 10 n and 10 n + 1."""
-    for shard in range(3):
-        people = range(3 * shard, 3 * shard + 3)
-        files = {f"person{n}.{view}.png": png(10 * n + view) for n in people for view in range(2)}
-        (tmp_path / "shards").mkdir(exist_ok=True)
-        write_shard(tmp_path / "shards" / f"faces-{shard}.tar", files)
-    return tmp_path / "shards"
+    return three_shards(tmp_path / "shards")
 
 
 def levels(source) -> list[int]:

@@ -29,7 +29,7 @@ def test_impossible_timesteps_are_refused():
         Timesteps(low=0.9, high=0.2)
     with pytest.raises(ValueError, match="exponent above 0, not 0"):
         Timesteps(exponent=0.0)
-    with pytest.raises(ValueError, match="one of uniform, high_noise, not 'low_noise'"):
+    with pytest.raises(ValueError, match="timesteps is 'low_noise', expected uniform or high_noise"):
         Timesteps.named("low_noise")
 
 
