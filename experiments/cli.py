@@ -41,7 +41,7 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 
 def quieten() -> None:
-    """Has libraries keep to themselves what is not about us; again after they are loaded, when they set their levels."""
+    """Has libraries keep to themselves what is not about us; again once loaded, for then they set their levels."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for library in ("diffusers", "transformers"):  # tables of odd tensors, which we say in a sentence
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-import torch
 
 from hdb.demo.portraits import Portraits, Rows
 from hdb.demo.visits import Visit, Visits
@@ -86,13 +85,12 @@ class Page:
         return str(path)
 
     def _sheet(self, visit: Visit, prompts: Sequence[str], rows: Rows) -> str:
-        blank = torch.ones_like(visit.photo)
-        shown = [[blank if picture is None else picture for picture in row] for row in rows.values()]
-        beside = [visit.photo, *[blank] * (len(rows) - 1)]
-        columns = [f"the photo; from the top: {', '.join(rows)}", *prompts]
-        grid = picture_grid(
-            [[first, *row] for first, row in zip(beside, shown, strict=True)], columns=columns, tile=160
-        )
+        first, *others = rows
+        beside = [visit.photo, *others]
+        cells = [
+            [start, *("" if of is None else of for of in row)] for start, row in zip(beside, rows.values(), strict=True)
+        ]
+        grid = picture_grid(cells, columns=[f"the photo; beside it {first}", *prompts], tile=160)
         save_image(grid, path := self.visits.file(visit, "pictures.png"))
         return str(path)
 
