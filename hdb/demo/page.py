@@ -15,6 +15,7 @@ from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
 
 TITLE = "One photo, one person"
+HOW = "Drop a photo, choose prompts, make pictures. In a prompt, **[V]** is the person."
 READY = "This can be used. Next: make pictures."
 KEPT = ["download", "fullscreen"]  # of Gradio's buttons: another one uploads a picture elsewhere
 SHOWN = 256  # px of a picture in the small frames, at least
@@ -109,7 +110,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
     """
     page, sampling = Page(portraits, visits), portraits.sampling
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.Markdown(f"# {TITLE}")
+        gr.Markdown(f"# {TITLE}\n{HOW}")
         with gr.Row():
             with gr.Column():
                 upload = gr.Image(type="filepath", sources=["upload"], label="Photo", height=SHOWN)
@@ -127,6 +128,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
                 start = gr.Button("Make pictures", variant="primary")
         sheet = gr.Image(label="Pictures", interactive=False, buttons=KEPT, elem_id="pictures")
         fit = gr.Markdown(elem_id="fit")
+        gr.Markdown("To download:")
         with gr.Row():
             files = [gr.DownloadButton(name) for name in ("Person", "LoRA for other programs", "Pictures")]
         alone = {"concurrency_limit": 1, "concurrency_id": "base"}
