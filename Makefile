@@ -6,6 +6,8 @@ CONFIG ?=
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest/bin/python
+WHERE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 .DEFAULT_GOAL := help
 .PHONY: help install train eval tables personalize test gpu lowest lint faceworld base clean
@@ -52,10 +54,11 @@ gpu: $(STAMP)  ## with a CUDA device: the tests there, and what Stable Diffusion
 	  $(RUN) -m experiments.benchmark $(or $(CONFIG),configs/sd15/benchmark.yaml) output=outputs/gpu/benchmark $(SET); \
 	} > outputs/gpu/report.txt 2>&1; status=$$?; cat outputs/gpu/report.txt; exit $$status
 
-lowest:  ## run the tests of files and bases with the oldest libraries that pyproject.toml allows, in .venv-lowest
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ".[dev]"
-	.venv-lowest/bin/python -m pytest tests/diffusion tests/lidb tests/test_export.py tests/test_generate.py
+lowest: $(STAMP)  ## run the tests of files and bases with the oldest libraries that pyproject.toml allows, in .venv-lowest
+	test -x $(LOWEST) || $(PYTHON) -m venv .venv-lowest
+	printf '%s\n' "$$($(RUN) $(WHERE))" "$(CURDIR)" > "$$($(LOWEST) $(WHERE))/rest.pth"  # all else is that of .venv
+	$(LOWEST) -m pip install --quiet --requirement tests/lowest.txt
+	$(LOWEST) -m pytest tests/diffusion tests/lidb tests/test_export.py tests/test_generate.py
 
 lint: $(STAMP)  ## check style and the direction of imports
 	$(VENV)/bin/ruff check .

@@ -21,10 +21,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in ("diffusers", "transformers"):  # tables of odd tensors, which we say in a sentence
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals, not about us
+    quieten()
     with stoppable() as stopping:
         try:
             left, broken = _left(main, argv), None
@@ -41,6 +38,14 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
             return left
         # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
         return stopping.say() if ranks is None or ranks.is_first() else 0
+
+
+def quieten() -> None:
+    """Has libraries keep to themselves what is not about us; again once loaded, for then they set their levels."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("diffusers", "transformers"):  # tables of odd tensors, which we say in a sentence
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:

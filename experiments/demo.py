@@ -27,7 +27,8 @@ def main(argv: list[str]) -> None:
     with Visits.opened() as visits:
         from hdb.demo.page import build  # after the place is made that Gradio reads the name of
 
-        blocks = build(portraits(config), visits, prompts=config.prompts)
+        ours = portraits(config)
+        blocks = build(ours, visits, prompts=config.prompts)
         where = {"server_name": config.host, "server_port": config.port, "share": False}
         blocks.launch(**where, prevent_thread_lock=True, quiet=True, show_error=True, footer_links=[])
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
                 time.sleep(1)
         finally:
             blocks.close(verbose=False)
+            ours.close()
 
 
 def portraits(config: Demo) -> Portraits:

@@ -1,9 +1,11 @@
 """hdb, the command: what its words mean, what it loads, and that it works from any folder."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +132,20 @@ def test_an_unknown_command_is_told_the_known_ones(tmp_path):
         [sys.executable, "-m", "experiments.shell.command", "personalise"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 1 and "no command 'personalise', expected one of ablate, " in done.stderr
+
+
+def test_what_libraries_say_of_themselves_is_not_said_though_loading_them_sets_their_levels(monkeypatch):
+    from experiments.shell import command
+
+    levels, library = [], logging.getLogger("lightning.pytorch")
+
+    def loaded(name: str) -> SimpleNamespace:
+        library.setLevel(logging.INFO)  # as it does itself
+        return SimpleNamespace(main=lambda words: levels.append(library.level))
+
+    monkeypatch.setattr(command, "import_module", loaded)
+    command.called("demo", [])
+    assert levels == [logging.WARNING]
 
 
 @pytest.mark.parametrize("schema", [Personalize, Generate, Export, Inspect])

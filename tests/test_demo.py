@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.config import Demo, load
+from experiments.demo import portraits
 from hdb.demo.visits import Visits
 from hdb.diffusion.sheet import save_image, to_image
 from hdb.faceworld.world import FaceWorld
@@ -20,6 +23,7 @@ from hdb.lidb.file import Subject
 ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT = 120_000  # ms
+TINY = {"base.path": "base", "encoder": "encoder", "hypernet": "hypernet"}  # of the tiny weights
 
 
 def test_nothing_of_a_visitor_stays_when_they_leave_and_nothing_of_anybody_at_the_end(tmp_path):
@@ -37,6 +41,20 @@ def test_nothing_of_a_visitor_stays_when_they_leave_and_nothing_of_anybody_at_th
         assert not any(path.exists() for path in (upload, *copies)) and kept.exists()
         visits.leave("ann")
     assert not visits.folder.exists()
+
+
+def test_the_end_waits_for_the_turn_that_is_on_and_gives_no_other(tiny_weights):
+    words = [f"{part}={tiny_weights}/{where}" for part, where in TINY.items()]
+    ours = portraits(load(Demo, [*words, "accelerator=cpu"]))
+    ours.turn.acquire()
+    ending = threading.Thread(target=ours.close)
+    ending.start()
+    ending.join(0.2)
+    assert ending.is_alive()
+    ours.turn.release()
+    ending.join(10)
+    assert not ending.is_alive() and not ours.turn.acquire(blocking=False)
+    ours.close(patience=0.01)  # nor does it wait for ever
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +75,7 @@ def address(tiny_weights, tmp_path_factory):
     """Where the page is, served by the command on tiny weights."""
     if BROWSER is None or find_spec("playwright") is None or find_spec("gradio") is None:
         pytest.skip("no chromium, playwright or gradio on this machine: the page is not looked at")
-    words = [f"base.path={tiny_weights}/base", f"encoder={tiny_weights}/encoder", f"hypernet={tiny_weights}/hypernet"]
+    words = [f"{part}={tiny_weights}/{where}" for part, where in TINY.items()]
     words += ["accelerator=cpu", "finetuning.num_steps=2", "sampling.num_inference_steps=2", "min_face=16"]
     words += ["prompts=[a [V] face,a photo of a [V] face]"]
     process = subprocess.Popen(

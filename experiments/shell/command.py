@@ -46,9 +46,12 @@ def main() -> None:
 
 def called(name: str, words: list[str]) -> None:
     """Runs a command."""
+    from experiments.cli import quieten
     from experiments.shell.positional import in_full
 
-    import_module(f"experiments.{name}").main(in_full(name, words))
+    meant, module = in_full(name, words), import_module(f"experiments.{name}")
+    quieten()
+    module.main(meant)
 
 
 def commands() -> list[str]:

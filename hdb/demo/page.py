@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-import torch
 
 from hdb.demo.portraits import Portraits, Rows
 from hdb.demo.visits import Visit, Visits
@@ -16,6 +15,7 @@ from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
 
 TITLE = "One photo, one person"
+HOW = "Drop a photo, choose prompts, make pictures. In a prompt, **[V]** is the person."
 READY = "This can be used. Next: make pictures."
 KEPT = ["download", "fullscreen"]  # of Gradio's buttons: another one uploads a picture elsewhere
 SHOWN = 256  # px of a picture in the small frames, at least
@@ -86,13 +86,12 @@ class Page:
         return str(path)
 
     def _sheet(self, visit: Visit, prompts: Sequence[str], rows: Rows) -> str:
-        blank = torch.ones_like(visit.photo)
-        shown = [[blank if picture is None else picture for picture in row] for row in rows.values()]
-        beside = [visit.photo, *[blank] * (len(rows) - 1)]
-        columns = [f"the photo; from the top: {', '.join(rows)}", *prompts]
-        grid = picture_grid(
-            [[first, *row] for first, row in zip(beside, shown, strict=True)], columns=columns, tile=160
-        )
+        first, *others = rows
+        beside = [visit.photo, *others]
+        cells = [
+            [start, *("" if of is None else of for of in row)] for start, row in zip(beside, rows.values(), strict=True)
+        ]
+        grid = picture_grid(cells, columns=[f"the photo; beside it {first}", *prompts], tile=160)
         save_image(grid, path := self.visits.file(visit, "pictures.png"))
         return str(path)
 
@@ -111,7 +110,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
     """
     page, sampling = Page(portraits, visits), portraits.sampling
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.Markdown(f"# {TITLE}")
+        gr.Markdown(f"# {TITLE}\n{HOW}")
         with gr.Row():
             with gr.Column():
                 upload = gr.Image(type="filepath", sources=["upload"], label="Photo", height=SHOWN)
@@ -129,6 +128,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
                 start = gr.Button("Make pictures", variant="primary")
         sheet = gr.Image(label="Pictures", interactive=False, buttons=KEPT, elem_id="pictures")
         fit = gr.Markdown(elem_id="fit")
+        gr.Markdown("To download:")
         with gr.Row():
             files = [gr.DownloadButton(name) for name in ("Person", "LoRA for other programs", "Pictures")]
         alone = {"concurrency_limit": 1, "concurrency_id": "base"}

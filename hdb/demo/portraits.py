@@ -115,6 +115,14 @@ class Portraits:
             pictures = torch.stack([picture for picture in rows["yours"] if picture is not None])
             return judged(self.path, self.method.hypernet, made.photo, prompts=prompts, pictures=pictures).words
 
+    def close(self, *, patience: float = 30.0) -> None:
+        """Ends the turns, for good, and waits for the one that is on: torch aborts if Python ends while it computes.
+
+        Args:
+            patience: in seconds.
+        """
+        self.turn.acquire(timeout=patience)
+
     def _truth(self, person: int, prompt: str, *, seed: int) -> Tensor | None:
         try:
             return self.world.oracle(person, prompt, seed=seed)

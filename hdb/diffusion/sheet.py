@@ -18,23 +18,26 @@ THUMBNAIL = 256  # px, the side that ModelSpec recommends
 
 
 def picture_grid(
-    rows: Sequence[Sequence[Float[Tensor, "3 _ _"]]], *, columns: Sequence[str] = (), tile: int = 128
+    rows: Sequence[Sequence[Float[Tensor, "3 _ _"] | str]], *, columns: Sequence[str] = (), tile: int = 128
 ) -> Image.Image:
     """A sheet of pictures, one row per person, with the name of each column above it.
 
     Args:
-        rows: pictures in [0, 1] of any size; rows may differ in length.
+        rows: pictures in [0, 1] of any size, or words in the place of one; rows may differ in length.
         tile: side of a picture on the sheet, in pixels.
     """
     names = [_wrapped(name, tile) for name in columns]
-    top = LABEL_HEIGHT * max((len(lines) for lines in names), default=0)
+    top = LABEL_HEIGHT * max((name.count("\n") + 1 for name in names), default=0)
     sheet = Image.new("RGB", (tile * max(map(len, rows)), top + tile * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, lines in enumerate(names):
-        draw.multiline_text((column * tile + 3, 1), "\n".join(lines), fill="black", spacing=3)
+    for column, name in enumerate(names):
+        draw.multiline_text((column * tile + 3, 1), name, fill="black", spacing=3)
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(to_image(picture, size=tile), (x * tile, top + y * tile))
+        for x, cell in enumerate(row):
+            if isinstance(cell, str):
+                draw.multiline_text((x * tile + 3, top + y * tile + 3), _wrapped(cell, tile), fill="black", spacing=3)
+            else:
+                sheet.paste(to_image(cell, size=tile), (x * tile, top + y * tile))
     return sheet
 
 
@@ -66,7 +69,7 @@ def thumbnail(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int) -> str:
     font, lines = ImageFont.load_default(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -74,4 +77,4 @@ def _wrapped(text: str, width: int) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    return lines
+    return "\n".join(lines)

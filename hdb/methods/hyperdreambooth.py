@@ -44,6 +44,13 @@ class Finetuner:
         return PersonalTheta.load(self.studio.personalized, paths, dtype=self.studio.dtype)
 
 
+def predicted(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
+    """What the hypernetwork says of each person, of several photos the mean."""
+    views = photos.views
+    thetas = predict(hypernet, views.flatten(0, 1), iterations=iterations).unflatten(0, views.shape[:2])
+    return Residuals(thetas.mean(1), hypernet.layout)
+
+
 class HyperDreamBooth:
     """The hypernetwork's prediction, its rank relaxed, finetuned on the photo.
 
@@ -66,9 +73,7 @@ class HyperDreamBooth:
         self.hypernet, self.finetuner = hypernet, finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        views = photos.views
-        thetas = predict(self.hypernet, views.flatten(0, 1), iterations=self.iterations).unflatten(0, views.shape[:2])
-        return self.finetuner.finetune(views, Residuals(thetas.mean(1), self.hypernet.layout))
+        return self.finetuner.finetune(photos.views, predicted(self.hypernet, photos, iterations=self.iterations))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
@@ -105,7 +110,7 @@ class NoHyper:
 
 
 class OnlyHyper:
-    """The prediction as it is.
+    """The prediction as it is, of several photos their mean.
 
     Source: Ruiz et al., HyperDreamBooth, section 5.3 ("Only Hyper"), https://arxiv.org/abs/2307.06949
     """
@@ -119,8 +124,7 @@ class OnlyHyper:
         self.personalized, self.hypernet, self.dtype = personalized, hypernet, dtype
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        prediction = Residuals(predict(self.hypernet, photos.images), self.hypernet.layout)
-        return PersonalTheta(self.personalized, prediction, dtype=self.dtype)
+        return PersonalTheta(self.personalized, predicted(self.hypernet, photos), dtype=self.dtype)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return PersonalTheta.load(self.personalized, paths, dtype=self.dtype)

@@ -256,10 +256,11 @@ def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(mea
     assert [method.name for method in without_world] == list(METHODS)[:-2]  # nor without files
 
 
-def test_of_several_photos_the_prediction_is_the_mean_of_theirs(means, photos):
+@pytest.mark.parametrize("name", [OURS, "only_hyper"])
+def test_of_several_photos_the_prediction_is_the_mean_of_theirs(means, photos, name):
     """At rate zero finetuning changes nothing, and what it starts at is seen."""
     still = replace(means, options=replace(means.options, finetuning=replace(means.options.finetuning, lr=1e-12)))
-    (ours,) = make_methods([OURS], still)
+    (ours,) = make_methods([name], still)
     other = photos.images.flip(0)
     thetas = [ours.personalize(Photos(photos.names, images)).residuals.theta for images in (photos.images, other)]
     both = ours.personalize(Photos(photos.names, photos.images, other[:, None]))
