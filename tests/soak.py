@@ -98,7 +98,7 @@ class Run:
         if self.command == "personalize":
             return load_file(place)["theta"].tolist()
         if self.command == "evaluate":
-            files = {path.relative_to(place): path.read_bytes() for path in (place / "images").rglob("*.png")}
+            files = {path.relative_to(place): path.read_bytes() for path in visible(place / "images")}
             scores = json.loads((place / "results.json").read_text())["methods"]
             costs = ("seconds", "seconds_alone")
             return files, {name: {k: v for k, v in of.items() if k not in costs} for name, of in scores.items()}
@@ -230,6 +230,7 @@ def set_back(room: Path) -> None:
 
     child = run.start(place, first=later)
     while not (place / "last.ckpt").is_file():
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, f"no checkpoint: see {run.log}"
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
