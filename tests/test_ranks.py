@@ -135,7 +135,8 @@ def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) ->
     """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends."""
     process = together(room, plan, victim=victim)
     _, errors = process.communicate(timeout=3600)  # until both have closed their end
-    assert time.monotonic() - float((room / "killed.txt").read_text()) < 60
+    minute = 60 * max(1, os.getloadavg()[0] / os.cpu_count())  # s; of a machine that has other work, too, a share
+    assert time.monotonic() - float((room / "killed.txt").read_text()) < minute
     assert (process.returncode == -signal.SIGKILL) == (victim == 0) and (place / "last.ckpt").is_file()
     assert f"error: {ranks.GONE}" in errors
 
