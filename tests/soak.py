@@ -42,6 +42,7 @@ LONGER = {
     "prepare": ["num_val_identities=1", "num_test_identities=1"],
     "base": ["resolution=64", "accelerator=cpu", "overwrite=true"],
 }
+RESULTS = ("metrics.json", "results.json")  # which a run writes last
 YEAR = 365 * 86400  # s
 
 
@@ -98,10 +99,9 @@ class Run:
         if self.command == "personalize":
             return load_file(place)["theta"].tolist()
         if self.command == "evaluate":
-            files = {path.relative_to(place): path.read_bytes() for path in (place / "images").rglob("*.png")}
+            files = {path.relative_to(place): path.read_bytes() for path in visible(place / "images")}
             scores = json.loads((place / "results.json").read_text())["methods"]
-            costs = ("seconds", "seconds_alone")
-            return files, {name: {k: v for k, v in of.items() if k not in costs} for name, of in scores.items()}
+            return files, without_costs(scores)
         kinds = (".tar", ".safetensors")
         return {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.suffix in kinds}
 
@@ -109,6 +109,13 @@ class Run:
 def uncropped(self: FaceCropper, picture: Any, *, resolution: int, face: int | None = None) -> torch.Tensor:
     """Stands in for the search for a face, of which there is none in noise."""
     return square(open_picture(picture), resolution=resolution)
+
+
+def without_costs(scores: Any) -> Any:
+    """Scores, at any depth, but for seconds."""
+    if not isinstance(scores, dict):
+        return scores
+    return {name: without_costs(of) for name, of in scores.items() if name not in ("seconds", "seconds_alone")}
 
 
 def visible(place: Path) -> list[Path]:
@@ -168,6 +175,7 @@ def killed(run: Run, *, kills: int, draw: random.Random) -> int:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 done += 1
+                ended = any((place / name).is_file() for name in RESULTS)  # on its way out: it would begin anew
             refuse_torn(place)
             after = kept(place)
             lost += sum(after.get(path) != digest for path, digest in before.items()) + (step_of(place) < step)
@@ -230,6 +238,7 @@ def set_back(room: Path) -> None:
 
     child = run.start(place, first=later)
     while not (place / "last.ckpt").is_file():
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, f"no checkpoint: see {run.log}"
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -48,6 +48,10 @@ def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, 
     [
         ("init_from=nowhere", "a hypernetwork needs config.json and model.safetensors: nowhere/config.json is missing"),
         ("best_metric=train/loss", "best_metric is 'train/loss', expected one of val/face_rec"),
+        (
+            "best_metric=val/own_better beta=0 faces.num_val_identities=1",
+            "faces.num_val_identities is 1, expected at least 2",
+        ),
         ("instance_prompt=a face", "instance_prompt is 'a face', expected one with .V. in it"),
         ("cached=true", "cached=true reads what lies beside shards: expected faces.source=shards, not faceworld"),
         (

@@ -35,12 +35,16 @@ def words(room) -> dict[str, list[str]]:
     return small.words(room)
 
 
-def together(room: Path, *plan: tuple[str, list[str]]) -> subprocess.Popen:
-    """Starts two processes."""
+def together(room: Path, *plan: tuple[str, list[str]], victim: int | None = None) -> subprocess.Popen:
+    """Starts two processes.
+
+    Args:
+        victim: the one that is killed on its way.
+    """
     path = room / f"plan-{time.monotonic_ns()}.json"
     path.write_text(json.dumps(plan))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "pair.py"), str(path)]
+    command = [sys.executable, str(ROOT / "tests" / "pair.py"), str(path), *([] if victim is None else [str(victim)])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=room, env=environment, **pipes)
 
@@ -53,7 +57,7 @@ def done(room, words) -> str:
         room,
         ("preoptimize", [*words["preoptimize"], *PAIR, "output=pair-thetas"]),
         ("pretrain", [*training, *PAIR, *ONE_STEP, "faces.batch_size=2", "output=pair-step"]),
-        ("pretrain", [*training, *PAIR, *STILL, "faces.batch_size=2", "output=pair-scores"]),
+        ("pretrain", [*training, *PAIR, *STILL, "faces.batch_size=1", "output=pair-scores"]),
         ("pretrain", [*training, *PAIR, *LONGER, "faces.batch_size=2", "output=pair-longer"]),
         ("evaluate", [*words["evaluate"], *PAIR, "output=pair-eval"]),  # the last: after it the first is alone
     )
@@ -97,11 +101,11 @@ def test_a_step_of_two_processes_is_that_of_one_with_twice_the_batch(done, alone
 
 
 def test_scores_of_two_processes_are_those_of_one(done, alone, words, room):
-    alone(pretrain, *words["pretrain"], *STILL, "faces.batch_size=2", "output=one-scores")
+    alone(pretrain, *words["pretrain"], *STILL, "faces.batch_size=1", "output=one-scores")
     one, pair = (json.loads((room / f"{of}-scores" / "metrics.json").read_text()) for of in ("one", "pair"))
     scores = [name for name in one if name.startswith("val/")]
     assert {"val/face_rec", "val/diffusion_loss", "val/own_minus_other", "val/own_better"} <= set(scores)
-    assert [pair[name] for name in scores] == pytest.approx([one[name] for name in scores], abs=1e-6, nan_ok=True)
+    assert [pair[name] for name in scores] == pytest.approx([one[name] for name in scores], abs=1e-6)
 
 
 def test_an_evaluation_by_two_processes_is_that_of_one(done, alone, words, room):
@@ -127,28 +131,24 @@ def test_the_first_process_alone_speaks_and_writes(done, room):
     assert names == expected | {"last.previous.ckpt"}
 
 
-def killed(victim: str, room: Path, plan: tuple[str, list[str]], place: Path) -> None:
-    """Starts two processes, kills one at the first checkpoint, and checks how the other ends."""
-    process = together(room, plan)
-    while not (place / "last.ckpt").is_file():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid if victim == "first" else int(child), signal.SIGKILL)
-    since = time.monotonic()
-    _, errors = process.communicate(timeout=600)  # until both have closed their end
-    assert time.monotonic() - since < 60
+def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) -> None:
+    """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends."""
+    process = together(room, plan, victim=victim)
+    _, errors = process.communicate(timeout=3600)  # until both have closed their end
+    minute = 60 * max(1, os.getloadavg()[0] / os.cpu_count())  # s; of a machine that has other work, too, a share
+    assert time.monotonic() - float((room / "killed.txt").read_text()) < minute
+    assert (process.returncode == -signal.SIGKILL) == (victim == 0) and (place / "last.ckpt").is_file()
     assert f"error: {ranks.GONE}" in errors
 
 
 def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
-    killed("second", room, plan, room / "no-second")
+    killed(1, room, plan, room / "no-second")
 
 
 def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
-    killed("first", room, plan, room / "no-first")
+    killed(0, room, plan, room / "no-first")
     again = together(room, plan)
     said, errors = again.communicate(timeout=3600)
     assert again.returncode == 0, errors

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ from hdb.prompts import names_somebody, read_prompts, without_identifier
 from hdb.runs import logger as log
 from hdb.runs.folder import run_folder
 from hdb.runs.locks import lock_of, locked, own_place
+from hdb.signals import SIGNALS
 from hdb.training import checkpoints
 from hdb.training.curves import read_curve
 from hdb.training.personalize import SubjectFinetuning
@@ -211,10 +212,14 @@ def elsewhere(work: Callable[[], object]) -> tuple[int, Callable[[], None]]:
     ready, done = os.pipe()
     child = os.fork()
     if not child:
-        with locked(work()):
-            os.write(done, b"1")
-            signal.pause()
-    os.read(ready, 1)
+        try:
+            with locked(work()):
+                os.write(done, b"1")
+                signal.pause()
+        finally:
+            os._exit(1)  # else it would go on with the tests
+    os.close(done)
+    assert os.read(ready, 1), "the other process ended before it was ready"
     return child, lambda: (os.kill(child, signal.SIGKILL), os.waitpid(child, 0))
 
 
@@ -292,12 +297,24 @@ STAGES = [
 ]
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals do what they do to a process in front: tests in a shell's background, or under nohup, ignore some."""
+    handlers = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("stage", "number"),
     [(0, signal.SIGTERM), (0, signal.SIGUSR1), (0, signal.SIGINT), (1, signal.SIGTERM), (1, signal.SIGHUP)]
     + [(2, signal.SIGTERM), (3, signal.SIGUSR2), (4, signal.SIGTERM)],
 )
-def test_a_signal_is_said_and_keeps_what_was_reached(stage, number, call, tiny_weights, monkeypatch, capsys, room):
+def test_a_signal_is_said_and_keeps_what_was_reached(
+    heeded, stage, number, call, tiny_weights, monkeypatch, capsys, room
+):
     command, words, owner, method, at, kept = STAGES[stage]
     real, calls = getattr(owner, method), []
 
@@ -308,7 +325,6 @@ def test_a_signal_is_said_and_keeps_what_was_reached(stage, number, call, tiny_w
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, method, killed)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell have it ignored
     hypernet = [f"hypernet={tiny_weights}/hypernet"] if command in (personalize, evaluate) else []
     assert call(faceworld, "portrait=me.png", "resolution=64", "identity=0", "overwrite=true") == 0
     assert call(command, *words.split(), *hypernet) == 128 + number

@@ -102,20 +102,23 @@ class StandIn:
 
     def on_CreateArtifact(self, words: dict[str, Any]) -> dict[str, Any]:
         self.artifacts.append(words["input"] | {"files": {}, "committed": False})
-        sequence = {"latestArtifact": None}
-        return {"createArtifact": {"artifact": {"id": self.last, "state": "PENDING", "artifactSequence": sequence}}}
+        about = {
+            "id": f"artifact{len(self.artifacts)}",
+            "state": "PENDING",
+            "artifactSequence": {"latestArtifact": None},
+        }
+        return {"createArtifact": {"artifact": about}}
 
     def on_CreateArtifactManifest(self, words: dict[str, Any]) -> dict[str, Any]:
-        file = {
-            "id": "manifest",
-            "uploadUrl": f"{self.url}/artifact/{words.get('artifactID', self.last)}/manifest.json",
-            "uploadHeaders": [],
-        }
-        return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
+        return {"createArtifactManifest": {"artifactManifest": self.manifest(words["artifactID"])}}
 
     def on_UpdateArtifactManifest(self, words: dict[str, Any]) -> dict[str, Any]:
-        made = self.on_CreateArtifactManifest(words)["createArtifactManifest"]
-        return {"updateArtifactManifest": made}
+        return {"updateArtifactManifest": {"artifactManifest": self.manifest(words["artifactManifestID"])}}
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of an artifact; it has the artifact's id, as others may have been begun in the meantime."""
+        file = {"id": name, "uploadUrl": f"{self.url}/artifact/{name}/manifest.json", "uploadHeaders": []}
+        return {"id": name, "file": file}
 
     def on_CreateArtifactFiles(self, words: dict[str, Any]) -> dict[str, Any]:
         nodes = [
@@ -134,11 +137,6 @@ class StandIn:
         artifact = self.artifact(words["artifactID"])
         artifact["committed"] = True
         return {"commitArtifact": {"artifact": {"id": words["artifactID"], "digest": artifact["digest"]}}}
-
-    @property
-    def last(self) -> str:
-        """The id of the artifact that was begun last."""
-        return f"artifact{len(self.artifacts)}"
 
     def artifact(self, name: str) -> dict[str, Any]:
         """The artifact of an id; tables of runs are sent beside networks."""
@@ -169,7 +167,7 @@ class StandIn:
 @contextmanager
 def standing_in() -> Iterator[StandIn]:
     """The server, within the `with` block."""
-    state = StandIn()
+    state, one_at_a_time = StandIn(), threading.Lock()  # requests come in threads
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -188,12 +186,14 @@ def standing_in() -> Iterator[StandIn]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path.rstrip("/") != "/graphql":
-                state.receive(self.path, body)
+                with one_at_a_time:
+                    state.receive(self.path, body)
                 self.respond({"exitcode": None, "limits": {}})
                 return
             asked = json.loads(body)
             operation = re.search(r"(?:query|mutation|subscription)\s+(\w+)", asked["query"])
-            data = state.answer(operation.group(1) if operation else asked["query"], asked.get("variables") or {})
+            with one_at_a_time:
+                data = state.answer(operation.group(1) if operation else asked["query"], asked.get("variables") or {})
             self.respond({"data": data} if data is not None else {"errors": [{"message": "unknown here"}]})
 
         do_PUT = do_POST

@@ -63,8 +63,9 @@ class Pretrain(PretrainingOptions, ScheduleOptions, PreviewOptions, ProcessOptio
         self.check(learn_bases=False, freeze_encoder=True, has_targets=self.thetas is not None)
         if self.beta and not any(Path(self.thetas).glob("thetas-*.safetensors")):
             raise ValueError(f"no thetas-*.safetensors in {self.thetas}: run preoptimize first")
-        if self.faces.num_val_identities < 1:
-            raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least 1")
+        least = 1 + (self.best_metric in ("val/own_minus_other", "val/own_better"))  # which compare people
+        if self.faces.num_val_identities < least:
+            raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least {least}")
         begun = self.init_from and network_of(self.init_from)
         refuse_missing_networks(hypernet=begun, encoder=self.hypernet.encoder)
         self.judges.refuse_missing()

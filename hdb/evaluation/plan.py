@@ -110,11 +110,16 @@ class Planner:
 
     def preoptimize(self, options: PreoptimizationOptions, *, people: int, at_once: int, views: int) -> Plan:
         """Thetas of so many people, `at_once` of them fitted together, each to so many views."""
+        at_once = min(at_once, people)
+        times, rest = divmod(people, at_once)
         step = self.pieces.fitting(at_once * options.views_per_step)
         work = [
             Work("pictures encoded", people * views, self.pieces.encoding.operations),
-            Work(f"steps of {at_once} people", -(-people // at_once) * options.num_steps, step.operations),
+            Work(f"steps of {at_once} people", times * options.num_steps, step.operations),
         ]
+        if rest:
+            last = self.pieces.fitting(rest * options.views_per_step).operations
+            work.append(Work(f"steps of the last {rest}", options.num_steps, last))
         gpu = {"base": self.base_bytes, "thetas": 4 * at_once * self.theta_bytes, "kept for backward": self._kept(step)}
         return Plan(work, gpu, {"thetas": people * self.theta_bytes})
 

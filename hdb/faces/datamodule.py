@@ -1,9 +1,10 @@
 """Batches of people for the Trainer: an order that depends on seed and epoch only, resumable at any step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
+from typing import TypeVar
 
 import lightning as L
 import numpy as np
@@ -17,6 +18,8 @@ from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.faces.splits import refuse_overlap
 
+Items = TypeVar("Items", bound=Sequence)
+
 
 class FaceLoader:
     """Iterates over a source once per epoch, in batches.
@@ -28,7 +31,8 @@ class FaceLoader:
 
     Args:
         batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.
-            Without it the batches are those of one process, shared out.
+            Without it the batches are those of one process, shared out, and nobody is alone in one: validation
+            compares people with others of their batch.
         shuffle: off for validation: then every epoch is the same, samples and all.
         num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
         rank: this process among `world_size`; each takes every world_size-th sample.
@@ -59,11 +63,8 @@ class FaceLoader:
                 f"an epoch has {self.num_samples} samples, expected at least {batch_size * world_size}, one batch for "
                 "each process: lower the batch size"
             )
-        if not shuffle and not self.streams and (num := -(-self.num_samples // batch_size)) < world_size:
-            raise ValueError(
-                f"{self.num_samples} people in batches of {batch_size} are {num} batches, expected at least "
-                f"{world_size}, one for each process: lower the batch size, or take more people for validation"
-            )
+        if not shuffle and not self.streams:
+            refuse_idle(self.num_samples, batch_size, world_size=world_size)
         self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
         self.left: list[list[tuple[int, int]]] = []  # of the epoch: what the batches still hold
 
@@ -98,13 +99,12 @@ class FaceLoader:
             order = np.random.default_rng([self.seed, draw]).permutation(people) if self.shuffle else range(people)
             keys += [(draw, int(index)) for index in order]
         keys = keys[: self.num_samples]
-        if self.shuffle:
-            step = self.batch_size * self.world_size
-            missing = -len(keys) % step
-            keys += (keys * -(-missing // len(keys)))[:missing]
-            keys = keys[self.rank :: self.world_size]
-        batches = [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
-        return batches if self.shuffle else batches[self.rank :: self.world_size]
+        if not self.shuffle:
+            return in_company(keys, self.batch_size)[self.rank :: self.world_size]
+        missing = -len(keys) % (self.batch_size * self.world_size)
+        keys += (keys * -(-missing // len(keys)))[:missing]
+        keys = keys[self.rank :: self.world_size]
+        return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
     def __iter__(self) -> Iterator[FaceBatch]:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
@@ -197,6 +197,26 @@ class FaceData(L.LightningDataModule):
 
     def val_dataloader(self) -> FaceLoader | list[FaceLoader]:
         return [] if self.val is None else self.loader(self.val, shuffle=False)
+
+
+def in_company(items: Items, batch_size: int) -> list[Items]:
+    """Items in batches of at least two; one that would be left over is with those before.
+
+    >>> in_company([0, 1, 2, 3], 3), in_company([0, 1, 2], 1)
+    ([[0, 1, 2, 3]], [[0, 1, 2]])
+    """
+    starts = range(0, max(1, len(items) - 1), max(2, batch_size))
+    return [items[start:end] for start, end in pairwise([*starts, len(items)])]
+
+
+def refuse_idle(num_people: int, batch_size: int, *, world_size: int) -> None:
+    """Raises ValueError if a process would have nobody to validate on."""
+    num = len(in_company(range(num_people), batch_size))
+    if num < world_size:
+        raise ValueError(
+            f"{num_people} people in batches of {max(2, batch_size)} are {num} batches, expected at least "
+            f"{world_size}, one for each process: lower the batch size, or take more people for validation"
+        )
 
 
 def read_samples(source: FaceSource, keys: list[tuple[int, int]], *, num_workers: int = 0) -> list[FaceSample]:

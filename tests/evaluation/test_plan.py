@@ -21,6 +21,7 @@ from hdb.lidb.layout import LiDBOptions
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
+from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
 
 LIDB = LiDBOptions(a=4, b=3)
@@ -103,6 +104,20 @@ def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
     one = planner.personalize(FinetuningOptions(num_steps=7), SamplingOptions(num_inference_steps=3), pictures=5)
     assert [work.num for work in one.work] == [1, 7, 5]
     assert "hours" in one.lines(rate=1e12)[0] and one.lines(rate=1e12)[4].startswith("all of it")
+
+
+def test_a_plan_of_thetas_has_no_more_people_than_there_are(pieces):
+    options = PreoptimizationOptions(num_steps=3, views_per_step=2)
+    made = Planner(pieces).preoptimize(options, people=10, at_once=4, views=5)
+    assert [(work.name, work.num) for work in made.work] == [
+        ("pictures encoded", 50),
+        ("steps of 4 people", 6),
+        ("steps of the last 2", 3),
+    ]
+    assert [work.operations for work in made.work[1:]] == [pieces.fitting(num).operations for num in (8, 4)]
+    few = Planner(pieces).preoptimize(options, people=3, at_once=4, views=5)
+    assert [(work.name, work.num) for work in few.work[1:]] == [("steps of 3 people", 3)]
+    assert few.gpu["thetas"] < made.gpu["thetas"]
 
 
 def test_rates_are_shares_of_a_sheet_or_said_outright():

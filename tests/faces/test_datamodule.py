@@ -117,6 +117,18 @@ def test_ranks_share_an_epoch_evenly_and_without_overlap(source):
     assert sorted(index for rank in once for batch in rank for _, index in batch) == list(range(10))
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [2, 2, 2, 2, 2]), (3, [3, 3, 4]), (4, [4, 4, 2]), (9, [10])])
+def test_nobody_is_validated_alone_as_people_are_compared_with_others_of_their_batch(source, batch_size, sizes):
+    loader = FaceLoader(source, batch_size=batch_size, shuffle=False)
+    assert [len(batch) for batch in loader.batches(0)] == sizes and len(loader) == len(sizes)
+    assert [index for batch in loader.batches(0) for _, index in batch] == list(range(10))
+
+
+def test_processes_that_would_have_nobody_to_compare_are_refused(source):
+    with pytest.raises(ValueError, match="10 people in batches of 2 are 5 batches, expected at least 6, one for each"):
+        FaceLoader(source, batch_size=1, shuffle=False, world_size=6)
+
+
 def test_workers_change_nothing_and_the_global_generator_is_left_alone(source):
     torch.manual_seed(3)
     state = torch.get_rng_state()
