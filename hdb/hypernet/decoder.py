@@ -82,14 +82,27 @@ class WeightDecoder(nn.Module):
         padded = change.new_zeros(len(change), num_slots * largest).index_copy(1, self.places, change)
         weights = torch.einsum("nsi,siw->nsw", padded.unflatten(1, (num_slots, largest)), self.weights_in)
         sequence = torch.cat([face_tokens, weights + self.positions], dim=1)
+        *layers, last = self.layers
         with _attention(sequence.device):
-            for layer in self.layers:
+            for layer in layers:
                 sequence = layer(sequence)
-        weights = self.weights_norm(sequence[:, face_tokens.shape[1] :])
+            weights = self.weights_norm(_end_of(last, sequence, face_tokens.shape[1]))
         # Divided by √width, a step of Adam on these outputs moves theta about as far as on the direct path's weights,
         # whatever the width: one rate fits both.
         step = torch.einsum("nsw,swo->nso", weights / math.sqrt(weights.shape[2]), self.weights_out)
         return step.flatten(1).index_select(1, self.places)
+
+
+def _end_of(
+    layer: nn.TransformerEncoderLayer, sequence: Float[Tensor, "n l width"], start: int
+) -> Float[Tensor, "n m width"]:
+    """What a layer makes of the tokens from `start` on, which see all.
+
+    After the last layer nobody reads the others, with a ViT-H more than half of all.
+    """
+    seen, tokens = layer.norm1(sequence), sequence[:, start:]
+    tokens = tokens + layer.self_attn(seen[:, start:], seen, seen, need_weights=False)[0]
+    return tokens + layer.linear2(layer.activation(layer.linear1(layer.norm2(tokens))))
 
 
 def _attention(device: torch.device) -> AbstractContextManager:

@@ -84,7 +84,7 @@ def test_caches_spare_the_autoencoder_and_the_encoder_at_the_size_of_stable_diff
     pieces = Pieces(ours.base.path, ours.lidb, ours.hypernet)
     whole, cached = (pieces.pretraining(1, ours, cached=cached).operations for cached in (False, True))
     assert whole - cached == pytest.approx(1.45e12, rel=0.01)  # 1.12 and 0.33 TFLOP
-    assert cached / whole < 0.56
+    assert cached / whole < 0.555
 
 
 def test_a_plan_multiplies_operations_and_adds_bytes(pieces):

@@ -128,6 +128,13 @@ def test_iterations_refine_the_previous_theta():
     assert not torch.allclose(second - first, third - second, rtol=1e-3)
 
 
+def test_the_last_layer_makes_the_weight_tokens_that_it_would_make_with_all_others(monkeypatch):
+    net = trained(hypernet(linear_path=False))
+    theta, end_of = net(photos()), "hdb.hypernet.decoder._end_of"
+    monkeypatch.setattr(end_of, lambda layer, sequence, start: layer(sequence)[:, start:])
+    assert_close(net(photos()), theta)
+
+
 def test_own_number_of_iterations_is_the_default():
     net = trained(hypernet(iterations=3))
     assert torch.equal(net(photos()), net(photos(), iterations=3))
