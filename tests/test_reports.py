@@ -68,7 +68,7 @@ def room(call, tmp_path, tiny_diffusion) -> Path:
     Path("notes.safetensors").write_bytes(b"mine")
     for name in ("photos/ada/1.jpg", "drawn/grid.png", "drawn/00-s-0.png", "run/notes.txt", "run/prompts.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(b"a [V] face\na [V] hat\n")
+        Path(name).write_bytes(b"a [V] face\na [V] face\n")
     Path("photos/splits.json").write_text('{"train": ["ada"], "val": [], "test": []}')
     Path("run/config.yaml").write_text("seed: 5\n")
     Path("weights/encoder").mkdir(parents=True)
