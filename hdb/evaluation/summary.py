@@ -33,15 +33,15 @@ def summarize(
 def scale(per_method: Mapping[str, PerIdentity], **resampling: int) -> Scale:
     """Score -> how far the oracle lies above the unpersonalized base, and whether a judge tells the two apart.
 
-    It does where the interval of their paired difference excludes 0, which one person has none of. Empty where an end
-    is missing.
+    It does where the interval of their paired difference, which one person has none of, lies above 0: a judge that
+    puts the true answer below no answer has no scale. Empty where an end is missing.
     """
     if not set(SCALE) <= per_method.keys():
         return {}
     low, high = (per_method[end] for end in SCALE)
     found = differences(high, low, **resampling)
     for name, of in found.items():
-        of["apart"] = len(high[name]) > 1 and not of["ci95"][0] <= 0 <= of["ci95"][1]
+        of["apart"] = len(high[name]) > 1 and of["ci95"][0] > 0
     return found
 
 

@@ -75,6 +75,14 @@ def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_n
         assert "reason" not in entry["face_rec"]
 
 
+def test_a_judge_that_puts_the_true_answer_below_none_at_all_has_no_scale():
+    below = {"unpersonalized": "oracle", "oracle": "unpersonalized", "hyperdreambooth": "hyperdreambooth"}
+    scores = {name: {score: np.array(FACE_REC[of]) for score in SCORES} for name, of in below.items()}
+    results = summarize(scores, {}, num_resamples=4000, seed=0)
+    assert results["scale"]["face_rec"]["ci95"][1] < 0 and not results["scale"]["face_rec"]["apart"]
+    assert results["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
+
+
 def test_one_person_tells_nothing_apart():
     one = {name: {score: np.array(FACE_REC[name][:1]) for score in SCORES} for name in ("unpersonalized", "oracle")}
     results = summarize(one | {"hyperdreambooth": one["oracle"]}, {}, num_resamples=10, seed=0)
