@@ -1,12 +1,11 @@
 """The door every experiment goes through: arguments in, an exit code out, one sentence when something is wrong."""
 
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 
+from experiments.quiet import quieten
 from hdb.signals import end_of, stoppable
 
 
@@ -38,14 +37,6 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
             return left
         # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
         return stopping.say() if ranks is None or ranks.is_first() else 0
-
-
-def quieten() -> None:
-    """Has libraries keep to themselves what is not about us; again once loaded, for then they set their levels."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for library in ("diffusers", "transformers"):  # tables of odd tensors, which we say in a sentence
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:

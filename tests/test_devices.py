@@ -254,7 +254,7 @@ def test_precisions_that_round_what_is_trained_or_lose_its_gradients_are_refused
 def test_products_of_float32_are_in_tf32_on_a_gpu(monkeypatch, kind, expected):
     chosen = []
     trainer = type("Trainer", (), {"strategy": type("Strategy", (), {"root_device": torch.device(kind)})})
-    monkeypatch.setattr(device, "Trainer", lambda **how: trainer)
+    monkeypatch.setattr(device, "placed", lambda **how: trainer)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
     assert device.device_of("auto").type == kind and chosen == expected
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 def called(name: str, words: list[str]) -> None:
     """Runs a command."""
-    from experiments.cli import quieten
+    from experiments.quiet import quieten
     from experiments.shell.positional import in_full
 
     meant, module = in_full(name, words), import_module(f"experiments.{name}")

@@ -54,7 +54,7 @@ def placed(**where: Any) -> Trainer:
     """
     try:
         return Trainer(logger=False, enable_progress_bar=False, **where)
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         given = " ".join(f"{name}={value}" for name, value in where.items())
         raise ValueError(f"this machine has no {given} ({error}): expected what it has, as auto does") from None
 
