@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hdb.files import shipped
 from hdb.hypernet.encoder import FaceEncoder, refuse_unknown
-from hdb.hypernet.folder import WEIGHTS, refuse_missing
+from hdb.hypernet.folder import CONFIG, WEIGHTS, refuse_missing
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.options import standardize
 
@@ -122,8 +122,12 @@ def weights_digest(path: Path) -> str:
 
 
 def written_at(path: Path) -> str:
-    """When a hypernetwork's file, or the newest in its folder, was written: what a run with it depends on."""
-    return str(max(file.stat().st_mtime_ns for file in (path, *path.glob("*"))))
+    """When a hypernetwork's file, or the newer of its folder's two, was written: what a run with it depends on.
+
+    What else lies there, as what its gate compares people with, changes no run.
+    """
+    files = (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,)
+    return str(max(file.stat().st_mtime_ns for file in files))
 
 
 def begin(

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import read_network
 from hdb.hypernet.hypernet import HyperNet
+from hdb.hypernet.trained import written_at
 from hdb.lidb.layout import Layout, Slot
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
@@ -323,3 +325,13 @@ def test_named_encoders_bring_their_resolution_and_normalization():
     assert encoder.resolution == known["input_size"][-1]
     assert encoder.config["mean"] == list(known["mean"]) and encoder.config["std"] == list(known["std"])
     assert FaceEncoder.from_config(encoder.config).config == encoder.config
+
+
+def test_a_run_depends_on_when_the_network_was_written_and_on_nothing_beside_it(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(5, 5))
+    (tmp_path / "gate.json").touch()
+    assert written_at(tmp_path) == "5"
+    os.utime(tmp_path / "model.safetensors", ns=(7, 7))
+    assert written_at(tmp_path) == written_at(tmp_path / "model.safetensors") == "7"
