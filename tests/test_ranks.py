@@ -131,24 +131,28 @@ def test_the_first_process_alone_speaks_and_writes(done, room):
     assert names == expected | {"last.previous.ckpt"}
 
 
-def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) -> None:
-    """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends."""
+def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) -> str:
+    """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends.
+
+    Returns:
+        what they said on stderr.
+    """
     process = together(room, plan, victim=victim)
     _, errors = process.communicate(timeout=3600)  # until both have closed their end
     minute = 60 * max(1, os.getloadavg()[0] / os.cpu_count())  # s; of a machine that has other work, too, a share
     assert time.monotonic() - float((room / "killed.txt").read_text()) < minute
     assert (process.returncode == -signal.SIGKILL) == (victim == 0) and (place / "last.ckpt").is_file()
-    assert f"error: {ranks.GONE}" in errors
+    return errors
 
 
 def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
-    killed(1, room, plan, room / "no-second")
+    assert f"error: {ranks.GONE}" in killed(1, room, plan, room / "no-second")
 
 
 def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
-    killed(0, room, plan, room / "no-first")
+    assert f"error: {ranks.GONE}" in killed(0, room, plan, room / "no-first")
     again = together(room, plan)
     said, errors = again.communicate(timeout=3600)
     assert again.returncode == 0, errors

@@ -5,6 +5,7 @@ function of (seed, draw, index) alone, so the same batch can be asked for again 
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -109,9 +110,9 @@ class FaceSource(Dataset):
             raise IndexError(f"identity {index} was asked for, but the source has {len(self)}")
         return self.sample(index, np.random.default_rng([self.seed, draw, index]))
 
+    @abstractmethod
     def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
         """One sample of person `index`; all chance comes from `rng`."""
-        raise NotImplementedError
 
 
 class PhotoFaces(FaceSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 
 import torch
@@ -47,13 +48,13 @@ class Part(LightningModule):
         self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
         self.lr, self.weight_decay = lr, weight_decay
 
+    @abstractmethod
     def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of the pictures with these flat numbers; "loss" is the one that is minimized."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes the trained network, fp16 safetensors, to `folder`."""
-        raise NotImplementedError
 
     def trained(self) -> nn.Module:
         """The module whose parameters are trained."""
