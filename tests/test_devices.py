@@ -18,6 +18,7 @@ from torch import nn
 from experiments import pretrain
 from experiments.config import Pretrain, Search, load
 from hdb.diffusion.base import MIXED, fitted
+from hdb.diffusion.guidance import ClassifierFree, IdentityGuidance
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.diffusion.sampling import SamplingOptions, draw, sample
 from hdb.evaluation.workloads import WorkloadOptions
@@ -154,12 +155,18 @@ def test_a_step_of_validation_is_on_the_device(personalized, hypernet, batch, pl
     assert values.device == identities.device == place and len(values) == 3
 
 
-def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(personalized, place):
+@pytest.mark.parametrize("identity", [None, 1.5])
+def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(personalized, place, identity):
     people = Residuals(personalized.layout.initial().repeat(2, 1), personalized.layout)
     diffusion = personalized.to(place).diffusion
     with personalized.bound(people), waits_are_errors(place):
-        embeds, empty = (diffusion.encode_prompts([prompt] * 4) for prompt in ("a [V] face", ""))
-        drawn = sample(diffusion, embeds, empty, seeds=[0] * 4, sampling=SamplingOptions(3, 3.0))
+        prompts, as_base = ["a [V] face"] * 4, personalized.lidb.unbound
+        denoiser = (
+            ClassifierFree(diffusion, prompts, num_people=2, scale=3.0)
+            if identity is None
+            else IdentityGuidance(diffusion, prompts, as_base=as_base, scale=3.0, identity=identity)
+        )
+        drawn = sample(diffusion, denoiser, seeds=[0] * 4, sampling=SamplingOptions(3))
     assert drawn.device == place and drawn.shape == (4, 3, 64, 64)
     assert diffusion.encode_images(drawn).device == place
 

@@ -134,4 +134,5 @@ class PersonalizedDiffusion:
         """
         with self.bound(people, scale=scale):
             num_people = 1 if people is None else len(people)
-            return draw(self.diffusion, prompts, num_people=num_people, seeds=seeds, sampling=sampling)
+            as_base = None if people is None else self.lidb.unbound
+            return draw(self.diffusion, prompts, num_people=num_people, seeds=seeds, sampling=sampling, as_base=as_base)

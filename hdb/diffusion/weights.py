@@ -32,20 +32,29 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+def copied(diffusion: StableDiffusion) -> dict[str, Tensor]:
+    """A copy of all of them, beside them on their device."""
+    return {name: parameter.detach().clone() for name, parameter in weights_of(diffusion).items()}
+
+
 @contextmanager
 def exchanged(
-    diffusion: StableDiffusion, weights: Mapping[str, Tensor] | None = None
+    diffusion: StableDiffusion,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> Iterator[dict[str, nn.Parameter]]:
     """Somebody's weights, or the base's own to be trained, within a `with` block; behind it the base is as it was.
 
     Args:
         weights: as `weights_of` names them; None begins with the base's own.
+        kept: what to put back, from `copied`; None makes a copy here.
 
     Yields:
         The parameters. Behind the block they have no gradient and need none.
     """
     parameters = weights_of(diffusion)
-    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    kept = copied(diffusion) if kept is None else kept
     try:
         _copy(weights or {}, parameters)
         yield parameters

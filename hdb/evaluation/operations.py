@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.diffusion.random_base import random_stable_diffusion, shapes_of
+from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.cost import CPU_ATTENTION
 from hdb.faces.caches import Cached
 from hdb.faces.sources import FaceBatch
@@ -87,11 +88,11 @@ class Pieces:
         """Latents to a picture."""
         return self._counted(lambda: self.diffusion.decode_latents(self._latents(1)))
 
-    def drawing(self, num_steps: int, *, guided: bool) -> Pass:
-        """A picture, of so many steps: the prompt and the empty one are encoded once."""
+    def drawing(self, sampling: SamplingOptions) -> Pass:
+        """A picture: each of its prompts is encoded once, and looked under at each step."""
         text = self.reading.operations
-        looks = num_steps * (self.denoising.operations - text)  # which encodes a prompt, too
-        return Pass((1 + guided) * (text + looks) + self.decoding.operations)
+        looks = sampling.num_inference_steps * (self.denoising.operations - text)  # which encodes a prompt, too
+        return Pass(sampling.num_predictions * (text + looks) + self.decoding.operations)
 
     def fitting(self, num: int) -> Pass:
         """A step of fitting `num` thetas on a draw each, in both directions."""

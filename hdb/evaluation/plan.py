@@ -200,8 +200,7 @@ class Planner:
         return self.pieces.fitting(1)
 
     def _picture(self, sampling: SamplingOptions) -> int:
-        guided = sampling.guidance_scale != 1
-        return self.pieces.drawing(sampling.num_inference_steps, guided=guided).operations
+        return self.pieces.drawing(sampling).operations
 
     def _kept(self, step: Pass) -> int:
         return step.kept // (2 if self.half else 1)

@@ -116,6 +116,18 @@ class LiDB:
         finally:
             self.bind(previous, scale=previous_scale)
 
+    @contextmanager
+    def unbound(self) -> Iterator[None]:
+        """Gives the base back within a `with` block; behind it who was bound is bound again, without a new fold."""
+        held = {name: (layer.down, layer.up) for name, layer in self.layers.items()}
+        for layer in self.layers.values():
+            layer.bind(None, None)
+        try:
+            yield
+        finally:
+            for name, (down, up) in held.items():
+                self.layers[name].down, self.layers[name].up = down, up
+
     @torch.no_grad()
     def merge(self, person: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
         """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.diffusion.weights import checksum, exchanged, weights_of
+from hdb.diffusion.weights import checksum, copied, exchanged, weights_of
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
 from hdb.methods.studio import Studio
@@ -103,7 +104,7 @@ class PersonalModels:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.diffusion, self.models, self.scale, self.dtype = diffusion, list(models), scale, dtype
-        self._is_bound = False
+        self._base: Weights | None = None  # the base's own weights, while the base holds somebody's
 
     @classmethod
     def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalModels":
@@ -160,7 +161,7 @@ class PersonalModels:
         """
         if len(self) != 1:
             raise ValueError(f"the base can be 1 person's model at a time, given {len(self)}")
-        if self._is_bound:
+        if self._base is not None:
             yield
             return
         weights = self.weights(0)
@@ -169,13 +170,14 @@ class PersonalModels:
                 name: torch.lerp(value.detach().float().cpu(), weights[name].float(), self.scale)
                 for name, value in weights_of(self.diffusion).items()
             }
-        with exchanged(self.diffusion, weights):
-            del weights  # a second copy in memory: of Stable Diffusion 1.5 nearly 4 GB
-            self._is_bound = True
+        kept = copied(self.diffusion)
+        with exchanged(self.diffusion, weights, kept=kept):
+            del weights  # a third copy in memory: of Stable Diffusion 1.5 nearly 4 GB
+            self._base = kept
             try:
                 yield
             finally:
-                self._is_bound = False
+                self._base = None
 
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
@@ -189,7 +191,9 @@ class PersonalModels:
             raise ValueError(f"{len(prompts)} prompts for {len(self)} people: expected a multiple")
         pictures: list[Tensor] = [torch.empty(0)] * len(prompts)
         for person in range(len(self)):
-            own = slice(person, None, len(self))
-            with (self if len(self) == 1 else self[[person]]).bound():
-                pictures[own] = draw(self.diffusion, prompts[own], seeds=seeds[own], sampling=sampling)
+            own, model = slice(person, None, len(self)), self if len(self) == 1 else self[[person]]
+            with model.bound():
+                as_base = partial(exchanged, self.diffusion, model._base)
+                wanted = {"seeds": seeds[own], "sampling": sampling, "as_base": as_base}
+                pictures[own] = draw(self.diffusion, prompts[own], **wanted)
         return torch.stack(pictures)

@@ -73,8 +73,10 @@ def test_pieces_add_up(pieces):
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as seeing, torch.no_grad():
         pieces.hypernet.encoder(pieces.photos)
     assert whole - cached == 2 * (pieces.encoding.operations + seeing.get_total_flops())
-    guided, plain = ([pieces.drawing(n, guided=g).operations for n in (10, 20)] for g in (True, False))
-    assert guided[1] - guided[0] == 2 * (plain[1] - plain[0]) > 0
+    ways = ({"guidance_scale": 1.0}, {}, {"identity_guidance_scale": 1.5})
+    ten, twenty = ([pieces.drawing(SamplingOptions(n, **way)).operations for way in ways] for n in (10, 20))
+    plain, guided, apart = (more - less for less, more in zip(ten, twenty, strict=True))
+    assert (guided, apart) == (2 * plain, 3 * plain) and plain > 0
     with_identity = PretrainingOptions(beta=0.0, gamma=1.0, identity_samples=1)
     assert pieces.pretraining(2, with_identity, cached=True).operations > cached
 

@@ -88,6 +88,30 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
     assert not any(weight.requires_grad or weight.grad is not None for weight in weights_of(diffusion).values())
 
 
+@pytest.mark.parametrize("name", [*STORING, "unpersonalized"])
+def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, means, photos):
+    diffusion = means.studio.diffusion
+    nobody, people = (make_methods([of], means)[0].personalize(photos) for of in ("unpersonalized", name))
+    before = checksum(weights_of(diffusion))
+
+    def drawn(of: Personalization, **scales: float) -> torch.Tensor:
+        return of.pictures(PROMPTS, seeds=[0, 1], sampling=replace(FEW, **scales))
+
+    as_base, person = drawn(nobody), drawn(people, guidance_scale=1.0)
+    torch.testing.assert_close(drawn(people, identity_guidance_scale=0.0), as_base, rtol=0, atol=1e-4)
+    both_once = drawn(people, guidance_scale=1.0, identity_guidance_scale=1.0)
+    torch.testing.assert_close(both_once, person, rtol=0, atol=1e-4)
+    more = drawn(people, identity_guidance_scale=4.0)
+    assert torch.equal(more, as_base) == (name == "unpersonalized")
+    assert checksum(weights_of(diffusion)) == before
+    first = people[[0]]
+    with first.bound():  # whose own draw leaves them bound
+        embeds = diffusion.encode_prompts(PROMPTS[:1])
+        alone = first.pictures(PROMPTS[:1], seeds=[0], sampling=replace(FEW, identity_guidance_scale=4.0))
+        assert torch.equal(diffusion.encode_prompts(PROMPTS[:1]), embeds)
+    torch.testing.assert_close(alone[0], more[0], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, means, photos, tmp_path):
     (method,) = make_methods([name], means)

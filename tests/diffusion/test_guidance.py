@@ -1,0 +1,80 @@
+"""Guidance by two scales against its formula, written out."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hdb.diffusion.guidance import ClassifierFree, IdentityGuidance
+from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.lidb.options import LiDBOptions
+from hdb.lidb.residuals import Residuals
+
+PROMPTS = ["a [V] face", "a [V] face in the snow", "a [V] face, oil painting", "a face"]
+TIMESTEP = torch.tensor(500)
+
+
+@pytest.fixture
+def personalized(tiny_diffusion) -> PersonalizedDiffusion:
+    return PersonalizedDiffusion(tiny_diffusion, layout_of(tiny_diffusion, LiDBOptions(a=6, b=4)))
+
+
+@pytest.fixture
+def people(personalized) -> Residuals:
+    theta = personalized.layout.initial().repeat(2, 1)
+    return Residuals(theta + torch.randn(theta.shape, generator=torch.Generator().manual_seed(0)), personalized.layout)
+
+
+@pytest.fixture
+def noisy(personalized) -> torch.Tensor:
+    shape = len(PROMPTS), *personalized.diffusion.latent_shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def asked(diffusion: StableDiffusion, noisy: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return diffusion.predict_noise(noisy, TIMESTEP.expand(len(noisy)), diffusion.encode_prompts(prompts))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "identity"), [(3.0, 0.5), (1.0, 2.0), (0.0, 1.0)])
+def test_two_scales_are_those_of_the_formula(personalized, people, noisy, scale, identity):
+    diffusion = personalized.diffusion
+    nothing, base = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
+    with personalized.bound(people):
+        person = asked(diffusion, noisy, PROMPTS)
+        guided = IdentityGuidance(
+            diffusion, PROMPTS, as_base=personalized.lidb.unbound, scale=scale, identity=identity
+        )(noisy, TIMESTEP)
+        assert torch.equal(asked(diffusion, noisy, PROMPTS), person)  # bound as before
+    assert (person - base).abs().max() > 1e-3
+    expected = nothing + scale * (base - nothing) + identity * (person - base)
+    assert_close(guided, expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_one_scale_asks_the_person_about_both_prompts(personalized, people, noisy):
+    diffusion = personalized.diffusion
+    with personalized.bound(people):
+        nothing, prompt = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
+        guided = ClassifierFree(diffusion, PROMPTS, num_people=2, scale=3.0)(noisy, TIMESTEP)
+    assert_close(guided, nothing + 3 * (prompt - nothing), rtol=0, atol=1e-4)
+
+
+def test_people_are_bound_again_after_a_failure(personalized: PersonalizedDiffusion, people):
+    with personalized.bound(people):
+        before = {name: layer.down for name, layer in personalized.lidb.layers.items()}
+        with pytest.raises(RuntimeError, match="the power failed"), personalized.lidb.unbound():
+            assert all(layer.down is None for layer in personalized.lidb.layers.values())
+            raise RuntimeError("the power failed")
+        assert all(personalized.lidb.layers[name].down is down for name, down in before.items())
+
+
+def test_a_picture_asks_as_often_as_the_options_say(personalized):
+    seen: list[int] = []
+    personalized.diffusion.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    people = Residuals.initial(personalized.layout)
+    for sampling in (SamplingOptions(4, 1.0), SamplingOptions(4), SamplingOptions(4, identity_guidance_scale=1.5)):
+        seen.clear()
+        personalized.pictures(people, ["a [V] face"], seeds=[0], sampling=sampling)
+        assert sum(seen) == 4 * sampling.num_predictions
