@@ -36,9 +36,9 @@ class SamplingOptions:
     `num_inference_steps` is how many steps a picture takes. `guidance_scale` is how much the prompt counts, 1 being
     without guidance.
 
-    `identity_guidance_scale` is how much the person counts, apart from the prompt, against the base that knows nobody:
-    0 draws nobody, and the higher it is the more of the person and in the end of their photo; a picture takes half as
-    much time again. null does as other programs do, whose guidance is by the prompt alone.
+    `identity_guidance_scale` is how much the person counts apart from the prompt, 0 drawing nobody and null guiding by
+    the prompt alone, as other programs do. Who is drawn is compared with the base, which knows nobody, and a picture
+    takes half as much time again; the higher it is, the more of the person is drawn, and in the end of their photo.
 
     `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
     999 can be steps: with all of them DDIM's spacing reaches one that is not there.
