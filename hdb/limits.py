@@ -55,6 +55,12 @@ def texts(default: Callable[[], list[str]]) -> Any:
     return field(default_factory=default, metadata={_KEY: Limit(bool, "at least one text")})
 
 
+def some_of(*names: str) -> Any:
+    """A field that lists words, some of these; none by default."""
+    limit = Limit(lambda value: set(value) <= set(names), f"some of {', '.join(names)}")
+    return field(default_factory=list, metadata={_KEY: limit})
+
+
 def limit_of(entry: Field) -> Limit | None:
     """The limit of a field, if it has one."""
     return entry.metadata.get(_KEY)

@@ -64,12 +64,13 @@ def evaluate(
     pictures = Pictures(people, prompts, folder, num_pictures=options.num_pictures, seed=seed)
     if world_size() > 1:
         for name, (personalization, _) in made.items():
-            pictures.draw(name, personalization, people=own(range(len(people.names))), sampling=sampling)
+            drawing = {"people": own(range(len(people.names))), "sampling": options.sampling_of(name, sampling)}
+            pictures.draw(name, personalization, **drawing)
         go_on_alone()
     answers = Answers(panel, people)
     per_method = {
-        name: scored(pictures.drawn(name, personalization, sampling=sampling), panel, answers)
-        for name, (personalization, _) in made.items()
+        name: scored(pictures.drawn(name, of, sampling=options.sampling_of(name, sampling)), panel, answers)
+        for name, (of, _) in made.items()
     }
     protocol = {
         "identities": people.names,
@@ -80,6 +81,7 @@ def evaluate(
         "gallery": len(answers.gallery),
         "subjects_per_batch": at_once,
         "sampling": asdict(sampling),
+        "without_identity_guidance": options.without_identity_guidance,
     }
     costs = {name: cost for name, (_, cost) in made.items()}
     summary = summarize(per_method, costs, num_resamples=options.num_resamples, seed=seed)

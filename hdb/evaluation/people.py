@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.names import file_names
 from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
 from hdb.faces.sources import identity_number
 from hdb.faceworld.world import SPLITS, FaceWorld
-from hdb.limits import between
+from hdb.limits import between, some_of
 from hdb.methods.protocol import Photos
+from hdb.methods.table import METHODS
 
 
 @dataclass
@@ -22,7 +24,8 @@ class ProtocolOptions:
 
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
-    first `num_photos` of the references of each, those that take one photo the first.
+    first `num_photos` of the references of each, those that take one photo the first. `without_identity_guidance` names
+    methods that are drawn guided by the prompt alone: those that are the better for it on validation people.
     """
 
     subjects_per_batch: int = between(1, 1)
@@ -34,6 +37,11 @@ class ProtocolOptions:
     num_prompts: int = 30
     num_pictures: int = between(10, 1)
     num_resamples: int = between(10_000, 1)
+    without_identity_guidance: list[str] = some_of(*METHODS)
+
+    def sampling_of(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
+        """How this method's pictures are drawn."""
+        return replace(sampling, identity_guidance_scale=None) if method in self.without_identity_guidance else sampling
 
 
 class Unseen(NamedTuple):

@@ -1,7 +1,8 @@
 """What a run will take before it starts: its work in operations, the memory of a GPU, the files it leaves."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -185,8 +186,16 @@ class Planner:
         fits = [
             Work(f"people by {name}", people, self._fit(of)) for name, of in (own | {OURS: options.finetuning}).items()
         ]
-        pictures = Work("pictures", len(drawn) * people * pictures, self._picture(sampling))
-        return Plan([*fits, pictures])
+        ways = Counter(protocol.sampling_of(name, sampling).identity_guidance_scale for name in drawn)
+        drawings = [
+            Work(
+                f"pictures, identity guidance {scale:g}" if scale is not None else "pictures",
+                num * people * pictures,
+                self._picture(replace(sampling, identity_guidance_scale=scale)),
+            )
+            for scale, num in ways.items()
+        ]
+        return Plan([*fits, *drawings])
 
     def _fit(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> int:
         """Operations of one person's fit. Where all weights move, backward is twice forward."""

@@ -84,7 +84,8 @@ class Trial:
         people, options = self.people, self.options
         made, cost = personalize_everybody(method, people.photos, folder, at_once=options.subjects_per_batch)
         pictures = Pictures(people, self.prompts, folder, num_pictures=options.num_pictures, seed=self.seed)
-        scores = scored(pictures.drawn(method.name, made, sampling=self.sampling), self.panel, self.answers)
+        sampling = options.sampling_of(method.name, self.sampling)
+        scores = scored(pictures.drawn(method.name, made, sampling=sampling), self.panel, self.answers)
         resampling = {"num_samples": options.num_resamples, "seed": self.seed}
         return {name: written(bootstrap_ci(scores[name], **resampling)) for name in CHOSEN_BY} | cost
 

@@ -13,11 +13,13 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import CPU_ATTENTION
 from hdb.evaluation.operations import Pieces
+from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.plan import Planner, RateOptions, rate_of
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.options import HyperNetOptions, new_hypernet
 from hdb.hypernet.trained import face_encoder
 from hdb.lidb.layout import LiDBOptions
+from hdb.methods.table import MethodOptions
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
@@ -106,6 +108,17 @@ def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
     one = planner.personalize(FinetuningOptions(num_steps=7), SamplingOptions(num_inference_steps=3), pictures=5)
     assert [work.num for work in one.work] == [1, 7, 5]
     assert "hours" in one.lines(rate=1e12)[0] and one.lines(rate=1e12)[4].startswith("all of it")
+
+
+def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(pieces):
+    names = ["unpersonalized", "no_hyper", "hyperdreambooth"]
+    protocol = ProtocolOptions(num_identities=2, num_prompts=3, num_pictures=4, without_identity_guidance=["no_hyper"])
+    sampling = SamplingOptions(5, identity_guidance_scale=1.5)
+    made = Planner(pieces).evaluate(MethodOptions(), protocol, sampling, methods=names)
+    alone, apart = (
+        next(of for of in made.work if of.name == f"pictures{how}") for how in ("", ", identity guidance 1.5")
+    )
+    assert (alone.num, apart.num) == (24, 48) and alone.operations < apart.operations
 
 
 def test_a_plan_of_thetas_has_no_more_people_than_there_are(pieces):

@@ -4,15 +4,21 @@ import gc
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import Unseen
+from hdb.evaluation.evaluate import evaluate
+from hdb.evaluation.people import ProtocolOptions, Unseen
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.scores import Answers, Panel, scored
+from hdb.evaluation.search import Trial
+from hdb.limits import check
+from hdb.methods.protocol import Photos
+from hdb.methods.table import OURS
 from hdb.metrics.judges import JudgeOptions, Judges
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting", "a [V] face in the snow"]
@@ -147,3 +153,38 @@ def test_a_model_of_ones_own_is_read_once_for_all_prompts(tiny_diffusion, tmp_pa
     for _ in pictures.drawn("dreambooth", models, sampling=SamplingOptions(num_inference_steps=1, batch_size=2)):
         pass
     assert reads == paths
+
+
+class Seen(Noise):
+    """A method whose people are noise, too; keeps how they were to be drawn."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__([0, 1, 2], [], [], [])
+        self.name, self.samplings = name, []
+
+    def personalize(self, photos: Photos) -> "Seen":
+        return self
+
+    def __getitem__(self, rows: list[int]) -> "Seen":
+        return self
+
+    def pictures(self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions) -> Tensor:
+        self.samplings.append(sampling)
+        return super().pictures(prompts, seeds=seeds, sampling=sampling)
+
+
+def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judges, people, tmp_path):
+    apart = SamplingOptions(num_inference_steps=1, guidance_scale=2.0, identity_guidance_scale=1.5)
+    options = ProtocolOptions(num_pictures=1, num_gallery=3, without_identity_guidance=["no_hyper"])
+    methods, panel = [Seen("no_hyper"), Seen(OURS)], Panel(judges, PROMPTS)
+    evaluate(methods, people, PROMPTS, panel, folder=tmp_path / "all", options=options, sampling=apart)
+    alone, ours = (set(map(astuple, method.samplings)) for method in methods)
+    assert ours == {astuple(apart)} and alone == {astuple(replace(apart, identity_guidance_scale=None))}
+    trial = Trial(people, PROMPTS, panel, options, apart)
+    trial.of(again := Seen("no_hyper"), tmp_path / "search")
+    assert set(map(astuple, again.samplings)) == alone
+
+
+def test_what_is_drawn_otherwise_must_be_a_method():
+    with pytest.raises(ValueError, match="without_identity_guidance is .'lora'., expected some of unpersonalized, "):
+        check(ProtocolOptions(without_identity_guidance=["lora"]))
