@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import fill, words
+from tqdm import tqdm
 
 from experiments import base, evaluate, personalize, preoptimize, prepare, pretrain
 from experiments.cli import code
@@ -75,6 +77,7 @@ class Run:
             os.dup2(log.fileno(), 2)
         left = 99
         try:
+            tqdm.set_lock(threading.RLock())  # its own is shared by all of us, and whoever is killed holding it keeps it
             FaceCropper.crop = FaceCropper.check = uncropped
             first()
             left = code(COMMANDS[self.command].main, [*self.given(place), *more])
