@@ -77,7 +77,7 @@ class Run:
             os.dup2(log.fileno(), 2)
         left = 99
         try:
-            tqdm.set_lock(threading.RLock())  # its own is shared by all of us, and whoever is killed holding it keeps it
+            tqdm.set_lock(threading.RLock())  # not the one that all share: who is killed would keep it from the next
             FaceCropper.crop = FaceCropper.check = uncropped
             first()
             left = code(COMMANDS[self.command].main, [*self.given(place), *more])
