@@ -20,6 +20,7 @@ from hdb.methods.dreambooth import PersonalModels
 from hdb.methods.textual_inversion import PersonalWords
 
 PROMPT = "a photo of a [V] face"
+FEW = SamplingOptions(2, 3.0, identity_guidance_scale=1.5)  # as generate.yaml, in two steps
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_each_picture_of_a_batch_shows_the_person_whom_it_would_show_alone(call,
 
 def test_everyone_has_the_strength_of_their_file_unless_another_is_asked_for(call, files, tiny_diffusion):
     def expected(scale: float) -> torch.Tensor:
-        personalized, few = PersonalizedDiffusion(tiny_diffusion, files["bob"].layout), SamplingOptions(2, 3.0)
-        drawn = personalized.pictures(files["bob"], [PROMPT], seeds=[0], scale=scale, sampling=few)
+        personalized = PersonalizedDiffusion(tiny_diffusion, files["bob"].layout)
+        drawn = personalized.pictures(files["bob"], [PROMPT], seeds=[0], scale=scale, sampling=FEW)
         personalized.detach()
         return drawn[0].mul(255).round().int().permute(1, 2, 0).numpy()
 
@@ -82,7 +83,7 @@ def test_several_people_in_one_picture_have_the_sum_of_their_residuals_and_the_t
         texts = None if text is None else [text] * 2
         people = Residuals.join(both).scaled([1.0, 0.5], text_scales=texts).mixed(weights)
         personalized = PersonalizedDiffusion(tiny_diffusion, people.layout)
-        drawn = personalized.pictures(people, [PROMPT], seeds=[0], sampling=SamplingOptions(2, 3.0))
+        drawn = personalized.pictures(people, [PROMPT], seeds=[0], sampling=FEW)
         personalized.detach()
         return drawn[0].mul(255).round().int().permute(1, 2, 0).numpy()
 
@@ -116,14 +117,14 @@ def test_a_file_made_for_another_finetune_is_drawn_with_a_warning_where_shapes_a
 
 
 def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, tiny_diffusion, capsys):
-    few, word = SamplingOptions(2, 3.0), torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    word = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     model = {name: value + 0.05 * torch.randn_like(value) for name, value in weights_of(tiny_diffusion).items()}
     people = {"word": PersonalWords(tiny_diffusion, word), "model": PersonalModels(tiny_diffusion, [model, model])}
     for kind, made in people.items():
         made.save([Path(f"{kind}-0"), Path(f"{kind}-1")], about=[{}, {}])
         words = [f"subject=[{kind}-0,{kind}-1]", f"prompts={PROMPT}", "num_pictures=1", f"output={kind}"]
         assert call(generate, *words) == 0
-        expected = made[[1]].pictures([PROMPT], seeds=[0], sampling=few)[0].mul(255).round().int().permute(1, 2, 0)
+        expected = made[[1]].pictures([PROMPT], seeds=[0], sampling=FEW)[0].mul(255).round().int().permute(1, 2, 0)
         assert np.abs(picture(f"00-{kind}-1-0.png", kind) - expected.numpy()).max() <= 1
     assert call(generate, "subject=[word-0,word-1]", f"prompts={PROMPT}", "mix=true") == 2
     assert "holds a word: mix and text_scale are for residuals" in capsys.readouterr().err
