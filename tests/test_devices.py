@@ -18,7 +18,7 @@ from torch import nn
 from experiments import pretrain
 from experiments.config import Pretrain, Search, load
 from hdb.diffusion.base import MIXED, fitted
-from hdb.diffusion.guidance import ClassifierFree, IdentityGuidance
+from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.diffusion.sampling import SamplingOptions, draw, sample
 from hdb.evaluation.workloads import WorkloadOptions
@@ -162,7 +162,7 @@ def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(person
     with personalized.bound(people), waits_are_errors(place):
         prompts, as_base = ["a [V] face"] * 4, personalized.lidb.unbound
         denoiser = (
-            ClassifierFree(diffusion, prompts, num_people=2, scale=3.0)
+            ClassifierFreeGuidance(diffusion, prompts, num_people=2, scale=3.0)
             if identity is None
             else IdentityGuidance(diffusion, prompts, as_base=as_base, scale=3.0, identity=identity)
         )

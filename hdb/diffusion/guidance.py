@@ -1,4 +1,4 @@
-"""Guidance: the noise that a sampler subtracts, from what base and personalized base make of a prompt and of none."""
+"""Guidance: what a sampler takes for the denoiser's prediction, from those for a prompt and for none."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,10 +13,10 @@ AsBase = Callable[[], AbstractContextManager[object]]  # within it nobody is bou
 Denoiser = Callable[[Float[Tensor, "m c h w"], Real[Tensor, ""]], Float[Tensor, "m c h w"]]  # of noisy latents at t
 
 
-class ClassifierFree:
+class ClassifierFreeGuidance:
     """Away from what is drawn without a prompt, towards what is drawn with it.
 
-        noise = person(nothing) + scale · (person(prompt) - person(nothing))
+        prediction = person(nothing) + scale · (person(prompt) - person(nothing))
 
     Both are of the personalized base, whose text encoder is personalized too, so the empty prompt is encoded per
     person. This is what diffusers and others do with a LoRA.
@@ -27,7 +27,8 @@ class ClassifierFree:
     def __init__(self, diffusion: StableDiffusion, prompts: Sequence[str], *, num_people: int, scale: float) -> None:
         self.diffusion, self.scale = diffusion, scale
         self.prompts = diffusion.encode_prompts(list(prompts))
-        self.empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
+        if scale != 1:
+            self.empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
         if self.scale == 1:
@@ -39,13 +40,14 @@ class ClassifierFree:
 class IdentityGuidance:
     """Two scales, one for the prompt and one for the person.
 
-        noise = base(nothing) + scale · (base(prompt) - base(nothing)) + identity · (person(prompt) - base(prompt))
+        prediction = base(nothing) + scale · (base(prompt) - base(nothing)) + identity · (person(prompt) - base(prompt))
 
-    Classifier-free guidance asks the personalized base twice, and what it knows of the person under both prompts
-    cancels out: the prompt is strengthened and the person is not. Here the prompt's strength is the base's, which has
-    not forgotten it, and the person's is its own: 0 is the base's picture, 1 the person under the base's guidance.
+    Classifier-free guidance asks the personalized base twice. Much of what that knows of the person is in both answers
+    and cancels out of their difference, so it is not strengthened as the prompt is. Here the prompt's strength is the
+    base's, which has not forgotten it, and the person's is its own: 0 is the base's picture, 1 the person under the
+    base's guidance.
 
-    Paper: none. The form is that of guidance by two conditions.
+    Paper: open. Here: the form of guidance by two conditions.
 
     Source: Brooks et al., InstructPix2Pix, section 3.2.1, https://arxiv.org/abs/2211.09800
     """

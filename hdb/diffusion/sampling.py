@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion.guidance import AsBase, ClassifierFree, Denoiser, IdentityGuidance
+from hdb.diffusion.guidance import AsBase, ClassifierFreeGuidance, Denoiser, IdentityGuidance
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import moved
 from hdb.limits import between, one_of
@@ -37,8 +37,9 @@ class SamplingOptions:
     without guidance.
 
     `identity_guidance_scale` is how much the person counts apart from the prompt, 0 drawing nobody and null guiding by
-    the prompt alone, as other programs do. Who is drawn is compared with the base, which knows nobody, and a picture
-    takes half as much time again; the higher it is, the more of the person is drawn, and in the end of their photo.
+    the prompt alone, as other programs do. Who is drawn is compared with the base, which knows nobody, so a step
+    asks the denoiser three times and not twice. The higher it is, the more of the person is drawn, and in the end of
+    their photo.
 
     `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
     999 can be steps: with all of them DDIM's spacing reaches one that is not there.
@@ -52,7 +53,7 @@ class SamplingOptions:
 
     @property
     def num_predictions(self) -> int:
-        """How many times a step asks the denoiser about a picture of somebody."""
+        """Function evaluations a step: how many times the denoiser is asked about a picture of somebody."""
         if self.identity_guidance_scale is not None:
             return 3
         return 1 if self.guidance_scale == 1 else 2
@@ -73,19 +74,21 @@ def draw(
     Args:
         num_people: n, as many as are bound.
         seeds: of the starting noise, one per prompt.
-        as_base: within it the base is as it was before anybody was bound, as identity guidance asks; None where nobody
-            is, who has no identity to guide to.
+        as_base: a context within which nobody is bound; None if nobody is bound anyway, and guidance then is by the
+            prompt alone, whatever the options say.
 
     Raises:
-        ValueError: the number of prompts is no multiple of the number of people.
+        ValueError: the number of prompts is no multiple of the number of people, or not that of the seeds.
     """
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: expected one seed per picture")
     scale, identity = sampling.guidance_scale, sampling.identity_guidance_scale
     with diffusion.in_mixed_precision():
         denoiser: Denoiser
         if identity is None or as_base is None:
-            denoiser = ClassifierFree(diffusion, prompts, num_people=num_people, scale=scale)
+            denoiser = ClassifierFreeGuidance(diffusion, prompts, num_people=num_people, scale=scale)
         else:
             denoiser = IdentityGuidance(diffusion, prompts, as_base=as_base, scale=scale, identity=identity)
         return sample(diffusion, denoiser, seeds=seeds, sampling=sampling).cpu()

@@ -49,6 +49,7 @@ class StableDiffusion(nn.Module):
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.name = name
         self.word = LearnedWord()  # nobody's, until one is bound
+        self.own_weights: dict[str, torch.Tensor] | None = None  # set while UNet and text encoder are somebody's
         self.mixed: torch.dtype | None = None
         self.identifier = IDENTIFIER
         self.check = CHECKS[0]

@@ -186,7 +186,8 @@ class Planner:
         fits = [
             Work(f"people by {name}", people, self._fit(of)) for name, of in (own | {OURS: options.finetuning}).items()
         ]
-        ways = Counter(protocol.sampling_of(name, sampling).identity_guidance_scale for name in drawn)
+        scales = {name: protocol.sampling_of(name, sampling).identity_guidance_scale for name in drawn}
+        ways = Counter((scales | {SCALE[0]: None})[name] for name in drawn)  # nobody is guided by the prompt alone
         drawings = [
             Work(
                 f"pictures, identity guidance {scale:g}" if scale is not None else "pictures",

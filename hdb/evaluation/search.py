@@ -28,7 +28,7 @@ def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str,
     """The settings of some methods, or of all that have a grid.
 
     Raises:
-        ValueError: an unknown method, or one without a grid; no method at all.
+        ValueError: an unknown method, or one without a grid; no method at all; a field of how pictures are drawn.
     """
     chosen = list(grids) if methods is None else methods
     methods_named([OURS, *chosen])
@@ -36,6 +36,9 @@ def plans(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> dict[str,
         raise ValueError("there is no method to search for, expected at least one in grids")
     if without := [name for name in chosen if not grids.get(name) or not all(grids[name].values())]:
         raise ValueError(f"grids has no field for {without[0]}, expected one at least with its values")
+    fields = [field for name in chosen for field in grids[name]]
+    if drawing := [field for field in fields if field.startswith(("sampling.", "without_identity_guidance"))]:
+        raise ValueError(f"grids has {drawing[0]}, but all settings are drawn alike: expected a search for each value")
     return {name: settings(grids[name]) for name in chosen}
 
 

@@ -119,14 +119,14 @@ class LiDB:
     @contextmanager
     def unbound(self) -> Iterator[None]:
         """Gives the base back within a `with` block; behind it who was bound is bound again, without a new fold."""
-        held = {name: (layer.down, layer.up) for name, layer in self.layers.items()}
-        for layer in self.layers.values():
-            layer.bind(None, None)
+        held, bound = {name: (layer.down, layer.up) for name, layer in self.layers.items()}, self._bound
         try:
+            self.bind(None)
             yield
         finally:
             for name, (down, up) in held.items():
                 self.layers[name].down, self.layers[name].up = down, up
+            self._bound = bound
 
     @torch.no_grad()
     def merge(self, person: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:

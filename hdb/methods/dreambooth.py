@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hdb.diffusion.guidance import AsBase
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import checksum, copied, exchanged, weights_of
@@ -104,7 +105,7 @@ class PersonalModels:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.diffusion, self.models, self.scale, self.dtype = diffusion, list(models), scale, dtype
-        self._base: Weights | None = None  # the base's own weights, while the base holds somebody's
+        self._is_bound = False
 
     @classmethod
     def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalModels":
@@ -161,28 +162,34 @@ class PersonalModels:
         """
         if len(self) != 1:
             raise ValueError(f"the base can be 1 person's model at a time, given {len(self)}")
-        if self._base is not None:
+        if self._is_bound:
             yield
             return
-        weights = self.weights(0)
+        weights, before = self.weights(0), self.diffusion.own_weights
+        kept = copied(self.diffusion)
+        base = kept if before is None else before  # within another person's block the base is not what it holds
         if self.scale != 1:
             weights = {
-                name: torch.lerp(value.detach().float().cpu(), weights[name].float(), self.scale)
-                for name, value in weights_of(self.diffusion).items()
+                name: torch.lerp(value.float().cpu(), weights[name].float(), self.scale) for name, value in base.items()
             }
-        kept = copied(self.diffusion)
         with exchanged(self.diffusion, weights, kept=kept):
-            del weights  # a third copy in memory: of Stable Diffusion 1.5 nearly 4 GB
-            self._base = kept
+            del weights  # another copy in memory: of Stable Diffusion 1.5 nearly 4 GB
+            self._is_bound, self.diffusion.own_weights = True, base
             try:
                 yield
             finally:
-                self._base = None
+                self._is_bound, self.diffusion.own_weights = False, before
+
+    def _as_base(self, sampling: SamplingOptions) -> AsBase | None:
+        """Puts the base's weights in and the bound person's back, of whom a copy is made once; None if nobody asks."""
+        if sampling.identity_guidance_scale is None:
+            return None
+        return partial(exchanged, self.diffusion, self.diffusion.own_weights, kept=copied(self.diffusion))
 
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
-        """One person after the other.
+        """One person after the other. With identity guidance the base's weights are put in and out at each step.
 
         Raises:
             ValueError: the number of prompts is no multiple of the number of people.
@@ -193,7 +200,6 @@ class PersonalModels:
         for person in range(len(self)):
             own, model = slice(person, None, len(self)), self if len(self) == 1 else self[[person]]
             with model.bound():
-                as_base = partial(exchanged, self.diffusion, model._base)
-                wanted = {"seeds": seeds[own], "sampling": sampling, "as_base": as_base}
+                wanted = {"seeds": seeds[own], "sampling": sampling, "as_base": self._as_base(sampling)}
                 pictures[own] = draw(self.diffusion, prompts[own], **wanted)
         return torch.stack(pictures)

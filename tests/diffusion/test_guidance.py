@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hdb.diffusion.guidance import ClassifierFree, IdentityGuidance
+from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
@@ -57,7 +57,7 @@ def test_one_scale_asks_the_person_about_both_prompts(personalized, people, nois
     diffusion = personalized.diffusion
     with personalized.bound(people):
         nothing, prompt = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
-        guided = ClassifierFree(diffusion, PROMPTS, num_people=2, scale=3.0)(noisy, TIMESTEP)
+        guided = ClassifierFreeGuidance(diffusion, PROMPTS, num_people=2, scale=3.0)(noisy, TIMESTEP)
     assert_close(guided, nothing + 3 * (prompt - nothing), rtol=0, atol=1e-4)
 
 
@@ -70,6 +70,21 @@ def test_people_are_bound_again_after_a_failure(personalized: PersonalizedDiffus
         assert all(personalized.lidb.layers[name].down is down for name, down in before.items())
 
 
+def test_who_is_bound_while_nobody_is_does_not_stay(personalized: PersonalizedDiffusion, people):
+    with personalized.bound(people):
+        down = next(iter(personalized.lidb.layers.values())).down
+        with personalized.lidb.unbound():
+            with personalized.bound(people[[0]]):
+                assert len(next(iter(personalized.lidb.layers.values())).down) == 1
+            assert next(iter(personalized.lidb.layers.values())).down is None
+        assert next(iter(personalized.lidb.layers.values())).down is down
+
+
+def test_every_picture_has_a_seed(personalized: PersonalizedDiffusion, people):
+    with pytest.raises(ValueError, match="1 seeds for 2 prompts: expected one seed per picture"):
+        personalized.pictures(people, PROMPTS[:2], seeds=[0], sampling=SamplingOptions(2))
+
+
 def test_a_picture_asks_as_often_as_the_options_say(personalized):
     seen: list[int] = []
     personalized.diffusion.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
@@ -78,3 +93,6 @@ def test_a_picture_asks_as_often_as_the_options_say(personalized):
         seen.clear()
         personalized.pictures(people, ["a [V] face"], seeds=[0], sampling=sampling)
         assert sum(seen) == 4 * sampling.num_predictions
+    seen.clear()
+    personalized.pictures(None, ["a [V] face"], seeds=[0], sampling=SamplingOptions(4, identity_guidance_scale=1.5))
+    assert sum(seen) == 4 * 2  # nobody has no identity to be guided to
