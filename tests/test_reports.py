@@ -163,7 +163,7 @@ REFUSED = [
     (11, search, "methods=[]", "no method to search for, expected at least one in grids"),
     (11, search, GRID + " hypernet=nowhere", "nowhere.* is missing"),
     (11, search, 'grids={"k1":{"finetuning.lr":[]}}', "grids has no field for k1, expected one at least"),
-    (11, search, 'grids={"k1":{"sampling.guidance_scale":[1,2]}}', "grids has sampling.guidance_scale, but all settings"),
+    (11, search, 'grids={"k1":{"sampling.guidance_scale":[1,2]}}', "grids has sampling.guidance_scale, but all"),
     (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
     (11, generate, "subject=s.safetensors scale=inf", "scale is 'inf', expected a finite number"),
     (11, generate, f"subject=s.safetensors output={LONG}", "output has a name of 300 bytes"),
