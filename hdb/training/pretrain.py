@@ -38,8 +38,9 @@ class PretrainingOptions:
     where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs: theta is linear in
     them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is that of learned bases, null
     that of `linear_lr`; theta is linear in them too, but what they change is in proportion to `up`, which starts at
-    zero: at that rate they hardly move (0.2 % in 60 steps). `num_val_draws` counts noise levels per validation picture,
-    spread evenly over `timesteps`.
+    zero: at that rate they hardly move (0.2 % in 60 steps). `adam_beta2` is how long AdamW remembers how large
+    gradients were: at .99 a rate that is too high was got over, at .999 not. `num_val_draws` counts noise levels per
+    validation picture, spread evenly over `timesteps`.
 
     `instance_prompt` takes the place of "a [V] face", where that is a picture's prompt. `condition_dropout` is the
     share of training prompts that are left empty, as classifier-free guidance asks the personalized base about the
@@ -58,6 +59,7 @@ class PretrainingOptions:
     bases_lr: float | None = above(None, 0)
     warmup_steps: int = between(100, 0)
     weight_decay: float = between(0.01, 0)
+    adam_beta2: float = between(0.999, 0, 0.99999)
     timesteps: str = timesteps()
     instance_prompt: str = INSTANCE_PROMPT
     condition_dropout: float = between(0.0, 0, 1)
@@ -274,7 +276,7 @@ class HyperNetPretraining(Stage):
         ]
         if bases:  # orthonormal at the start, and no better for being smaller: no decay
             groups.append({"params": bases, "lr": bases_lr, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, options.adam_beta2), weight_decay=options.weight_decay)
         scheduler = get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

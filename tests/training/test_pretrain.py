@@ -185,6 +185,12 @@ def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoi
         pretrain(net=hypernet(learn_bases=True), base=free_base, beta=0.5)
 
 
+def test_adam_forgets_how_large_gradients_were_as_fast_as_it_is_told(pretrain):
+    quick, slow = (pretrain(stop=1, adam_beta2=beta2)[0].optimizers() for beta2 in (0.9, 0.999))
+    (early, *_), (late, *_) = ([state["exp_avg_sq"] for state in of.state.values()] for of in (quick, slow))
+    assert early.max() > 0 and torch.allclose(early, 100 * late)  # after one step (1 - beta2) of the squares
+
+
 def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(pretrain, hypernet):
     _, log = pretrain(net=hypernet(iterations=0), stop=3, linear_lr=0.0, num_val_draws=2)
     assert log.final["val/own_minus_other"] == pytest.approx(0.0, abs=1e-7)
