@@ -89,21 +89,17 @@ class Part(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def crops(
-    images: Tensor, *, scale: tuple[float, float], size: int, generator: torch.Generator, flip: bool = False
-) -> Tensor:
+def crops(images: Tensor, *, scale: tuple[float, float], size: int, generator: torch.Generator) -> Tensor:
     """One random square crop per picture, resized to `size`: (n, 3, h, w) -> (n, 3, size, size).
 
     Args:
         scale: least and most of the side that the crop keeps.
-        flip: mirror half of the pictures. A mirrored person is another person, so not where identity counts.
     """
     n = len(images)
     side = torch.rand(n, generator=generator) * (scale[1] - scale[0]) + scale[0]
     center = (torch.rand(n, 2, generator=generator) * 2 - 1) * (1 - side)[:, None].clamp_min(0)
-    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0) if flip else torch.ones(n)
     theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = side * mirror, side
+    theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = center
     grid = nn.functional.affine_grid(theta.to(images), [n, 3, size, size], align_corners=False)
     return nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -191,7 +191,7 @@ def _recognizer(views: Views, options: WorldBaseOptions, common: dict[str, Any])
 def _dino(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
     model, arguments = models.dino(options.resolution)
     network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=options.resolution, **CENTERED)
-    return SelfSupervisedTraining(views, network, **common)
+    return SelfSupervisedTraining(views.of_kind("plain"), network, **common)  # as the published one: photographs
 
 
 def _classifier(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:

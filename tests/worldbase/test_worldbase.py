@@ -118,13 +118,10 @@ def test_identifier_has_no_meaning():
     assert without_identifier("a [V] face smiling, oil painting") == "a face smiling, oil painting"
 
 
-def test_whole_crop_changes_nothing_and_mirroring_only_mirrors(views):
+def test_whole_crop_and_no_jitter_change_nothing(views):
     images = views.pictures(torch.arange(4))
     whole = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(whole, images, atol=1e-4, rtol=0)
-    flipped = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0), flip=True)
-    for before, after in zip(images, flipped, strict=True):
-        assert torch.allclose(after, before, atol=1e-4) or torch.allclose(after, before.flip(-1), atol=1e-4)
     torch.testing.assert_close(jitter(images, strength=0.0, generator=torch.Generator()), images)
 
 
