@@ -39,8 +39,8 @@ class PretrainingOptions:
     them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is that of learned bases, null
     that of `linear_lr`; theta is linear in them too, but what they change is in proportion to `up`, which starts at
     zero: at that rate they hardly move (0.2 % in 60 steps). `adam_beta2` is how long AdamW remembers how large
-    gradients were: at .99 a rate that is too high was got over, at .999 not. `num_val_draws` counts noise levels per
-    validation picture, spread evenly over `timesteps`.
+    gradients were: at .99 training recovered from a rate that is too high, at .999 not. `num_val_draws` counts noise
+    levels per validation picture, spread evenly over `timesteps`.
 
     `instance_prompt` takes the place of "a [V] face", where that is a picture's prompt. `condition_dropout` is the
     share of training prompts that are left empty, as classifier-free guidance asks the personalized base about the
