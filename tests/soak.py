@@ -77,7 +77,7 @@ class Run:
             os.dup2(log.fileno(), 2)
         left = 99
         try:
-            tqdm.set_lock(threading.RLock())  # not the one that all share: who is killed would keep it from the next
+            unshared(tqdm, threading.RLock())
             FaceCropper.crop = FaceCropper.check = uncropped
             first()
             left = code(COMMANDS[self.command].main, [*self.given(place), *more])
@@ -107,6 +107,13 @@ class Run:
             return files, without_costs(scores)
         kinds = (".tar", ".safetensors")
         return {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.suffix in kinds}
+
+
+def unshared(bars: type[tqdm], lock: threading.RLock) -> None:
+    """Gives bars, and all kinds of them, this lock for the one that forked processes share: a killed one keeps that."""
+    bars.set_lock(lock)
+    for kind in bars.__subclasses__():  # each may have taken its own
+        unshared(kind, lock)
 
 
 def uncropped(self: FaceCropper, picture: Any, *, resolution: int, face: int | None = None) -> torch.Tensor:
