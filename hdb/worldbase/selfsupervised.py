@@ -26,8 +26,8 @@ class SelfSupervisedTraining(Part):
     Source: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294, section 3.1.
     Paper: 2 large and 8 small crops. Here: 2 and 4, because two cores train it too. Each crop has other
     surroundings (`elsewhere`): what two crops of a drawn picture have most plainly in common is the backdrop, and a
-    network that was trained on plain crops told nobody apart. Neither colors are changed nor sides, unlike there: with
-    both it came to say the same of everybody.
+    network that was trained on plain crops told nobody apart. Neither colors are changed nor sides, unlike there: on
+    photographs, with AdamW and both, it came to say the same of everybody.
     """
 
     def __init__(self, views: Views, network: TimmEmbedder, **part):
