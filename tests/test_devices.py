@@ -35,7 +35,8 @@ from hdb.training import device
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.prior import Prior
 from hdb.training.textual_inversion import WordFitting
 

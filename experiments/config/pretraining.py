@@ -10,7 +10,7 @@ from hdb.lidb.layout import LiDBOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.pretrain import PretrainingOptions
+from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.ranks import ProcessOptions
 
 

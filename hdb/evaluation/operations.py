@@ -24,7 +24,8 @@ from hdb.hypernet.options import HyperNetOptions, new_hypernet
 from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 META = torch.device("meta")
 

@@ -20,7 +20,7 @@ from hdb.training.dreambooth import DreamBoothOptions
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
-from hdb.training.pretrain import PretrainingOptions
+from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.textual_inversion import TextualInversionOptions
 
 # Dense products in bfloat16 and in float32, TFLOP/s. Source: NVIDIA's data sheets of H100 SXM, A100 SXM and RTX 4090.

@@ -29,7 +29,8 @@ from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import accelerator, check_precision, precision, timed
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 
 @dataclass

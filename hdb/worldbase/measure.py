@@ -33,7 +33,8 @@ from hdb.metrics.judges import classifier
 from hdb.prompts import CLASS_PROMPT, without_identifier
 from hdb.training.curves import curves_sheet
 from hdb.training.device import device_of
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 from hdb.worldbase import quality
 from hdb.worldbase.report import CURVES_FILE, markdown, records
 from hdb.worldbase.trainings import NETWORKS, WorldBaseOptions

@@ -24,7 +24,8 @@ from hdb.training.callbacks import PreviewOptions
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 LIDB = LiDBOptions(a=4, b=3)
 

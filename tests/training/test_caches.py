@@ -22,7 +22,8 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import face_encoder
 from hdb.lidb.layout import LiDBOptions
 from hdb.training.caches import CacheOptions, write_caches
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 
 def picture(number: int) -> bytes:

@@ -13,7 +13,8 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import begin
 from hdb.training.curves import read_curve
 from hdb.training.hypernet_run import ScheduleOptions, fit_hypernet
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 

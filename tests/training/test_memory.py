@@ -15,7 +15,8 @@ from hdb.hypernet.options import HyperNetOptions, new_hypernet
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions
+from hdb.training.pretrain import HyperNetPretraining
+from hdb.training.pretraining_options import PretrainingOptions
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
 

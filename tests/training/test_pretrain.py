@@ -13,7 +13,8 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
 from hdb.training.denoising import private_generator
-from hdb.training.pretrain import HyperNetPretraining, PretrainingOptions, someone_else
+from hdb.training.pretrain import HyperNetPretraining, someone_else
+from hdb.training.pretraining_options import PretrainingOptions
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 
