@@ -12,8 +12,8 @@ from experiments.tracking import check_mode, wandb_logger
 from hdb.runs.locks import locked
 from hdb.runs.logger import attempted
 from hdb.runs.outputs import check_room
-from hdb.worldbase.trainings import fit, refuse_foreign_weights, training_people, waiting
-from hdb.worldbase.views import Views
+from hdb.faceworld.base.trainings import fit, refuse_foreign_weights, training_people, waiting
+from hdb.faceworld.base.views import Views
 
 
 def main(argv: list[str]) -> None:

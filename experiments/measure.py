@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, TrainBase, load
-from hdb.worldbase.measure import HypernetTraining, measure
+from hdb.faceworld.base.measure import HypernetTraining, measure
 
 
 def main(argv: list[str]) -> None:

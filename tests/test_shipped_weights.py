@@ -14,7 +14,7 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.worldbase import quality
+from hdb.faceworld.base import quality
 
 WEIGHTS = Path("hdb/faceworld/weights")
 

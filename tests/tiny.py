@@ -112,7 +112,7 @@ def save_tiny_judges(folder: Path) -> Path:
 
     from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
     from hdb.metrics.networks import AttributeClassifier
-    from hdb.worldbase.classifier import HEADS
+    from hdb.faceworld.base.classifier import HEADS
 
     for number, name in enumerate(("recognizer", "dino")):
         TimmEmbedder("resnet10t", {"num_classes": 8}, resolution=32, seed=number).save(folder / name)

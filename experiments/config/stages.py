@@ -27,8 +27,8 @@ from hdb.training.caches import CacheOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.ranks import ProcessOptions
-from hdb.worldbase.measure import MeasureOptions
-from hdb.worldbase.trainings import PARTS
+from hdb.faceworld.base.measure import MeasureOptions
+from hdb.faceworld.base.trainings import PARTS
 
 
 @dataclass

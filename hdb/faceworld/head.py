@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hdb.faceworld.framing import Framing
+from hdb.faces.framing import Framing
 from hdb.faceworld.identity import LOCAL_REGIONS, NUM_ASYMMETRY, Identity
 from hdb.faceworld.mesh import Channel, Material, Mesh, vertex_normals
 from hdb.faceworld.noise import bump, smoothstep

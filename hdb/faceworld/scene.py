@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hdb.faceworld.framing import Framing
+from hdb.faces.framing import Framing
 from hdb.faceworld.head import EYE_DEPTH, EYE_HEIGHT
 from hdb.faceworld.identity import Identity
 from hdb.faceworld.mesh import Mesh

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.faceworld.framing import face_weight
+from hdb.faces.framing import face_weight
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.training.denoising import Stage, Timesteps

@@ -11,7 +11,7 @@ from timm.optim import Muon
 from torch import Tensor, nn
 
 from hdb.training.fitting import Steps
-from hdb.worldbase.views import Views
+from hdb.faceworld.base.views import Views
 
 OPTIMIZERS = ("adamw", "muon")
 

@@ -26,16 +26,16 @@ from hdb.training.checkpoints import WholeCheckpoints, readable
 from hdb.training.curves import write_curve
 from hdb.training.device import accelerator, device_of, now, precision
 from hdb.training.stopping import WholeSteps
-from hdb.worldbase import models
-from hdb.worldbase.autoencoder import AutoencoderTraining
-from hdb.worldbase.classifier import HEADS, ClassifierTraining
-from hdb.worldbase.denoiser import DenoiserTraining
-from hdb.worldbase.identity import IdentityTraining
-from hdb.worldbase.part import OPTIMIZERS, Part
-from hdb.worldbase.report import weights_digest
-from hdb.worldbase.selfsupervised import SelfSupervisedTraining
-from hdb.worldbase.text import TextTraining, text_encoder_of
-from hdb.worldbase.views import Views
+from hdb.faceworld.base import models
+from hdb.faceworld.base.autoencoder import AutoencoderTraining
+from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.part import OPTIMIZERS, Part
+from hdb.faceworld.base.report import weights_digest
+from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
+from hdb.faceworld.base.text import TextTraining, text_encoder_of
+from hdb.faceworld.base.views import Views
 
 # In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
 PARTS = {

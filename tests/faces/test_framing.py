@@ -7,7 +7,7 @@ import torch
 from hdb.diffusion.sheet import to_image
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld import FaceWorld
-from hdb.faceworld.framing import Framing
+from hdb.faces.framing import Framing
 from hdb.faceworld.view import sample_nuisances
 
 EYES = 0.5 - 0.0269  # height of the point between the eyes: a tenth of the way to the mouth above the center

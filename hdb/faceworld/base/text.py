@@ -11,9 +11,9 @@ from transformers import CLIPTextModel
 
 from hdb.metrics.embedders import ClipEmbedder
 from hdb.prompts import without_identifier
-from hdb.worldbase import models
-from hdb.worldbase.part import Part, crops, jitter
-from hdb.worldbase.views import Views
+from hdb.faceworld.base import models
+from hdb.faceworld.base.part import Part, crops, jitter
+from hdb.faceworld.base.views import Views
 
 
 class TextTraining(Part):

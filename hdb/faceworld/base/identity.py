@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hdb.worldbase.part import Part, crops, jitter, soften
-from hdb.worldbase.views import Views
+from hdb.faceworld.base.part import Part, crops, jitter, soften
+from hdb.faceworld.base.views import Views
 
 TEMPERATURE = 0.1  # of the cosines
 

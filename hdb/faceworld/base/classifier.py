@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES
 from hdb.metrics.networks import AttributeClassifier
-from hdb.worldbase.part import Part, crops, jitter, soften
-from hdb.worldbase.views import Views
+from hdb.faceworld.base.part import Part, crops, jitter, soften
+from hdb.faceworld.base.views import Views
 
 HEADS = {
     "style": list(STYLES),

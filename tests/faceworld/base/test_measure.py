@@ -16,7 +16,7 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.worldbase import measure
+from hdb.faceworld.base import measure
 
 CONFIGS = Path("configs/faceworld").resolve()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdb.worldbase import models
-from hdb.worldbase.part import Part
-from hdb.worldbase.principal import start_at_components
-from hdb.worldbase.views import Views
+from hdb.faceworld.base import models
+from hdb.faceworld.base.part import Part
+from hdb.faceworld.base.principal import start_at_components
+from hdb.faceworld.base.views import Views
 
 NUM_FOR_START = 480  # pictures that the components are taken from
 NUM_STANDARDIZED = 512  # and those that scale and shift of the latents are

@@ -21,15 +21,15 @@ from hdb.faceworld.view import sample_view
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.prompts import without_identifier
-from hdb.worldbase import models, quality
-from hdb.worldbase.autoencoder import AutoencoderTraining
-from hdb.worldbase.classifier import HEADS, ClassifierTraining
-from hdb.worldbase.denoiser import DenoiserTraining
-from hdb.worldbase.identity import IdentityTraining, batch_margin_softmax
-from hdb.worldbase.part import crops, elsewhere, jitter
-from hdb.worldbase.selfsupervised import Prototypes, SelfSupervisedTraining
-from hdb.worldbase.text import TextTraining
-from hdb.worldbase.views import Views
+from hdb.faceworld.base import models, quality
+from hdb.faceworld.base.autoencoder import AutoencoderTraining
+from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
+from hdb.faceworld.base.part import crops, elsewhere, jitter
+from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
+from hdb.faceworld.base.text import TextTraining
+from hdb.faceworld.base.views import Views
 
 SIZE = 64
 SETTINGS = {"batch_size": 6, "lr": 1e-3, "seed": 3}

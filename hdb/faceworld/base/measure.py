@@ -35,10 +35,10 @@ from hdb.training.curves import curves_sheet
 from hdb.training.device import device_of
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
-from hdb.worldbase import quality
-from hdb.worldbase.report import CURVES_FILE, markdown, records
-from hdb.worldbase.trainings import NETWORKS, WorldBaseOptions
-from hdb.worldbase.views import Views
+from hdb.faceworld.base import quality
+from hdb.faceworld.base.report import CURVES_FILE, markdown, records
+from hdb.faceworld.base.trainings import NETWORKS, WorldBaseOptions
+from hdb.faceworld.base.views import Views
 
 ROWS, COLUMNS = 10, 20  # of the sheet of the base's own pictures
 OWN_FACES = 100  # pictures of nobody, compared with as many people

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from hdb.metrics.embedders import TimmEmbedder
-from hdb.worldbase.part import Part, crops, elsewhere
-from hdb.worldbase.views import Views
+from hdb.faceworld.base.part import Part, crops, elsewhere
+from hdb.faceworld.base.views import Views
 
 NUM_PROTOTYPES = 512
 TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1
