@@ -1,4 +1,4 @@
-"""README's tables from the results that are committed: python -m experiments.readme
+"""Writes the tables of README and docs from the results that are committed: python -m experiments.readme
 
 With `results=outputs/eval` those of an evaluation come first: results.json as `kept`, and its picture beside that.
 """
@@ -7,26 +7,33 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Readme, load
-from hdb.evaluation.readme import filled, read_results
+from hdb.evaluation.readme import fill_tables, read_results
 from hdb.files import read_text, write_files, write_json
 
 
 def main(argv: list[str]) -> None:
     config = load(Readme, argv)
-    readme, kept = Path(config.readme), Path(config.kept)
-    if not readme.is_file():
-        raise ValueError(f"no file {readme}: expected the text whose tables are to be written")
+    documents = [Path(name) for name in config.readme]
+    for document in documents:
+        if not document.is_file():
+            raise ValueError(f"no file {document}: expected a text whose tables are to be written")
     if config.results is not None:
-        folder = Path(config.results)
-        found = read_results(folder / "results.json")
-        picture = (folder / config.picture).read_bytes()
-        write_json(kept, found)
-        write_files({kept.with_suffix(".png"): picture})
-    before = read_text(readme)
-    after = filled(before, root=readme.parent)
-    if after != before:
-        write_files({readme: after.encode()})
-    print(f"{readme} {'has new' if after != before else 'had these'} tables")
+        keep_results(Path(config.results), kept=Path(config.kept), picture=config.picture)
+    before = {document: read_text(document) for document in documents}
+    after = {document: fill_tables(text, root=Path()) for document, text in before.items()}
+    for document in documents:
+        changed = after[document] != before[document]
+        if changed:
+            write_files({document: after[document].encode()})
+        print(f"{document} {'has new' if changed else 'had these'} tables")
+
+
+def keep_results(folder: Path, *, kept: Path, picture: str) -> None:
+    """Copies the results of an evaluation and a picture of it to where they are committed."""
+    results = read_results(folder / "results.json")
+    content = (folder / picture).read_bytes()
+    write_json(kept, results)
+    write_files({kept.with_suffix(Path(picture).suffix): content})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import yaml
 from experiments import ablate
 from experiments.config import Ablate, Variant, load
 from experiments.config import variants as words_of_variants
-from hdb.evaluation.ablation import table
+from hdb.evaluation.ablation import ablation_table, variant_record
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
@@ -39,16 +39,20 @@ def variants(tiny_words):
 
 def cells(table: str) -> list[dict[str, str]]:
     """A table of Markdown as column -> cell, row by row."""
-    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def results(people: list[str], **of_method: list[float]) -> tuple[dict, dict]:
-    """metrics.json and results.json of a variant with these face_rec, person by person."""
+def record(people: list[str], **face_rec: list[float]) -> dict:
+    """A variant with these face_rec, person by person."""
     score = {"mean": 0.5, "ci95": [0.4, 0.6]}
-    methods = {name: {"face_rec": {**score, "per_identity": of}, "clip_t": score} for name, of in of_method.items()}
+    methods = {
+        name: {"face_rec": {**score, "per_identity": scores}, "clip_t": {**score, "per_identity": scores}}
+        for name, scores in face_rec.items()
+    }
     metrics = {"val/own_minus_other": -0.02, "val/own_minus_other_ci95": 0.01, "val/own_better": 0.9375}
-    return metrics, {"protocol": {"identities": people}, "methods": methods}
+    return variant_record(metrics, {"protocol": {"identities": people}, "methods": methods})
 
 
 def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, variants):
@@ -60,6 +64,8 @@ def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, v
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("*/pretrain/last.ckpt")}
     assert sorted(path.parts[2] for path in trained) == ["deep", "default"]
     assert json.loads((folder / "default" / "words.json").read_text())["preoptimize"] == []  # no targets
+    written = json.loads((folder / "ablations.json").read_text())["variants"]
+    assert (folder / "ablations.md").read_text() == ablation_table(written).markdown() + "\n"
     rows = cells((folder / "ablations.md").read_text())
     assert [row["variant"] for row in rows] == ["default", "deep", "wide"]
     for column in ("only_hyper face_rec", "only_hyper clip_t", "own minus other", "own better"):
@@ -78,12 +84,12 @@ def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, v
 
 def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_columns_of_methods_that_there_are():
     rows = {
-        "base": results(["a", "b", "c"], no_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.1, 0.5, 0.9], oracle=[1, 1, 1]),
-        "all": results(["c", "b", "a"], only_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.95, 0.55, 0.15]),
-        "few": results(["b", "z"], hyperdreambooth=[0.4, 0.0]),
-        "others": results(["y", "z"], hyperdreambooth=[0.4, 0.0]),
+        "base": record(["a", "b", "c"], no_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.1, 0.5, 0.9], oracle=[1, 1, 1]),
+        "all": record(["c", "b", "a"], only_hyper=[0.1, 0.2, 0.3], hyperdreambooth=[0.95, 0.55, 0.15]),
+        "few": record(["b", "z"], hyperdreambooth=[0.4, 0.0]),
+        "others": record(["y", "z"], hyperdreambooth=[0.4, 0.0]),
     }
-    base, everybody, few, others = cells(table(rows))
+    base, everybody, few, others = cells(ablation_table(rows).markdown())
     methods = [column.split()[0] for column in base if column.endswith("clip_t")]
     assert methods == ["only_hyper", "no_hyper", "hyperdreambooth"]
     gain = "hyperdreambooth face_rec minus base"
@@ -92,7 +98,7 @@ def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_colum
     assert not everybody["only_hyper face_rec minus base"]  # the first variant has no such method
     assert everybody["only_hyper face_rec"] == "0.500 [0.400, 0.600]" and not everybody["no_hyper face_rec"]
     assert base["own better"] == "0.938" and base["own minus other"] == "-0.0200 ± 0.0100"
-    (alone,) = cells(table({"base": results(["a"], hyperdreambooth=[0.1])}))
+    (alone,) = cells(ablation_table({"base": record(["a"], hyperdreambooth=[0.1])}).markdown())
     assert list(alone)[3:] == ["hyperdreambooth face_rec", "hyperdreambooth clip_t", gain]
 
 

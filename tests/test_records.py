@@ -15,7 +15,8 @@ def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, 
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb"))
     judges = Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
     outcome = evaluation(tmp_path / "eval", judges, size=(2, 1, 1), num_methods=3, side=32)
-    files = [tmp_path / "eval" / name for name in ("results.json", "report.html", "tradeoff.png", "grid.png")]
+    names = ("results.json", "report.html", "tradeoff.png", "grid.png", "people.jpg")
+    files = [tmp_path / "eval" / name for name in names]
     metrics, images, tables, artifacts = {}, {}, {}, []
     run = SimpleNamespace(log=tables.update, log_artifact=lambda artifact, aliases: artifacts.append(artifact))
     logger = PatientLogger(experiment=run)

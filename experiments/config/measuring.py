@@ -82,15 +82,15 @@ class Evaluate(Compared, ProcessOptions, Drawing):
 
 @dataclass
 class Readme:
-    """The tables of `readme`, each between two marks that name a file of results.
+    """The tables of the files in `readme`, each between two marks that name a file of results.
 
     `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
     the same name.
     """
 
-    readme: str = "README.md"
+    readme: list[str] = texts(lambda: ["README.md", "docs/results.md"])
     results: str | None = None
-    picture: str = "grid.png"
+    picture: str = "people.jpg"
     kept: str = "hdb/faceworld/weights/eval.json"
 
 

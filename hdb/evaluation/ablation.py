@@ -1,41 +1,68 @@
 """What each choice is worth: a row for each variant of a hypernetwork and its evaluation."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from hdb.evaluation.tables import Table
 from hdb.methods.table import OURS
 from hdb.metrics.intervals import paired_ci
 
 SHOWN = ("only_hyper", "no_hyper", OURS)
 SCORES = ("face_rec", "clip_t")
 PAIRED = ("only_hyper", OURS)  # methods whose face_rec is compared with the first variant's
+METRICS = ("val/own_minus_other", "val/own_minus_other_ci95", "val/own_better")
 
 
-def table(rows: dict[str, tuple[dict, dict]]) -> str:
-    """Markdown: how well people are told apart, scores, and what face_rec gains over the first variant.
-
-    People are told apart by the loss under one's own theta less that under another's. Intervals are of 95 %; gains are
-    differences person by person. A cell is empty where a variant lacks the method.
+def variant_record(metrics: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table needs of a variant, small enough to be committed.
 
     Args:
-        rows: variant -> (metrics.json, results.json).
+        metrics: metrics.json of its pretraining.
+        results: results.json of its evaluation.
     """
-    known = {method for _, results in rows.values() for method in results["methods"]}
+    methods = {
+        method: {score: {key: entry[score][key] for key in ("mean", "ci95", "per_identity")} for score in SCORES}
+        for method, entry in results["methods"].items()
+        if method in SHOWN
+    }
+    return {
+        "metrics": {name: metrics[name] for name in METRICS},
+        "identities": results["protocol"]["identities"],
+        "methods": methods,
+    }
+
+
+def ablation_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How well people are told apart, scores, and what face_rec gains over the first variant.
+
+    A cell is empty where a variant lacks the method.
+
+    Args:
+        variants: name -> `variant_record`.
+    """
+    known = {method for record in variants.values() for method in record["methods"]}
     shown = [method for method in SHOWN if method in known]
-    gains = [method for method in PAIRED if method in known]
-    first, (_, baseline) = next(iter(rows.items()))
+    paired = [method for method in PAIRED if method in known]
+    first, baseline = next(iter(variants.items()))
     columns = ["variant", "own minus other", "own better"]
     columns += [f"{method} {score}" for method in shown for score in SCORES]
-    columns += [f"{method} face_rec minus {first}" for method in gains]
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for name, (metrics, results) in rows.items():
-        half = metrics["val/own_minus_other_ci95"]
-        cells = [name, f"{metrics['val/own_minus_other']:+.4f} ± {half:.4f}", f"{metrics['val/own_better']:.3f}"]
+    columns += [f"{method} face_rec minus {first}" for method in paired]
+    rows = []
+    for name, record in variants.items():
+        difference, half_width, own_better = (record["metrics"][metric] for metric in METRICS)
+        cells = [name, f"{difference:+.4f} ± {half_width:.4f}", f"{own_better:.3f}"]
         for method in shown:
-            cells += [score_cell(results["methods"].get(method), score) for score in SCORES]
-        cells += ["" if name == first else gain_cell(results, baseline, method) for method in gains]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            cells += [score_cell(record["methods"].get(method), score) for score in SCORES]
+        cells += ["" if name == first else gain_cell(record, baseline, method) for method in paired]
+        rows.append(cells)
+    note = (
+        "own minus other: denoising loss under one's own theta less that under another person's. Brackets: 95 % "
+        "intervals over people. Differences are taken person by person."
+    )
+    return Table("Ablations", columns, rows, note)
 
 
-def score_cell(entry: dict | None, score: str) -> str:
+def score_cell(entry: Mapping[str, Any] | None, score: str) -> str:
     """Mean and interval."""
     if entry is None:
         return ""
@@ -43,20 +70,19 @@ def score_cell(entry: dict | None, score: str) -> str:
     return f"{entry[score]['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def gain_cell(results: dict, baseline: dict, method: str) -> str:
+def gain_cell(record: Mapping[str, Any], baseline: Mapping[str, Any], method: str) -> str:
     """The difference of face_rec over the people that both variants evaluated; empty where one did not."""
-    ours, theirs = face_rec_of_people(results, method), face_rec_of_people(baseline, method)
-    both = [person for person in ours if person in theirs]
+    ours = face_rec_by_identity(record, method)
+    theirs = face_rec_by_identity(baseline, method)
+    both = [identity for identity in ours if identity in theirs]
     if not both:
         return ""
-    gain = paired_ci([ours[person] for person in both], [theirs[person] for person in both])
+    gain = paired_ci([ours[identity] for identity in both], [theirs[identity] for identity in both])
     return f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
-def face_rec_of_people(results: dict, method: str) -> dict[str, float]:
-    """Person -> score; nobody where the method is missing."""
-    if method not in results["methods"]:
+def face_rec_by_identity(record: Mapping[str, Any], method: str) -> dict[str, float]:
+    """Identity -> score; empty where the method is missing."""
+    if method not in record["methods"]:
         return {}
-    return dict(
-        zip(results["protocol"]["identities"], results["methods"][method]["face_rec"]["per_identity"], strict=True)
-    )
+    return dict(zip(record["identities"], record["methods"][method]["face_rec"]["per_identity"], strict=True))

@@ -81,9 +81,13 @@ def jpeg(image: Image.Image, *, size: int | None = None) -> str:
     """A picture within the page, no larger than `size`."""
     if size is not None and image.width > size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return data(as_jpeg(image, quality=QUALITY), "jpeg")
+
+
+def as_jpeg(image: Image.Image, *, quality: int) -> bytes:
     content = io.BytesIO()
-    image.save(content, format="JPEG", quality=QUALITY)
-    return data(content.getvalue(), "jpeg")
+    image.save(content, format="JPEG", quality=quality)
+    return content.getvalue()
 
 
 def data(content: bytes, kind: str) -> str:

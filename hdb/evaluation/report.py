@@ -12,9 +12,11 @@ import hdb
 from hdb.diffusion.sheet import save_image
 from hdb.evaluation.cost import device_name
 from hdb.evaluation.evaluate import Outcome
-from hdb.evaluation.page import page
+from hdb.evaluation.page import as_jpeg, page
 from hdb.evaluation.plot import Curves, trade_off
+from hdb.evaluation.sheet import overview
 from hdb.files import write_files, write_json, write_text
+from hdb.methods.table import OURS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "lightning", "timm", "facenet-pytorch")
 
@@ -26,7 +28,7 @@ def versions(device: torch.device) -> dict[str, str]:
 
 
 def write_report(folder: Path, outcome: Outcome, *, about: Mapping[str, Any], curves: Curves) -> list[Path]:
-    """Writes results.json, report.html, tradeoff.png and grid.png.
+    """Writes results.json, report.html, tradeoff.png, grid.png and people.jpg.
 
     Args:
         about: further facts of the results, by name; those of `protocol` are added to it.
@@ -36,10 +38,10 @@ def write_report(folder: Path, outcome: Outcome, *, about: Mapping[str, Any], cu
     for name, facts in about.items():
         results[name] = results.get(name, {}) | facts
     plot, grid = trade_off(results, curves), outcome.grid
-    names = ("results.json", "report.html", "tradeoff.png", "grid.png")
-    last, html, png, sheet = (folder / name for name in names)
+    names = ("results.json", "report.html", "tradeoff.png", "grid.png", "people.jpg")
+    last, html, png, sheet, people = (folder / name for name in names)
     save_image(grid, sheet)
-    write_files({png: plot})
+    write_files({png: plot, people: as_jpeg(overview(outcome.pictures, method=OURS), quality=95)})
     write_text(html, page(results, outcome.pictures, plot=plot, grid=grid))
     write_json(last, results)
-    return [last, html, png, sheet]
+    return [last, html, png, sheet, people]

@@ -13,6 +13,8 @@ from hdb.faces.picture import to_tensor
 PROMPTS_ABREAST = 6  # on the sheet of an evaluation
 PEOPLE_SHOWN = 12
 TILE = 128  # px
+OVERVIEW_PEOPLE = 6
+OVERVIEW_PROMPTS = 4
 
 
 def comparison(pictures: Pictures, *, methods: Sequence[str]) -> Image.Image:
@@ -34,6 +36,26 @@ def comparison(pictures: Pictures, *, methods: Sequence[str]) -> Image.Image:
     for number, block in enumerate(blocks):
         sheet.paste(block, (0, sum(above.height for above in blocks[:number])))
     return sheet
+
+
+def overview(pictures: Pictures, *, method: str) -> Image.Image:
+    """Six people, each a column: the reference, then four prompts, at the pictures' own size. README shows it."""
+    people = range(min(OVERVIEW_PEOPLE, len(pictures.people.names)))
+    prompts = [pictures.prompts.index(prompt) for prompt in overview_prompts(pictures.prompts)]
+    references = [pictures.people.references[person, 0] for person in people]
+    rows = [references, *([small(pictures, method, person, prompt) for person in people] for prompt in prompts)]
+    return picture_grid(rows, tile=min(TILE, references[0].shape[-1]))
+
+
+def overview_prompts(prompts: Sequence[str]) -> list[str]:
+    """Four prompts of an evaluation, spread over the list.
+
+    >>> overview_prompts(["snow", "beach", "forest", "sketch", "oil", "statue"])
+    ['snow', 'forest', 'sketch', 'statue']
+    """
+    last = len(prompts) - 1
+    positions = {round(last * place / (OVERVIEW_PROMPTS - 1)) for place in range(OVERVIEW_PROMPTS)}
+    return [prompts[position] for position in sorted(positions)]
 
 
 def small(pictures: Pictures, method: str, person: int, prompt: int) -> Float[Tensor, "3 h w"]:

@@ -30,6 +30,8 @@ PAPER = {
     "Table 2: DreamBooth in fewer steps": (OURS, "dreambooth", "dreambooth_agg1", "dreambooth_agg2"),
     "Table 3: what each part is worth": ("no_hyper", "only_hyper", "k1", OURS),
 }
+# Of README: the paper's own method, what it is compared with, and its two halves.
+SUMMARY = (OURS, "dreambooth", "textual_inversion", "no_hyper", "only_hyper")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def score_table(
         note += "; in brackets normalized to 0 = unpersonalized, 1 = oracle, where the judge tells these two apart"
     batch = f"{protocol['subjects_per_batch']} people, one where a method changes the base"
     return Table(title, columns, rows, f"{note}. Seconds of one person, alone and as one of a batch of {batch}.")
+
+
+def summary_table(results: Mapping[str, Any]) -> Table:
+    """Means and costs of the paper's methods alone: five rows for README."""
+    protocol = results["protocol"]
+    rows = []
+    for name in SUMMARY:
+        if name not in results["methods"]:
+            continue
+        entry = results["methods"][name]
+        scores = [minus(f"{entry[score]['mean']:.3f}") for score in SCORES]
+        rows.append([title_of(name, protocol), *scores, digits(entry["seconds_alone"]), f"{entry['bytes'] / 1e3:,.0f}"])
+    columns = ["method", *SCORES, "seconds", "KB"]
+    return Table("Summary", columns, rows, f"{size(protocol)}; seconds for one person and the size of the file.")
 
 
 def difference_table(results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Ours") -> Table:

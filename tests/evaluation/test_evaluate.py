@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from white_noise import evaluation
 
 from hdb.evaluation.summary import SCORES
@@ -31,7 +32,9 @@ def test_an_evaluation_leaves_results_page_plot_and_grid_and_goes_on_with_its_pi
         assert first["oracle"][score]["reason"] == "not told apart by this judge"
     page = (tmp_path / "report.html").read_text()
     assert "not told apart by this judge" in page and "a [V] face number 1" in page
-    assert all((tmp_path / name).stat().st_size > 500 for name in ("tradeoff.png", "grid.png", "manifest.jsonl"))
+    for name in ("tradeoff.png", "grid.png", "people.jpg", "manifest.jsonl"):
+        assert (tmp_path / name).stat().st_size > 500
+    assert Image.open(tmp_path / "people.jpg").size == (3 * 32, 3 * 32)  # three people; the reference and two prompts
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/[!r]*/*/*.png")}
     assert len(kept) == 4 * 3 * 2 * 2
     gone = Path(next(iter(kept)))

@@ -134,6 +134,13 @@ def test_tables_say_what_was_found_by_hand(results):
     assert "4 unseen people × 2 prompts × 1 pictures" in differ.note
 
 
+def test_the_summary_has_a_row_for_each_method_of_the_paper_that_was_evaluated(results):
+    summary = tables.summary_table(results)
+    assert [row[0] for row in summary.rows] == ["HyperDreamBooth", "DreamBooth, 1200 steps"]
+    ours = dict(zip(summary.columns, summary.rows[0], strict=True))
+    assert (ours["face_rec"], ours["clip_t"], ours["seconds"], ours["KB"]) == ("0.500", "0.650", "3.00", "0")
+
+
 def test_numbers_of_seconds_and_factors_have_three_digits():
     written = {0.0079: "0.00790", 1.5: "1.50", 14.81: "14.8", 126.4: "126", 5000.4: "5000", 0.0: "0"}
     assert {number: tables.digits(number) for number in written} == written
@@ -250,12 +257,14 @@ def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versi
 
 
 def test_readme_and_the_committed_results_say_the_same():
-    from hdb.evaluation.readme import filled
+    from experiments.config import Readme
+    from hdb.evaluation.readme import fill_tables
 
     root = Path(__file__).parents[2]
-    text = (root / "README.md").read_text()
-    assert filled(text, root=root) == text, "run python -m experiments.readme"
-    assert "<!-- scores: hdb/faceworld/weights/eval.json -->" in text
+    for document in Readme().readme:
+        text = (root / document).read_text()
+        assert fill_tables(text, root=root) == text, "run python -m experiments.readme"
+        assert "hdb/faceworld/weights/" in text
 
 
 def test_readmes_tables_are_written_between_their_marks_and_nothing_else_is_touched(results, tmp_path, call):
@@ -264,24 +273,26 @@ def test_readmes_tables_are_written_between_their_marks_and_nothing_else_is_touc
     folder = Path("eval")
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results))
-    save_image(Image.new("RGB", (9, 9)), folder / "grid.png")
+    (folder / "people.jpg").write_bytes(b"a picture")
     text = "# Mine\n\n<!-- scores: kept/eval.json -->\nold\n<!-- end -->\nbetween\n"
     Path("README.md").write_text(text + "<!-- differences: kept/eval.json -->\n<!-- end -->\nlast")
-    assert call(readme, "results=eval", "kept=kept/eval.json") == 0
+    Path("docs.md").write_text("<!-- caption: kept/eval.json -->\n<!-- end -->\n")
+    assert call(readme, "results=eval", "kept=kept/eval.json", "readme=[README.md,docs.md]") == 0
     written = Path("README.md").read_text()
     start, rest = written.split("<!-- scores: kept/eval.json -->\n")
     assert start == "# Mine\n\n" and rest.startswith(tables.score_table(results).markdown() + "\n<!-- end -->\nbetween")
     assert written.endswith(tables.difference_table(results).markdown() + "\n<!-- end -->\nlast")
-    assert Path("kept/eval.png").read_bytes() == (folder / "grid.png").read_bytes()
+    assert "Rows: the one photo; *a photo of a [V] face*; *a [V] face, oil painting*." in Path("docs.md").read_text()
+    assert Path("kept/eval.jpg").read_bytes() == b"a picture"
     stamp = Path("README.md").stat().st_mtime_ns
-    assert call(readme) == 0 and Path("README.md").stat().st_mtime_ns == stamp
+    assert call(readme, "readme=README.md") == 0 and Path("README.md").stat().st_mtime_ns == stamp
 
 
 BAD = [
     ("no marks", "there is no mark for a table, expected one of the kind <!-- scores: path -->"),
     (
         "<!-- sums: kept/eval.json -->\n<!-- end -->",
-        "asks for 'sums', expected one of scores, differences, shares, paper",
+        "asks for 'sums', expected one of scores, differences, shares, paper, summary, caption, ablations",
     ),
     ("<!-- scores: kept/eval.json -->\n", "<!-- scores: kept/eval.json --> has no end, expected <!-- end -->"),
     ("<!-- scores: a -->\n<!-- shares: b -->\n<!-- end -->", "<!-- scores: a --> has no end"),
@@ -300,7 +311,7 @@ def test_a_mark_that_cannot_be_filled_is_said_and_readme_stays_as_it_was(text, m
     Path("half.json").write_text('{"protocol": {}}')
     Path("list.json").write_text("[]")
     Path("torn.json").write_text('{"protocol"')
-    assert call(readme) == 2
+    assert call(readme, "readme=README.md") == 2
     assert message in capsys.readouterr().err and Path("README.md").read_text() == text
     Path("README.md").unlink()
-    assert call(readme) == 2 and "no file README.md" in capsys.readouterr().err
+    assert call(readme, "readme=README.md") == 2 and "no file README.md" in capsys.readouterr().err
