@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import WandbLogger
 from experiments.cli import run
 from experiments.config import TrainBase, load
 from experiments.tracking import check_mode, wandb_logger
+from hdb.faceworld.base.trainings import fit, refuse_foreign_weights, training_people, waiting
+from hdb.faceworld.base.views import Views
 from hdb.runs.locks import locked
 from hdb.runs.logger import attempted
 from hdb.runs.outputs import check_room
-from hdb.faceworld.base.trainings import fit, refuse_foreign_weights, training_people, waiting
-from hdb.faceworld.base.views import Views
 
 
 def main(argv: list[str]) -> None:

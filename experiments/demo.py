@@ -4,6 +4,7 @@ Gradio serves it on this machine alone, unless `host` says otherwise; Ctrl-C end
 """
 
 import time
+from functools import partial
 from importlib.util import find_spec
 
 from experiments.cli import run
@@ -13,6 +14,8 @@ from hdb.demo.visits import Visits
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.crop import FaceCropper
+from hdb.faceworld.oracle import Oracle
+from hdb.faceworld.people import draw_test_face
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
@@ -50,8 +53,15 @@ def portraits(config: Demo) -> Portraits:
     how = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)
     method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
-    world, cropper = FaceWorld(resolution=base.resolution), FaceCropper(min_size=config.min_face)
-    return Portraits(method, path=path, cropper=cropper, sampling=config.sampling, world=world)
+    world = FaceWorld(resolution=base.resolution)
+    return Portraits(
+        method,
+        path=path,
+        cropper=FaceCropper(min_size=config.min_face),
+        sampling=config.sampling,
+        example_face=partial(draw_test_face, world),
+        oracle=Oracle(world),
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ interrupted run resumes: files and pictures that exist are kept, and the scores 
 
 from experiments.cli import run
 from experiments.config import Evaluate, load
+from experiments.people import expected_attributes, open_people, oracle_of
 from experiments.records import log_evaluation
 from experiments.runs import AT_ONCE, check_folder, claim
 from experiments.tracking import wandb_run
@@ -14,7 +15,7 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.evaluate import evaluate
 from hdb.evaluation.people import unseen
 from hdb.evaluation.report import versions, write_report
-from hdb.evaluation.scores import Panel, what_is_asked
+from hdb.evaluation.scores import Panel
 from hdb.evaluation.search import searched
 from hdb.evaluation.subjects import subjects_folder
 from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
@@ -31,20 +32,21 @@ def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
     chosen, dtype = methods_named(config.methods), dtype_named(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
-    asked = what_is_asked(prompts, source=config.faces.source, classifier=config.judges.classifier)
+    expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)
     path, folder, curves = hypernet_path(config.hypernet), own_place(config.output), searched(config.searches)
     check_folder(folder, config)
     refuse_missing_networks(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
-    people, device = unseen(config.faces, config, hypernet=path), start(config, accelerator=config.accelerator)
+    source = open_people(config.faces)
+    people, device = unseen(source, config, hypernet=path), start(config, accelerator=config.accelerator)
     base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
-    methods = make_methods(chosen, Means(hypernet, studio, config, people.world, subjects_folder(folder)))
+    methods = make_methods(chosen, Means(hypernet, studio, config, oracle_of(source), subjects_folder(folder)))
     judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
-    panel = Panel(judges, [without_identifier(prompt) for prompt in prompts], asked, judge)
+    panel = Panel(judges, [without_identifier(prompt) for prompt in prompts], expected, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": written_at(path)}
     how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}
     with claim(folder, config, result="results.json", inputs=inputs, reads=(path,), free=AT_ONCE):

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import MeasureGate, load
+from experiments.people import open_people
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
     path, device, num = hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
     refuse_missing_networks(hypernet=path, encoder=config.encoder)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
-    people = unseen(config.faces, protocol, hypernet=path, split=config.split)
+    people = unseen(open_people(config.faces), protocol, hypernet=path, split=config.split)
     base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet, prompts = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device), config.prompts
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}

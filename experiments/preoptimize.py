@@ -8,11 +8,12 @@ from dataclasses import asdict, replace
 
 from experiments.cli import run
 from experiments.config import Preoptimize, load
+from experiments.people import open_people
 from experiments.runs import check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
-from hdb.faces.people import SPLITS_FILE, People
+from hdb.faces.people import SPLITS_FILE
 from hdb.hypernet.trained import face_encoder, refuse_missing_networks
 from hdb.runs.locks import own_place
 from hdb.training.predictability import LEAST_PEOPLE
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
     folder = own_place(config.output)
     check_folder(folder, config)
     refuse_missing_networks(encoder=config.encoder)
-    everybody = People(config.faces)
+    everybody = open_people(config.faces)
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")

@@ -8,13 +8,14 @@ from dataclasses import asdict
 
 from experiments.cli import run
 from experiments.config import Pretrain, load
+from experiments.people import open_people
 from experiments.runs import LOOKED_AT, check_folder, claim
 from experiments.sweeps import log_winner
 from experiments.tracking import log_network, wandb_run
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
 from hdb.faces.datamodule import FaceData
-from hdb.faces.people import SPLITS_FILE, People
+from hdb.faces.people import SPLITS_FILE
 from hdb.hypernet.options import new_hypernet
 from hdb.hypernet.trained import begin, face_encoder
 from hdb.metrics.judges import Judges
@@ -31,7 +32,9 @@ def main(argv: list[str]) -> None:
     folder, faces, seed = own_place(config.output), config.faces, config.seed
     config.refuse_missing()
     check_folder(folder, config)
-    people, device = People(faces), start(config, accelerator=config.accelerator)  # before gigabytes are read
+    people = open_people(faces)
+    splits = people.splits  # are checked before gigabytes are read
+    device = start(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
     layout = layout_of(base := read_base(config.base, device=device, **how), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> None:
     facts = {"base_digest": base.digest, "encoder_digest": hypernet.encoder_digest, "processes": world_size()}
     how = {"accelerator": config.accelerator, "precision": config.precision, "callbacks": [preview]} | config.processes
     with claim(folder, config, result="metrics.json", inputs=facts, free=LOOKED_AT) as resume:
-        write_once(folder / SPLITS_FILE, asdict(people.splits))
+        write_once(folder / SPLITS_FILE, asdict(splits))
         with wandb_run(config, stage="pretrain", output=folder) as logger:
             scores = fit_hypernet(stage, data, folder, schedule=config, trainer=how | {"logger": logger}, resume=resume)
             log_network(logger, folder / "hypernet", scores=scores, upload=config.upload)

@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.config import Search, dotted, load
 from experiments.outputs import named_paths
+from experiments.people import open_people, oracle_of
 from hdb.diffusion.base import read_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.people import unseen
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> None:
     path, folder, device = hypernet_path(config.hypernet), own_place(config.output), device_of(config.accelerator)
     with added_to(folder, [*named_paths(config), ("hypernet", path)]):
         config.refuse_missing(path)
-        people = unseen(config.faces, config, hypernet=path, split="val")
+        source = open_people(config.faces)
+        people, oracle = unseen(source, config, hypernet=path, split="val"), oracle_of(source)
         base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
         hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
         machine = {"accelerator": config.accelerator, "precision": config.precision}
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> None:
         (nobody,) = make_methods(SCALE[:1], Means(hypernet, studio))
         base_alone = trial.of(nobody, place(nobody.name, config))
         for name, plan in planned.items():
-            made = (make_methods([name], Means(hypernet, studio, of_words[words], people.world))[0] for words in plan)
+            made = (make_methods([name], Means(hypernet, studio, of_words[words], oracle))[0] for words in plan)
             tried = zip(plan, made, (place(name, of_words[words], words) for words in plan), strict=True)
             outcome = trial.compare(tried, unpersonalized=base_alone, within=config.clip_t_within)
             write_json(folder / f"{name}.json", outcome | depends)

@@ -107,8 +107,7 @@ def call(tiny_words, tmp_path, monkeypatch) -> Callable[..., int]:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     # Drawing person 2200 draws everyone before them first, to tell twins: seconds that no test is about.
     splits = {"train": range(20), "val": range(20, 30), "test": range(30, 40)}
-    for room in ("faces", "evaluation"):
-        monkeypatch.setattr(f"hdb.{room}.people.SPLITS", splits)
+    monkeypatch.setattr("hdb.faceworld.people.SPLITS", splits)
     handler = signal.getsignal(signal.SIGINT)
     (tmp_path / "prompts.txt").write_text("a photo of a [V] face\na [V] face in the snow, oil painting\n")
 

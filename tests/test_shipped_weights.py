@@ -8,13 +8,13 @@ import torch
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.faceworld.base import quality
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.faceworld.base import quality
 
 WEIGHTS = Path("hdb/faceworld/weights")
 

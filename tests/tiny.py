@@ -110,9 +110,9 @@ def save_tiny_judges(folder: Path) -> Path:
     """recognizer/, dino/, clip/ and classifier/ of random weights, as base training writes them."""
     from transformers import CLIPConfig
 
+    from hdb.faceworld.base.classifier import HEADS
     from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
     from hdb.metrics.networks import AttributeClassifier
-    from hdb.faceworld.base.classifier import HEADS
 
     for number, name in enumerate(("recognizer", "dino")):
         TimmEmbedder("resnet10t", {"num_classes": 8}, resolution=32, seed=number).save(folder / name)

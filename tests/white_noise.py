@@ -56,7 +56,7 @@ def evaluation(folder: Path, judges: Judges, *, size: Sequence[int], num_methods
     num_people, num_prompts, num_pictures = size
     photos = torch.stack([noise(10**6 + number, side) for number in range(2 * num_people)])
     names = [str(number) for number in range(num_people)]
-    people = Unseen(names, photos[:num_people, None], None, photos[num_people:])
+    people = Unseen(names, photos[:num_people, None], photos[num_people:])
     prompts = [f"a [V] face number {number}" for number in range(num_prompts)]
     wanted = [*SCALE, OURS, *(name for name in METHODS if name not in (*SCALE, OURS))][:num_methods]
     outcome = evaluate(

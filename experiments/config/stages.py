@@ -18,6 +18,8 @@ from experiments.config.parts import (
 from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.picture import open_picture
+from hdb.faceworld.base.measure import MeasureOptions
+from hdb.faceworld.base.trainings import PARTS
 from hdb.faceworld.world import SPLITS
 from hdb.hypernet.trained import refuse_missing_networks
 from hdb.lidb.options import LiDBOptions
@@ -27,8 +29,6 @@ from hdb.training.caches import CacheOptions
 from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.ranks import ProcessOptions
-from hdb.faceworld.base.measure import MeasureOptions
-from hdb.faceworld.base.trainings import PARTS
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The page: a photo in, pictures out, and files to take along."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from hdb.demo.portraits import Portraits, Rows
 from hdb.demo.visits import Visit, Visits
 from hdb.diffusion.sheet import picture_grid, save_image, to_image
 from hdb.faces.picture import FaceError
-from hdb.faceworld.world import SPLITS
 from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
 
@@ -30,7 +28,7 @@ class Page:
     def look(self, upload: str | None, request: gr.Request) -> tuple[str | None, str | None, str]:
         """The photo with what was found on it, the crop, and the remarks."""
         visit = self.visits.of(request.session_hash)
-        visit.photo = visit.number = visit.made = None
+        visit.photo = visit.example = visit.made = None
         if upload is None:
             return None, None, ""
         visit.uploads.append(Path(upload))
@@ -43,12 +41,12 @@ class Page:
         remarks = [remark.replace(upload, "the photo") for remark in looked.remarks]
         return str(marked), self._crop(visit), "\n\n".join([*remarks, READY])
 
-    def nobody(self, request: gr.Request) -> tuple[None, str, str]:
+    def example(self, request: gr.Request) -> tuple[None, str, str]:
         """Somebody who does not exist, another one each time."""
         visit = self.visits.of(request.session_hash)
-        visit.made, visit.number = None, random.choice(SPLITS["test"])
-        visit.photo = self.portraits.nobody(visit.number)
-        return None, self._crop(visit), f"Number {visit.number} of a world that is drawn. {READY}"
+        visit.made = None
+        visit.example, visit.photo = self.portraits.draw_example()
+        return None, self._crop(visit), f"Number {visit.example} of a world that is drawn. {READY}"
 
     def make(
         self,
@@ -68,7 +66,7 @@ class Page:
             raise gr.Error("There is no prompt: choose one, or write one.")
         if visit.made is None:
             visit.made = self.portraits.personalize(
-                visit.photo, number=visit.number, told=lambda share: progress(share, desc="learning the person")
+                visit.photo, example=visit.example, told=lambda share: progress(share, desc="learning the person")
             )
         progress(1.0, desc="drawing")
         rows = self.portraits.draw(visit.made, prompts, scale=scale, num_steps=int(num_steps), seed=int(seed))
@@ -114,7 +112,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
         with gr.Row():
             with gr.Column():
                 upload = gr.Image(type="filepath", sources=["upload"], label="Photo", height=SHOWN)
-                stranger = gr.Button("Somebody who does not exist")
+                example = gr.Button("Somebody who does not exist", visible=portraits.example_face is not None)
                 with gr.Row():
                     marked = gr.Image(label="What was found", interactive=False, buttons=KEPT, height=SHOWN)
                     crop = gr.Image(label="What is learned from", interactive=False, buttons=KEPT, height=SHOWN)
@@ -133,7 +131,7 @@ def build(portraits: Portraits, visits: Visits, *, prompts: Sequence[str]) -> gr
             files = [gr.DownloadButton(name) for name in ("Person", "LoRA for other programs", "Pictures")]
         alone = {"concurrency_limit": 1, "concurrency_id": "base"}
         upload.change(page.look, upload, [marked, crop, remark], **alone)
-        stranger.click(page.nobody, None, [marked, crop, remark], **alone)
+        example.click(page.example, None, [marked, crop, remark], **alone)
         start.click(page.make, [chosen, free, scale, steps, seed], [sheet, fit, *files], **alone)
         blocks.unload(page.leave)
     return blocks.queue()

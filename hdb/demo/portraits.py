@@ -17,15 +17,15 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.gate import judged
 from hdb.faces.crop import FaceCropper, frame
 from hdb.faces.picture import Picture, name_of, open_picture
-from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.trained import predict
 from hdb.lidb.residuals import Residuals
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
-from hdb.methods.protocol import Photos
+from hdb.methods.protocol import Method, Photos
 from hdb.methods.theta import PersonalTheta
 
 MARKS = "lime"  # color of landmarks and frame
 Told = Callable[[float], None]  # of a share that is done
+ExampleFace = Callable[[], tuple[str, Float[Tensor, "3 r r"]]]  # draws somebody's name, known to the oracle, and photo
 Rows = dict[str, list[Tensor | None]]  # what a row shows -> a picture for each prompt, (3, h, w), if there is one
 
 
@@ -40,12 +40,12 @@ class Looked:
 
 @dataclass(frozen=True)
 class Made:
-    """A person before and after finetuning; `number` in faceworld, of those who do not exist."""
+    """A person before and after finetuning; `example` is the name of an example face."""
 
     photo: Float[Tensor, "3 r r"]
     before: Residuals
     after: PersonalTheta
-    number: int | None = None
+    example: str | None = None
 
 
 class Portraits:
@@ -53,13 +53,22 @@ class Portraits:
 
     Args:
         path: of the hypernetwork, beside which its gate lies.
-        world: that people who do not exist are of.
+        example_face: draws the face of somebody who does not exist, for visitors without a photo.
+        oracle: a method that draws the true pictures of example faces.
     """
 
     def __init__(
-        self, method: HyperDreamBooth, *, path: Path, cropper: FaceCropper, sampling: SamplingOptions, world: FaceWorld
+        self,
+        method: HyperDreamBooth,
+        *,
+        path: Path,
+        cropper: FaceCropper,
+        sampling: SamplingOptions,
+        example_face: ExampleFace | None = None,
+        oracle: Method | None = None,
     ) -> None:
-        self.method, self.path, self.cropper, self.sampling, self.world = method, path, cropper, sampling, world
+        self.method, self.path, self.cropper, self.sampling = method, path, cropper, sampling
+        self.example_face, self.oracle = example_face, oracle
         self.personalized = method.finetuner.studio.personalized
         self.resolution, self.turn = self.personalized.diffusion.resolution, threading.Lock()
 
@@ -80,20 +89,19 @@ class Portraits:
             pen.ellipse((x - width, y - width, x + width, y + width), fill=MARKS)
         return Looked(photo, marked, tuple(dict.fromkeys(str(warning.message) for warning in told)))
 
-    def nobody(self, number: int) -> Float[Tensor, "3 r r"]:
-        """A photo of a person of faceworld."""
+    def draw_example(self) -> tuple[str, Float[Tensor, "3 r r"]]:
+        """The name and the photo of somebody who does not exist."""
         with self.turn:
-            photo = self.world.render([(self.world.identity(number), self.world.view(number, 0))])[0]
-        return photo
+            return self.example_face()
 
-    def personalize(self, photo: Float[Tensor, "3 r r"], *, number: int | None = None, told: Told) -> Made:
+    def personalize(self, photo: Float[Tensor, "3 r r"], *, example: str | None = None, told: Told) -> Made:
         """Predicts and finetunes."""
         finetuner, hypernet = self.method.finetuner, self.method.hypernet
         trainer = dict(finetuner.studio.trainer) | {"callbacks": [Telling(told, finetuner.options.num_steps)]}
         ours = HyperDreamBooth(hypernet, Finetuner(replace(finetuner.studio, trainer=trainer), finetuner.options))
         with self.turn:
             before = Residuals(predict(hypernet, photo[None]), hypernet.layout)
-            return Made(photo, before, ours.personalize(Photos(["photo"], photo[None])), number)
+            return Made(photo, before, ours.personalize(Photos(["photo"], photo[None])), example)
 
     def draw(self, made: Made, prompts: Sequence[str], *, scale: float, num_steps: int, seed: int) -> Rows:
         """A picture of each prompt: ours, before finetuning, unpersonalized, and the true one of who does not exist."""
@@ -104,9 +112,10 @@ class Portraits:
                 name: list(self.personalized.pictures(of, prompts, seeds=seeds, sampling=sampling, scale=scale))
                 for name, of in people.items()
             }
-            if made.number is not None:
-                asked = zip(prompts, seeds, strict=True)
-                rows["the truth"] = [self._truth(made.number, prompt, seed=number) for prompt, number in asked]
+            if made.example is not None and self.oracle is not None:
+                rows["the truth"] = [
+                    self._true_picture(made, prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)
+                ]
         return rows
 
     def fit(self, made: Made, prompts: Sequence[str], rows: Rows) -> str:
@@ -123,10 +132,11 @@ class Portraits:
         """
         self.turn.acquire(timeout=patience)
 
-    def _truth(self, person: int, prompt: str, *, seed: int) -> Tensor | None:
+    def _true_picture(self, made: Made, prompt: str, *, seed: int) -> Tensor | None:
+        truth = self.oracle.personalize(Photos([made.example], made.photo[None]))
         try:
-            return self.world.oracle(person, prompt, seed=seed)
-        except ValueError:  # a prompt that faceworld has no words for
+            return truth.pictures([prompt], seeds=[seed], sampling=self.sampling)[0]
+        except ValueError:  # a prompt that the oracle has no words for
             return None
 
 

@@ -24,7 +24,7 @@ class Visit:
     """
 
     photo: Float[Tensor, "3 r r"] | None = None
-    number: int | None = None
+    example: str | None = None
     made: Made | None = None
     uploads: list[Path] = field(default_factory=list)
     key: str = field(default_factory=lambda: secrets.token_hex(4))

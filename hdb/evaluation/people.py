@@ -9,10 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.faces.names import file_names
-from hdb.faces.people import People, PeopleOptions, faceworld_pictures, refuse_trained
-from hdb.faces.sources import identity_number
-from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.faces.people import PeopleSource
 from hdb.limits import between, some_of
 from hdb.methods.protocol import Photos
 from hdb.methods.table import METHODS
@@ -52,7 +49,6 @@ class Unseen(NamedTuple):
 
     names: list[str]
     references: Float[Tensor, "n v 3 h w"]
-    world: FaceWorld | None  # that draws true answers, where people are its own; their names are its numbers
     others: Float[Tensor, "m 3 h w"]
     num_photos: int = 1
 
@@ -73,8 +69,8 @@ class Unseen(NamedTuple):
         return torch.cat([torch.stack(known), self.others])
 
 
-def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, split: str = "test") -> Unseen:
-    """The first people of a split of a source; on faceworld with plain views as references, and the world itself.
+def unseen(people: PeopleSource, options: ProtocolOptions, *, hypernet: Path, split: str = "test") -> Unseen:
+    """The first people of a split of a source.
 
     Args:
         split: test, or val for what is chosen before anybody is tested.
@@ -89,50 +85,8 @@ def unseen(source: PeopleOptions, options: ProtocolOptions, *, hypernet: Path, s
         raise ValueError(f"num_photos is {options.num_photos}, expected at most num_references, {num_references}")
     if options.num_gallery < num:
         raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
-    if source.source == "faceworld":
-        return unseen_faceworld(source, options, split=split)
-    people = People(source)
-    refuse_trained(people.splits, hypernet)
-    test, names, references, others = people.faces(split), [], [], []
-    for index, name in enumerate(test.names):
-        evaluated = len(names) < num
-        samples = [test[draw, index] for draw in range(num_references if evaluated else 1)]
-        if not all(sample.identity == identity_number(name) for sample in samples):  # somebody stands in
-            continue
-        if evaluated:
-            names.append(name)
-            references.append(torch.stack([sample.reference for sample in samples]))
-        else:
-            others.append(samples[0].reference)
-        if len(names) + len(others) == options.num_gallery:
-            break
-    if len(names) < num:
-        usable = f"{len(names)} of the {len(test)} {split} people of {source.root} have a usable picture"
-        raise ValueError(f"num_identities is {num}, but {usable}")
-    known = torch.stack(references)
-    return Unseen(file_names(names), known, None, torch.stack(others) if others else known[:0, 0], options.num_photos)
-
-
-def unseen_faceworld(source: PeopleOptions, options: ProtocolOptions, *, split: str = "test") -> Unseen:
-    num, people = options.num_identities, SPLITS[split]
-    if num > len(people):
-        raise ValueError(f"num_identities is {num}, but faceworld has {len(people)} {split} people")
-    world, indices = FaceWorld(seed=source.seed, resolution=source.resolution), people[:num]
-    # Every third view is plain: a photo in a studio.
-    pairs = [
-        (world.identity(index), world.view(index, 3 * view))
-        for index in indices
-        for view in range(options.num_references)
-    ]
-    references = world.render(pairs).unflatten(0, (num, options.num_references))
-    others = references[:0, 0]
-    if strangers := people[num : options.num_gallery]:
-        dataset = faceworld_pictures(replace(source, views_per_identity=1), indices=list(strangers))
-        others = torch.from_numpy(dataset.images[:, 0]).float() / 255
-    return Unseen(
-        names=[str(index) for index in indices],
-        references=references,
-        world=world,
-        others=others,
-        num_photos=options.num_photos,
+    people.refuse_trained(hypernet)
+    references = people.references(
+        split, num_identities=num, num_references=num_references, num_gallery=options.num_gallery
     )
+    return Unseen(references.names, references.photos, references.others, num_photos=options.num_photos)

@@ -14,35 +14,29 @@ from torch import Tensor
 
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Batch
-from hdb.faceworld.captions import parse
-from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.judges import Judges, Scores, Seen
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.people_mean import means_of_people
 
 PROMPTED = ("style", "context", "accessory")
 PerIdentity = dict[str, np.ndarray]
-Asked = list[dict[str, str]]
 
 
-def what_is_asked(prompts: Sequence[str], *, source: str, classifier: str | None) -> Asked | None:
-    """What each prompt asks for; None where they are no captions of faceworld.
+@dataclass(frozen=True)
+class ExpectedAttributes:
+    """What the pictures of each prompt should show, in the words of an attribute classifier.
 
     Args:
-        source: of the people.
-        classifier: that is to judge the answers, if any.
-
-    Raises:
-        ValueError: they are none, and a classifier is to judge them.
+        per_prompt: question -> answer for each prompt, as {"style": "oil", "context": "snow", "accessory": "none"}.
+        unjudged_styles: the classifier was not trained on these; it is not asked about pictures in them.
     """
-    if classifier is None and source != "faceworld":
-        return None
-    try:
-        return [parse(prompt)._asdict() for prompt in prompts]
-    except ValueError as error:
-        if classifier is not None:
-            raise ValueError(f"{error}; expected such prompts, or judges.classifier=null") from None
-        return None
+
+    per_prompt: Sequence[dict[str, str]]
+    unjudged_styles: Sequence[str] = ()
+
+    def is_judged(self, prompt: int) -> bool:
+        """Whether the classifier knows the style that a prompt asks for."""
+        return self.per_prompt[prompt]["style"] not in self.unjudged_styles
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,12 @@ class Panel:
 
     Args:
         prompts: p of them, without the identifier.
-        asked: what the p prompts ask for, where that is known: it tells prompts for photos from those for styles.
+        expected: what the p prompts ask for, where that is known: it tells prompts for photos from those for styles.
     """
 
     judges: Judges
     prompts: Sequence[str]
-    asked: Asked | None = None
+    expected: ExpectedAttributes | None = None
     classifier: AttributeClassifier | None = None
 
 
@@ -87,7 +81,7 @@ class PictureScores:
         self.panel, self.answers, self.four = panel, answers, Scores(panel.judges)
         self.values: dict[str, list[Tensor]] = {}  # beside the four: of some pictures each, and whose they are
         self.owners: dict[str, list[Tensor]] = {}
-        self.kinds = kinds_of_prompts(panel.asked, num=len(panel.prompts))
+        self.kinds = kinds_of_prompts(panel.expected, num=len(panel.prompts))
 
     def update(self, pictures: Float[Tensor, "m 3 h w"], *, person: int, prompts: Sequence[int]) -> None:
         """Adds pictures of one person, each embedded once per network.
@@ -118,10 +112,11 @@ class PictureScores:
         return {name: means.numpy() for name, means in (four | beside).items()}
 
     def _add_shown(self, pictures: Float[Tensor, "m 3 h w"], prompts: list[int], owner: Tensor) -> None:
-        wanted = [self.panel.asked[prompt] for prompt in prompts]
-        judged = [labels["style"] not in HELD_OUT_STYLES for labels in wanted]
+        expected = self.panel.expected
+        judged = [expected.is_judged(prompt) for prompt in prompts]
         if any(judged):
-            for question, right in shown(self.panel.classifier, pictures, wanted).items():
+            labels = [expected.per_prompt[prompt] for prompt in prompts]
+            for question, right in shown(self.panel.classifier, pictures, labels).items():
                 self._add(f"prompted/{question}", right, owner, where=judged)
 
     def _add(self, name: str, values: Tensor, owner: Tensor, *, where: list[bool] | None = None) -> None:
@@ -144,22 +139,22 @@ def recognized(generated: Float[Tensor, "c d"], gallery: Float[Tensor, "g d"], *
     return ((generated @ gallery.T).argmax(-1) == person) & (generated != 0).any(-1)
 
 
-def kinds_of_prompts(asked: Asked | None, *, num: int) -> dict[str, list[int]]:
+def kinds_of_prompts(expected: ExpectedAttributes | None, *, num: int) -> dict[str, list[int]]:
     """Which of `num` prompts ask for a photo and which for another style; `all` where nobody knows."""
-    if asked is None:
+    if expected is None:
         return {"all": list(range(num))}
     kinds: dict[str, list[int]] = {"photo": [], "styled": []}
-    for prompt, labels in enumerate(asked):
+    for prompt, labels in enumerate(expected.per_prompt):
         kinds["photo" if labels["style"] == "photo" else "styled"].append(prompt)
     return {kind: rows for kind, rows in kinds.items() if rows}
 
 
 def shown(
-    classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], wanted: Asked
+    classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], expected: Sequence[dict[str, str]]
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Question -> whether each picture shows what it should."""
     answers = classifier.answers(pictures)
     return {
-        question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], wanted, strict=True)])
+        question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], expected, strict=True)])
         for question in PROMPTED
     }

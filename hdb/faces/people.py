@@ -1,23 +1,29 @@
 """Who is in which split of a source, and their pictures."""
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hdb import limits
 from hdb.faces.artifacts import download
 from hdb.faces.caches import CacheKeys
 from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
+from hdb.faces.names import file_names
 from hdb.faces.photos import Listed, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
-from hdb.faces.sources import FaceSource, FaceworldFaces, PhotoFaces, one_of
+from hdb.faces.sources import FaceSource, PhotoFaces, identity_number, one_of
 from hdb.faces.splits import Splits, refuse_overlap
-from hdb.faceworld.dataset import FaceWorldDataset
-from hdb.faceworld.world import SPLITS
 
 READERS = {"folders": identity_folders, "flat": flat_folder, "celeba": celeba, "lfw": lfw}
-TARGETS = ("other", "same", "all", "plain")  # of photos the first two, of faceworld all but the first
+SOURCES = (*READERS, "shards", "artifact", "faceworld")
+TARGETS = ("other", "same", "all", "plain")  # photos have the first two, faceworld has all but "other"
 SPLITS_FILE = "splits.json"  # beside prepared shards, and in the folder of every run
 
 
@@ -50,20 +56,62 @@ class PeopleOptions:
     seed: int = limits.a_seed()
 
 
-class People:
-    """Everybody in a source, listed by split: `splits`.
+class References(NamedTuple):
+    """Reference photos of the people of an evaluation, and one photo each of further people of the same split."""
+
+    names: list[str]
+    photos: Float[Tensor, "n v 3 h w"]
+    others: Float[Tensor, "m 3 h w"]
+
+
+class PeopleSource(ABC):
+    """Everybody in a source of people: `People` of photos, or those of a drawn world.
+
+    `options` say which source; `splits` who is in train, val and test.
+    """
+
+    options: PeopleOptions
+    splits: Splits
+
+    @abstractmethod
+    def faces(self, split: str) -> FaceSource:
+        """The people of train, val or test, each addressed by number."""
+
+    @abstractmethod
+    def training(self, *, caches_of: tuple[str, str] | None = None) -> FaceSource | ShardFaces:
+        """The people to train on.
+
+        Args:
+            caches_of: digests of the autoencoder and the encoder whose caches lie beside the shards, to be read.
+        """
+
+    @abstractmethod
+    def references(self, split: str, *, num_identities: int, num_references: int, num_gallery: int) -> References:
+        """Photos of the first people of a split.
+
+        Args:
+            num_identities: people with `num_references` photos each.
+            num_gallery: people in all; those beyond `num_identities`, as far as there are some, have one photo each.
+
+        Raises:
+            ValueError: the split has fewer than `num_identities` people with a usable photo.
+        """
+
+    @abstractmethod
+    def refuse_trained(self, hypernet: Path) -> None:
+        """Raises ValueError if a hypernetwork was trained on somebody of the test split."""
+
+
+class People(PeopleSource):
+    """Everybody in a source of photos, listed by split.
 
     Raises:
         ValueError: nobody there, or an identity in two splits.
     """
 
     def __init__(self, options: PeopleOptions):
-        one_of(options.source, (*READERS, "shards", "artifact", "faceworld"), "faces.source")
+        one_of(options.source, (*READERS, "shards", "artifact"), "faces.source")
         self.photos: Listed | None = None
-        if options.source == "faceworld":
-            self.options, self.splits = options, faceworld_splits(options)
-            one_of(options.target, TARGETS[1:], "faces.target")
-            return
         for name, least in (("num_identities", 1), ("num_val_identities", 0), ("num_test_identities", 0)):
             if (num := getattr(options, name)) is not None and num < least:
                 raise ValueError(f"faces.{name} is {num}, expected at least {least}")
@@ -97,9 +145,6 @@ class People:
     def faces(self, split: str) -> FaceSource:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""
         options, names = self.options, getattr(self.splits, split)
-        if options.source == "faceworld":
-            pictures = faceworld_pictures(options, indices=[int(name) for name in names])
-            return FaceworldFaces(pictures, target_views=options.target, seed=options.seed)
         photos = self.photos
         if photos is None:
             shards = list_shards(options.root, split=split)
@@ -118,11 +163,7 @@ class People:
         )
 
     def training(self, *, caches_of: tuple[str, str] | None = None) -> FaceSource | ShardFaces:
-        """The people to train on: shards as a stream, in epochs of `num_identities` samples.
-
-        Args:
-            caches_of: digests of the autoencoder and the encoder whose caches lie beside the shards, to be read.
-        """
+        """The people to train on: shards as a stream, in epochs of `num_identities` samples."""
         options, names = self.options, self.splits.train
         if options.source != "shards":
             return self.faces("train")
@@ -142,37 +183,39 @@ class People:
             shards.use_caches(CacheKeys(*caches_of, options.resolution))
         return shards
 
+    def references(self, split: str, *, num_identities: int, num_references: int, num_gallery: int) -> References:
+        """Photos of the first people of a split that have a usable one."""
+        faces = self.faces(split)
+        names: list[str] = []
+        photos: list[Tensor] = []
+        others: list[Tensor] = []
+        for index, name in enumerate(faces.names):
+            evaluated = len(names) < num_identities
+            samples = [faces[draw, index] for draw in range(num_references if evaluated else 1)]
+            if any(sample.identity != identity_number(name) for sample in samples):
+                continue  # without a usable photo, the next person stands in
+            if evaluated:
+                names.append(name)
+                photos.append(torch.stack([sample.reference for sample in samples]))
+            else:
+                others.append(samples[0].reference)
+            if len(names) + len(others) == num_gallery:
+                break
+        if len(names) < num_identities:
+            usable = f"{len(names)} of the {len(faces)} {split} people of {self.options.root} have a usable picture"
+            raise ValueError(f"num_identities is {num_identities}, but {usable}")
+        stacked = torch.stack(photos)
+        return References(file_names(names), stacked, torch.stack(others) if others else stacked[:0, 0])
+
+    def refuse_trained(self, hypernet: Path) -> None:
+        """Raises ValueError if a hypernetwork was trained on somebody of the test split."""
+        refuse_trained(self.splits, hypernet)
+
     @property
     def cropper(self) -> FaceCropper | None:
         """What finds the face in a photo; shards hold faces already."""
         crop = self.options.source != "shards" if self.options.crop is None else self.options.crop
         return FaceCropper() if crop else None
-
-
-def faceworld_splits(options: PeopleOptions) -> Splits:
-    """The first people of faceworld's own splits."""
-    if options.splits is not None:
-        raise ValueError(f"faces.splits is {options.splits}, but faceworld has splits of its own; expected null")
-    names = {}
-    for split, num in (("train", options.num_identities), ("val", options.num_val_identities), ("test", None)):
-        people = SPLITS[split]
-        if num is not None and not 1 <= num <= len(people):
-            raise ValueError(f"{num} {split} identities asked for; faceworld has 1 to {len(people)}")
-        names[split] = [str(person) for person in people[:num]]
-    return Splits(**names, data=f"faceworld of seed {options.seed}")
-
-
-def faceworld_pictures(options: PeopleOptions, *, indices: list[int]) -> FaceWorldDataset:
-    """These people of faceworld; renders those that are not on disk yet."""
-    dataset = FaceWorldDataset(
-        options.root,
-        indices=indices,
-        views_per_identity=options.views_per_identity,
-        seed=options.seed,
-        resolution=options.resolution,
-    )
-    dataset.prepare(num_workers=options.render_workers, progress=True)
-    return dataset
 
 
 def refuse_trained(splits: Splits, hypernet: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where people come from: photos and faceworld become samples and batches.
+"""Where people come from: photos become samples and batches.
 
 A source is a map-style dataset over *people*. Its key is (draw, index): which of a person's pictures are taken is a
 function of (seed, draw, index) alone, so the same batch can be asked for again after an interruption, in any worker.
@@ -21,10 +21,7 @@ from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, Picture, crashed, open_picture, square
 from hdb.faces.splits import refuse_duplicates
-from hdb.faceworld.captions import caption
-from hdb.faceworld.dataset import FaceWorldDataset
-from hdb.faceworld.view import KINDS
-from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
+from hdb.prompts import INSTANCE_PROMPT
 
 
 class FaceSample(NamedTuple):
@@ -159,48 +156,6 @@ class PhotoFaces(FaceSource):
         return read_pictures(
             drawn, num=self.num_pictures, resolution=self.resolution, cropper=self.cropper, skipped=self.skipped
         )
-
-
-class FaceworldFaces(FaceSource):
-    """People who do not exist: the reference is a plain view, the target another view of the same person.
-
-    A plain target has the instance prompt, as at personalization; any other target the caption that says what it shows
-    beyond the person, "a [V] face in the snow, oil painting".
-
-    Paper: the target is the reference. Here: another view, where the world has one, because then reproducing the
-    backdrop and pose of the photo earns nothing.
-
-    Args:
-        target_views: "plain", "all", or "same" (the paper's variant).
-    """
-
-    def __init__(self, dataset: FaceWorldDataset, *, target_views: str = "all", seed: int = 0):
-        super().__init__([str(index) for index in dataset.indices], seed=seed)
-        self.dataset = dataset
-        self.target_views = one_of(target_views, ("plain", "all", "same"), "target_views")
-        kinds = [KINDS[view % len(KINDS)] for view in range(dataset.views_per_identity)]
-        self.plain_views = [view for view, kind in enumerate(kinds) if kind == "plain"]
-        if target_views == "plain" and len(self.plain_views) < 2:
-            raise ValueError(f"another plain view needs at least 2 of them; {len(kinds)} views per identity hold 1")
-
-    def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
-        reference = int(rng.choice(self.plain_views))
-        candidates = self.plain_views if self.target_views == "plain" else range(self.dataset.views_per_identity)
-        others = [view for view in candidates if view != reference]
-        target = reference if self.target_views == "same" or not others else int(rng.choice(others))
-        plain = target in self.plain_views
-        view = self.dataset.view(index, target)
-        return FaceSample(
-            self.image(index, reference),
-            self.image(index, target),
-            INSTANCE_PROMPT if plain else caption(view, identifier=IDENTIFIER),
-            int(self.names[index]),
-            view.style == "photo",
-        )
-
-    def image(self, index: int, view: int) -> Float[Tensor, "3 h w"]:
-        """A cached picture as float32 in [0, 1]."""
-        return torch.from_numpy(np.array(self.dataset.image(index, view))).float() / 255
 
 
 def read_pictures(

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.hypernet import HyperNet
 from hdb.limits import above
 from hdb.methods.dreambooth import DreamBooth, DreamBoothAgg1, DreamBoothAgg2
@@ -19,7 +18,6 @@ from hdb.methods.hyperdreambooth import (
     SomebodyElse,
 )
 from hdb.methods.lora import LoRADreamBooth, lora_options
-from hdb.methods.oracle import Oracle
 from hdb.methods.protocol import Method
 from hdb.methods.studio import Studio
 from hdb.methods.textual_inversion import TextualInversion
@@ -56,14 +54,14 @@ class Means:
     """What methods are made of.
 
     Args:
-        world: that the people are of, if they are of one.
+        oracle: draws the true answers, where the source of people has them.
         subjects: folder with a folder of files for each method, if there is one.
     """
 
     hypernet: HyperNet
     studio: Studio
     options: MethodOptions = field(default_factory=MethodOptions)
-    world: FaceWorld | None = None
+    oracle: Method | None = None
     subjects: Path | None = None
 
     @property
@@ -91,7 +89,7 @@ METHODS: dict[str, Callable[[Means], Method | None]] = {
     "k1": lambda means: OneIteration(means.hypernet, means.finetuner),
     "hyperdreambooth": lambda means: HyperDreamBooth(means.hypernet, means.finetuner),
     "somebody_else": lambda means: SomebodyElse(means.finetuner, means.subjects / OURS) if means.subjects else None,
-    "oracle": lambda means: Oracle(means.world) if means.world else None,
+    "oracle": lambda means: means.oracle,
 }
 OURS = "hyperdreambooth"  # what all others are compared with
 SCALE = ("unpersonalized", "oracle")  # 0 and 1 of normalized scores

@@ -11,7 +11,7 @@ from hdb.evaluation.sheet import comparison
 
 def test_prompts_of_an_evaluation_stand_six_abreast_and_the_others_below(tmp_path):
     levels = 10 * torch.arange(1, 17).reshape(2, 8)  # of person and prompt
-    people = Unseen(["7", "8"], torch.ones(2, 1, 3, 8, 8), None, torch.ones(0, 3, 8, 8))
+    people = Unseen(["7", "8"], torch.ones(2, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
     prompts = [f"a [V] face number {number}" for number in range(8)]
     pictures = Pictures(people, prompts, tmp_path, num_pictures=1)
     for method, sign in (("hyperdreambooth", 1), ("oracle", 0)):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.people import expected_attributes
 from hdb.evaluation import scores, tables
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Batch
@@ -24,10 +25,6 @@ def attributes(tiny_weights):
     return classifier(f"{tiny_weights}/judges/classifier")
 
 
-def asked_of(source: str, judge: str | None, prompts: list[str]) -> scores.Asked | None:
-    return scores.what_is_asked(prompts, source=source, classifier=judge)
-
-
 def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_a_face():
     gallery = torch.eye(4)
     pictures = torch.stack([gallery[[0, 1]], torch.stack([gallery[1], torch.zeros(4)]), gallery[[2, 3]]])
@@ -39,27 +36,26 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
 
 def test_what_prompts_ask_for_is_known_of_captions_only():
     captions, other = ["a photo of a [V] face in the snow", "a [V] face, oil painting"], ["a [V] face as a firefighter"]
-    assert [labels["style"] for labels in asked_of("faceworld", None, captions)] == [
-        "photo",
-        "oil",
-    ]
-    assert asked_of("flat", "folder", captions)[0]["context"] == "snow"
-    assert asked_of("flat", None, captions) is None
-    assert asked_of("faceworld", None, other) is None
+    expected = expected_attributes(captions, source="faceworld", classifier=None)
+    assert [labels["style"] for labels in expected.per_prompt] == ["photo", "oil"]
+    assert expected_attributes(captions, source="flat", classifier="folder").per_prompt[0]["context"] == "snow"
+    assert expected_attributes(captions, source="flat", classifier=None) is None
+    assert expected_attributes(other, source="faceworld", classifier=None) is None
     with pytest.raises(ValueError, match="unknown word 'as' .*expected such prompts, or judges.classifier=null"):
-        asked_of("faceworld", "folder", other)
+        expected_attributes(other, source="faceworld", classifier="folder")
 
 
 def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows():
-    asked = asked_of("faceworld", None, PROMPTS)
-    assert scores.kinds_of_prompts(asked, num=3) == {"photo": [0], "styled": [1, 2]}
-    assert scores.kinds_of_prompts(asked[:1], num=1) == {"photo": [0]}
+    expected = expected_attributes(PROMPTS, source="faceworld", classifier=None)
+    assert scores.kinds_of_prompts(expected, num=3) == {"photo": [0], "styled": [1, 2]}
+    photo = scores.ExpectedAttributes(expected.per_prompt[:1])
+    assert scores.kinds_of_prompts(photo, num=1) == {"photo": [0]}
     assert scores.kinds_of_prompts(None, num=3) == {"all": [0, 1, 2]}
 
 
 def test_shares_are_counted_person_by_person(judges, attributes):
     pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    people = Unseen(["0", "1"], pictures[:, :1, 0], None, pictures[:0, 0, 0])
+    people = Unseen(["0", "1"], pictures[:, :1, 0], pictures[:0, 0, 0])
     answers = attributes.answers(pictures.flatten(0, 2))
     of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
     # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
@@ -67,8 +63,9 @@ def test_shares_are_counted_person_by_person(judges, attributes):
     asked[1]["accessory"] = "nothing of the kind"
     gallery = judges.recognizer.embed_images(pictures[:, 0, 0])
 
-    def score(asked: scores.Asked | None) -> scores.PerIdentity:
-        panel = scores.Panel(judges, PROMPTS, asked, attributes if asked else None)
+    def score(labels: list[dict[str, str]] | None) -> scores.PerIdentity:
+        expected = scores.ExpectedAttributes(labels, unjudged_styles=HELD_OUT_STYLES) if labels else None
+        panel = scores.Panel(judges, PROMPTS, expected, attributes if labels else None)
         rows = [0, 0, 1, 1, 2, 2]
         batches = [  # cut anywhere
             Batch(person, rows[some], pictures[person].flatten(0, 1)[some])

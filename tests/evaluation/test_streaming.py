@@ -60,7 +60,7 @@ def judges(tiny_weights) -> Judges:
 @pytest.fixture
 def people() -> Unseen:
     references = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
-    return Unseen(["a", "b", "c"], references, None, references[:0, 0])
+    return Unseen(["a", "b", "c"], references, references[:0, 0])
 
 
 def test_a_person_is_bound_once_for_all_prompts_and_no_picture_outlives_its_batch(judges, people, tmp_path):

@@ -239,7 +239,7 @@ class Parser(HTMLParser):
 
 
 def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versions(results, tmp_path):
-    people = Unseen(["<b>a", "b"], torch.ones(2, 1, 3, 8, 8), None, torch.ones(0, 3, 8, 8))
+    people = Unseen(["<b>a", "b"], torch.ones(2, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
     pictures = Pictures(people, PROTOCOL["prompts"], tmp_path, num_pictures=1)
     for name in results["methods"]:
         for person in range(2):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from gray import level, seven_pictures, three_shards
 
-from hdb.evaluation.people import ProtocolOptions, unseen, unseen_faceworld
-from hdb.faces.people import PeopleOptions
+from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.faces.people import People, PeopleOptions
+from hdb.faceworld.people import FaceworldPeople
 from hdb.faceworld.world import FaceWorld
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
@@ -27,34 +28,35 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
     (flat / "5.png").write_bytes(b"broken")
     faces = PeopleOptions(source="flat", root=str(flat), **{**FEW, "num_test_identities": 3})
     with pytest.warns(UserWarning, match="5.png is not a picture"):
-        people = unseen(faces, ProtocolOptions(num_identities=2), hypernet=flat)
+        people = unseen(People(faces), ProtocolOptions(num_identities=2), hypernet=flat)
     assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
     few = "num_identities is 3, but 2 of the 3 test people"
     with pytest.warns(UserWarning, match="5.png is not a picture"), pytest.raises(ValueError, match=few):
-        unseen(faces, ProtocolOptions(num_identities=3), hypernet=flat)
+        unseen(People(faces), ProtocolOptions(num_identities=3), hypernet=flat)
 
 
 def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_there_is_one(flat, shards, tmp_path):
     few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
     faces = PeopleOptions(source="flat", root=str(flat), **few)
     for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
-        people = unseen(faces, ProtocolOptions(num_identities=2, num_gallery=gallery), hypernet=flat)
+        people = unseen(People(faces), ProtocolOptions(num_identities=2, num_gallery=gallery), hypernet=flat)
         assert [level(photo) for photo in people.gallery] == expected
     faces = PeopleOptions(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
-    people = unseen(faces, ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
+    people = unseen(People(faces), ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
     assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
     for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
         assert level(given) != level(known)
     with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
-        unseen(faces, ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
+        unseen(People(faces), ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
 
 
 def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
-    monkeypatch.setattr("hdb.evaluation.people.SPLITS", {"test": range(4, 8)})
+    monkeypatch.setattr("hdb.faceworld.people.SPLITS", {"test": range(4, 8)})
     faces = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32, render_workers=0)
     world = FaceWorld(resolution=32)
     for num_references, own_view in ((1, 0), (2, 3)):
-        people = unseen(faces, ProtocolOptions(num_identities=2, num_references=num_references), hypernet=tmp_path)
+        options = ProtocolOptions(num_identities=2, num_references=num_references)
+        people = unseen(FaceworldPeople(faces), options, hypernet=tmp_path)
         pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
         torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
 
@@ -62,6 +64,6 @@ def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkey
 def test_methods_are_given_as_many_photos_as_asked_for(tmp_path):
     options = ProtocolOptions(num_identities=2, num_references=3, num_gallery=2, num_photos=2)
     source = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32)
-    people = unseen_faceworld(source, options)
+    people = unseen(FaceworldPeople(source), options, hypernet=tmp_path)
     assert torch.equal(people.photos.views, people.references[:, :2]) and people.references.shape[1] == 3
     assert torch.equal(people._replace(num_photos=1).photos.views, people.references[:, :1])

@@ -141,7 +141,7 @@ def test_nobody_usable_is_one_sentence_and_a_manifest_that_says_why(call, tmp_pa
     [
         ("root=nowhere", "nowhere is no folder; expected a folder of pictures"),
         ("root=empty", "empty holds no picture; expected empty/<name>/<picture>"),
-        ("source=faceworld", "source=faceworld root=photos are no photos; expected photos: folders, flat, celeba, lfw"),
+        ("source=faceworld", "faces.source is 'faceworld', expected one of folders, flat, celeba, lfw"),
         ("source=shards root=foreign", "source=shards root=foreign are no photos"),
         ("source=ftp", "faces.source is 'ftp', expected one of folders, "),
         ("source=celeba", "CelebA is missing or damaged in photos/celeba"),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.weights import checksum, weights_of
+from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.world import FaceWorld
 from hdb.files import write_safetensors
 from hdb.hypernet.encoder import FaceEncoder
@@ -52,12 +53,12 @@ def means(tiny_weights, tiny_diffusion, tmp_path) -> Means:
     )
     trainer = {"accelerator": "cpu", "enable_progress_bar": False}
     studio = Studio(PersonalizedDiffusion(tiny_diffusion, hypernet.layout), trainer=trainer, sampling=FEW)
-    return Means(hypernet, studio, options, world=FaceWorld(resolution=64), subjects=tmp_path / "subjects")
+    return Means(hypernet, studio, options, oracle=Oracle(FaceWorld(resolution=64)), subjects=tmp_path / "subjects")
 
 
 @pytest.fixture
 def photos(means) -> Photos:
-    world = means.world
+    world = means.oracle.world
     people = Photos(["0", "1"], world.render([(world.identity(person), world.view(person, 0)) for person in range(2)]))
     paths = [means.subjects / OURS / f"{name}.safetensors" for name in people.names]
     make_methods([OURS], means)[0].personalize(people).save(paths, about=[{}, {}])

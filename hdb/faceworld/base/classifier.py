@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES
-from hdb.metrics.networks import AttributeClassifier
 from hdb.faceworld.base.part import Part, crops, jitter, soften
 from hdb.faceworld.base.views import Views
+from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES
+from hdb.metrics.networks import AttributeClassifier
 
 HEADS = {
     "style": list(STYLES),

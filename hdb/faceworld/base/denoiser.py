@@ -14,10 +14,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.losses import diffusion_loss
 from hdb.faceworld.base import models
 from hdb.faceworld.base.part import Part
 from hdb.faceworld.base.views import Views
+from hdb.losses import diffusion_loss
 
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 

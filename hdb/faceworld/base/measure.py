@@ -18,10 +18,14 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sheet import picture_grid, save_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
-from hdb.faces.people import PeopleOptions, faceworld_pictures
-from hdb.faces.sources import FaceworldFaces
+from hdb.faces.people import PeopleOptions
+from hdb.faceworld.base import quality
+from hdb.faceworld.base.report import CURVES_FILE, markdown, records
+from hdb.faceworld.base.trainings import NETWORKS, WorldBaseOptions
+from hdb.faceworld.base.views import Views
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
+from hdb.faceworld.people import FaceworldFaces, rendered_people
 from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json, write_text
@@ -35,10 +39,6 @@ from hdb.training.curves import curves_sheet
 from hdb.training.device import device_of
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
-from hdb.faceworld.base import quality
-from hdb.faceworld.base.report import CURVES_FILE, markdown, records
-from hdb.faceworld.base.trainings import NETWORKS, WorldBaseOptions
-from hdb.faceworld.base.views import Views
 
 ROWS, COLUMNS = 10, 20  # of the sheet of the base's own pictures
 OWN_FACES = 100  # pictures of nobody, compared with as many people
@@ -206,7 +206,7 @@ def hypernetwork(options: MeasureOptions, base: StableDiffusion, training: Hyper
     )
     where = {"root": options.root, "resolution": options.resolution, "render_workers": options.num_workers}
     faces = replace(training.faces, **where)
-    dataset = faceworld_pictures(faces, indices=list(SPLITS["test"][: options.num_measured]))
+    dataset = rendered_people(faces, indices=list(SPLITS["test"][: options.num_measured]))
     people = FaceworldFaces(dataset, target_views=faces.target, seed=faces.seed)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     known = training.options

@@ -10,8 +10,8 @@ from lightning import LightningModule
 from timm.optim import Muon
 from torch import Tensor, nn
 
-from hdb.training.fitting import Steps
 from hdb.faceworld.base.views import Views
+from hdb.training.fitting import Steps
 
 OPTIMIZERS = ("adamw", "muon")
 

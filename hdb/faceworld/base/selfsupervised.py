@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from hdb.metrics.embedders import TimmEmbedder
 from hdb.faceworld.base.part import Part, crops, elsewhere
 from hdb.faceworld.base.views import Views
+from hdb.metrics.embedders import TimmEmbedder
 
 NUM_PROTOTYPES = 512
 TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1

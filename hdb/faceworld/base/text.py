@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from hdb.metrics.embedders import ClipEmbedder
-from hdb.prompts import without_identifier
 from hdb.faceworld.base import models
 from hdb.faceworld.base.part import Part, crops, jitter
 from hdb.faceworld.base.views import Views
+from hdb.metrics.embedders import ClipEmbedder
+from hdb.prompts import without_identifier
 
 
 class TextTraining(Part):

@@ -14,6 +14,16 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
+from hdb.faceworld.base import models
+from hdb.faceworld.base.autoencoder import AutoencoderTraining
+from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.part import OPTIMIZERS, Part
+from hdb.faceworld.base.report import weights_digest
+from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
+from hdb.faceworld.base.text import TextTraining, text_encoder_of
+from hdb.faceworld.base.views import Views
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json
@@ -26,16 +36,6 @@ from hdb.training.checkpoints import WholeCheckpoints, readable
 from hdb.training.curves import write_curve
 from hdb.training.device import accelerator, device_of, now, precision
 from hdb.training.stopping import WholeSteps
-from hdb.faceworld.base import models
-from hdb.faceworld.base.autoencoder import AutoencoderTraining
-from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
-from hdb.faceworld.base.denoiser import DenoiserTraining
-from hdb.faceworld.base.identity import IdentityTraining
-from hdb.faceworld.base.part import OPTIMIZERS, Part
-from hdb.faceworld.base.report import weights_digest
-from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
-from hdb.faceworld.base.text import TextTraining, text_encoder_of
-from hdb.faceworld.base.views import Views
 
 # In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
 PARTS = {

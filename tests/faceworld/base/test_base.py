@@ -15,12 +15,6 @@ from tiny import tiny_parts
 from transformers import CLIPTokenizer
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.faceworld.captions import VOCABULARY, caption
-from hdb.faceworld.identity import sample_identity
-from hdb.faceworld.view import sample_view
-from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
-from hdb.metrics.networks import AttributeClassifier
-from hdb.prompts import without_identifier
 from hdb.faceworld.base import models, quality
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
@@ -30,6 +24,12 @@ from hdb.faceworld.base.part import crops, elsewhere, jitter
 from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
 from hdb.faceworld.base.views import Views
+from hdb.faceworld.captions import VOCABULARY, caption
+from hdb.faceworld.identity import sample_identity
+from hdb.faceworld.view import sample_view
+from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
+from hdb.metrics.networks import AttributeClassifier
+from hdb.prompts import without_identifier
 
 SIZE = 64
 SETTINGS = {"batch_size": 6, "lr": 1e-3, "seed": 3}

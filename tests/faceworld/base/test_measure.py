@@ -12,11 +12,11 @@ from experiments import measure as command
 from experiments import pretrain
 from experiments.config import TrainBase
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.faceworld.base import measure
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.faceworld.base import measure
 
 CONFIGS = Path("configs/faceworld").resolve()
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import base
+from hdb.faceworld.base.report import markdown, records
 from hdb.faceworld.view import sample_view
 from hdb.training.curves import curves_sheet, read_curve, running_mean
-from hdb.faceworld.base.report import markdown, records
 
 WORDS = ["resolution=64", "num_identities=2", "views_per_identity=6", "num_workers=0", "accelerator=cpu"]
 PARTS = ["parts=[encoder,classifier]", "encoder.steps=2", "classifier.steps=3", "classifier.batch_size=4"]

@@ -1,4 +1,4 @@
-"""Oracle: the true answer, which only a drawn world has; the upper end of every scale."""
+"""The oracle: a method that draws the true answer to every prompt, the upper end of every scale."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ from hdb.methods.protocol import Photos
 
 
 class Oracle:
-    """Knows the people of faceworld by their names, which are their numbers."""
+    """Draws people of faceworld as they are; a `Method` without training. Names are the world's numbers of people."""
 
     name = "oracle"
 
@@ -25,7 +25,7 @@ class Oracle:
 
 
 class TruePeople:
-    """People of faceworld as they are. The base has no part in their pictures."""
+    """The personalization of `Oracle`. The base has no part in its pictures."""
 
     def __init__(self, world: FaceWorld, identities: list[int]) -> None:
         self.world, self.identities = world, identities
@@ -42,7 +42,14 @@ class TruePeople:
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
-        """Rendered; a seed chooses pose, light and what else a prompt leaves open."""
+        """Renders the prompts; a seed chooses pose, light and what else a prompt leaves open.
+
+        Raises:
+            ValueError: a prompt is no caption of faceworld.
+        """
         people = self.identities * (len(prompts) // len(self))
-        asked = zip(people, prompts, seeds, strict=True)
-        return torch.stack([self.world.oracle(person, prompt, seed=seed) for person, prompt, seed in asked])
+        rendered = [
+            self.world.oracle(person, prompt, seed=seed)
+            for person, prompt, seed in zip(people, prompts, seeds, strict=True)
+        ]
+        return torch.stack(rendered)
