@@ -67,32 +67,32 @@ def caption(
     identity: Identity | None = None,
     rng: np.random.Generator | None = None,
 ) -> str:
-    """Says what `view` shows.
+    """Says everything that `view` shows: style, expression, accessory and context.
 
-    Without `rng` everything is said, and traits when `identity` is given. With `rng` it is a training caption: a third
-    carry "[V]", which there means nobody and so must learn to mean nothing; traits are sometimes said, and clauses are
-    sometimes left out, so that the words never become necessary. The style is always said.
+    What a caption does not say is not in the picture. A base that is trained on captions with gaps learns to draw
+    contexts and accessories that no prompt asked for.
+
+    Args:
+        identifier: stands before "face".
+        identity: of whom age, hair and beard are said, each of them always, or sometimes with `rng`.
+        rng: makes a training caption: each trait is said in 30 % of the captions, and a third carry "[V]", which names
+            a different person each time and so learns to mean nobody.
 
     >>> from hdb.faceworld.view import sample_nuisances
     >>> view = sample_nuisances(np.random.default_rng(0)).replace(style="oil", context="snow", accessory="hat")
     >>> caption(view, identifier="[V]")
     'a [V] face wearing a hat in the snow, oil painting'
     """
-    coins = np.ones(8) if rng is None else rng.random(8)
-    said = coins[:3] > (0.0 if rng is None else np.array([0.25, 0.1, 0.1]))
-    if rng is not None and identifier is None and coins[3] < 1 / 3:
-        identifier = IDENTIFIER
-    stated = coins[4:] > (0.0 if rng is None else 0.7)
+    stated = np.ones(4, bool)
+    if rng is not None:
+        if rng.random() < 1 / 3 and identifier is None:
+            identifier = IDENTIFIER
+        stated = rng.random(4) < 0.3
     age, traits = _traits(identity, stated) if identity is not None else ("", "")
-    clauses = (
-        view.expression if view.expression != "neutral" else "",
-        ACCESSORIES[view.accessory],
-        CONTEXTS[view.context],
-    )
     name = f"{identifier} " if identifier else ""
-    subject = " ".join(
-        filter(None, [f"{name}{age}face{traits}", *(c for c, s in zip(clauses, said, strict=True) if s)])
-    )
+    expression = view.expression if view.expression != "neutral" else ""
+    parts = [f"{name}{age}face{traits}", expression, ACCESSORIES[view.accessory], CONTEXTS[view.context]]
+    subject = " ".join(filter(None, parts))
     if view.style in ("photo", "gray"):
         return f"a {STYLES[view.style]} of a {subject}"
     return f"a {subject}, {STYLES[view.style]}"

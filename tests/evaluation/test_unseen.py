@@ -3,13 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 from gray import level, seven_pictures, three_shards
 
 from hdb.evaluation.people import ProtocolOptions, unseen
 from hdb.faces.people import People, PeopleOptions
-from hdb.faceworld.people import FaceworldPeople
-from hdb.faceworld.world import FaceWorld
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
 
@@ -48,22 +45,3 @@ def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_th
         assert level(given) != level(known)
     with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
         unseen(People(faces), ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
-
-
-def test_faceworlds_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
-    monkeypatch.setattr("hdb.faceworld.people.SPLITS", {"test": range(4, 8)})
-    faces = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32, render_workers=0)
-    world = FaceWorld(resolution=32)
-    for num_references, own_view in ((1, 0), (2, 3)):
-        options = ProtocolOptions(num_identities=2, num_references=num_references)
-        people = unseen(FaceworldPeople(faces), options, hypernet=tmp_path)
-        pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
-        torch.testing.assert_close(people.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
-
-
-def test_methods_are_given_as_many_photos_as_asked_for(tmp_path):
-    options = ProtocolOptions(num_identities=2, num_references=3, num_gallery=2, num_photos=2)
-    source = PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32)
-    people = unseen(FaceworldPeople(source), options, hypernet=tmp_path)
-    assert torch.equal(people.photos.views, people.references[:, :2]) and people.references.shape[1] == 3
-    assert torch.equal(people._replace(num_photos=1).photos.views, people.references[:, :1])

@@ -6,15 +6,7 @@ from gray import level
 
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import flat_folder, identity_folders, select
-from hdb.faces.sources import FaceBatch, FaceworldFaces, PhotoFaces, identity_number
-from hdb.faceworld.dataset import FaceWorldDataset
-
-
-@pytest.fixture(scope="module")
-def faceworld(tmp_path_factory) -> FaceWorldDataset:
-    dataset = FaceWorldDataset(tmp_path_factory.mktemp("world"), indices=[1, 0], views_per_identity=6, resolution=64)
-    dataset.prepare(num_workers=0, progress=False)
-    return dataset
+from hdb.faces.sources import FaceBatch, PhotoFaces, identity_number
 
 
 def test_target_is_another_picture_of_the_person_where_there_is_one(folders):
@@ -33,19 +25,18 @@ def test_same_target_is_the_reference(folders):
     assert all(torch.equal(*source[draw, 0][:2]) for draw in range(5))
 
 
-def test_a_sample_is_a_function_of_seed_draw_and_index(folders, faceworld):
-    for make in (
-        lambda seed: PhotoFaces(identity_folders(folders), resolution=8, seed=seed),
-        lambda seed: FaceworldFaces(faceworld, seed=seed),
-    ):
-        torch.manual_seed(0)
-        state = torch.get_rng_state()
-        first = [make(0)[draw, 0] for draw in range(12)]
-        again = [make(0)[draw, 0] for draw in reversed(range(12))][::-1]
-        assert all(torch.equal(a.target, b.target) and a.prompt == b.prompt for a, b in zip(first, again, strict=True))
-        other = [make(1)[draw, 0] for draw in range(12)]
-        assert any(not torch.equal(a.reference, b.reference) for a, b in zip(first, other, strict=True))
-        assert torch.equal(torch.get_rng_state(), state)  # the global generator belongs to others
+def test_a_sample_is_a_function_of_seed_draw_and_index(folders):
+    def source(seed: int) -> PhotoFaces:
+        return PhotoFaces(identity_folders(folders), resolution=8, seed=seed)
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = [source(0)[draw, 0] for draw in range(12)]
+    again = [source(0)[draw, 0] for draw in reversed(range(12))][::-1]
+    assert all(torch.equal(a.target, b.target) and a.prompt == b.prompt for a, b in zip(first, again, strict=True))
+    other = [source(1)[draw, 0] for draw in range(12)]
+    assert any(not torch.equal(a.reference, b.reference) for a, b in zip(first, other, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator belongs to others
 
 
 def test_each_picture_of_a_flat_folder_is_a_person(folders):
@@ -73,30 +64,6 @@ def test_what_shows_no_face_is_skipped_with_the_cropper(folders):
     source = PhotoFaces(select(identity_folders(folders), ["bert"]), resolution=8, cropper=FaceCropper())
     with pytest.warns(UserWarning, match="no face found"), pytest.raises(ValueError, match="'no face': 1"):
         source[0]
-
-
-def test_faceworld_references_are_plain_and_targets_are_another_view(faceworld):
-    def views(source: FaceworldFaces, draw: int) -> tuple[int, int, str]:
-        sample = source[draw, 1]
-        pictures = [torch.from_numpy(faceworld.image(1, view)).float() / 255 for view in range(6)]
-        reference, target = (
-            next(view for view, picture in enumerate(pictures) if torch.equal(picture, given))
-            for given in (sample.reference, sample.target)
-        )
-        assert sample.identity == 0  # the world's number of the person at position 1
-        return reference, target, sample.prompt
-
-    seen = [views(FaceworldFaces(faceworld, target_views="all"), draw) for draw in range(80)]
-    assert {reference for reference, _, _ in seen} == {0, 3} and {target for _, target, _ in seen} == set(range(6))
-    for reference, target, prompt in seen:
-        assert reference != target and "[V] face" in prompt
-        assert (prompt == "a [V] face") == (target in (0, 3))
-    plain = [views(FaceworldFaces(faceworld, target_views="plain"), draw) for draw in range(10)]
-    assert {pair[:2] for pair in plain} == {(0, 3), (3, 0)}
-    paper = [views(FaceworldFaces(faceworld, target_views="same"), draw) for draw in range(5)]
-    assert all(reference == target and prompt == "a [V] face" for reference, target, prompt in paper)
-    with pytest.raises(ValueError, match="target_views is 'any', expected one of plain, all, same"):
-        FaceworldFaces(faceworld, target_views="any")
 
 
 def test_a_batch_stacks_samples_in_order(folders):
