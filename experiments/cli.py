@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 
 from experiments.quiet import quieten
-from hdb.signals import end_of, stoppable
+from hdb.signals import exit_by_signal, handle_stop_signals
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal."""
     left = code(main, sys.argv[1:])
     if left == 128 + signal.SIGTERM and os.environ.get("WANDB_SWEEP_ID"):
-        end_of(signal.SIGTERM)  # the agent sent it to end a run early, and takes codes above 0 for failures
+        exit_by_signal(signal.SIGTERM)  # the agent sent it to end a run early, and takes codes above 0 for failures
     sys.exit(left)
 
 
@@ -21,22 +21,22 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
     quieten()
-    with stoppable() as stopping:
+    with handle_stop_signals() as stop_request:
         try:
             left, broken = _left(main, argv), None
         except Exception as error:
             left, broken = None, error
         ranks = sys.modules.get("hdb.training.ranks")  # a command that has not loaded it is alone
-        if broken is not None and stopping.asked is None:  # else the signal broke it
+        if broken is not None and stop_request.signal is None:  # else the signal broke it
             if ranks is None or not ranks.lost_another(broken):
                 raise broken
             left = ranks.say_lost()
         if ranks is not None:
             ranks.leave()
-        if stopping.asked is None and left is not None:
+        if stop_request.signal is None and left is not None:
             return left
         # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
-        return stopping.say() if ranks is None or ranks.is_first() else 0
+        return stop_request.report() if ranks is None or ranks.is_first() else 0
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:

@@ -11,13 +11,13 @@ from experiments.cli import run
 from experiments.config import Demo, load
 from hdb.demo.portraits import Portraits
 from hdb.demo.visits import Visits
-from hdb.diffusion.base import read_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.people import draw_test_face
 from hdb.faceworld.world import FaceWorld
-from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet
+from hdb.hypernet.trained import check_networks_exist, load_hypernet, resolve_hypernet_path
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.studio import Studio
 from hdb.training.device import device_of
@@ -45,10 +45,10 @@ def main(argv: list[str]) -> None:
 
 def portraits(config: Demo) -> Portraits:
     """The base and the hypernetwork, read once for everybody."""
-    path, device = hypernet_path(config.hypernet), device_of(config.accelerator)
-    refuse_missing_networks(hypernet=path, encoder=config.encoder)
-    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-    hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
+    path, device = resolve_hypernet_path(config.hypernet), device_of(config.accelerator)
+    check_networks_exist(hypernet=path, encoder=config.encoder)
+    base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)

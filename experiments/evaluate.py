@@ -10,7 +10,7 @@ from experiments.people import expected_attributes, open_people, oracle_of
 from experiments.records import log_evaluation
 from experiments.runs import AT_ONCE, check_folder, claim
 from experiments.tracking import wandb_run
-from hdb.diffusion.base import read_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.evaluate import evaluate
 from hdb.evaluation.people import unseen
@@ -18,36 +18,36 @@ from hdb.evaluation.report import versions, write_report
 from hdb.evaluation.scores import Panel
 from hdb.evaluation.search import searched
 from hdb.evaluation.subjects import subjects_folder
-from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, written_at
-from hdb.lidb.file import dtype_named
+from hdb.hypernet.trained import check_networks_exist, load_hypernet, modification_time, resolve_hypernet_path
+from hdb.lidb.file import parse_dtype
 from hdb.methods.studio import Studio
 from hdb.methods.table import Means, make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
-from hdb.prompts import read_prompts, without_identifier
+from hdb.prompts import read_prompts, remove_identifier
 from hdb.runs.locks import own_place
 from hdb.training.ranks import alone, start
 
 
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
-    chosen, dtype = methods_named(config.methods), dtype_named(config.dtype)
+    chosen, dtype = methods_named(config.methods), parse_dtype(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)
-    path, folder, curves = hypernet_path(config.hypernet), own_place(config.output), searched(config.searches)
+    path, folder, curves = resolve_hypernet_path(config.hypernet), own_place(config.output), searched(config.searches)
     check_folder(folder, config)
-    refuse_missing_networks(hypernet=path, encoder=config.encoder)
+    check_networks_exist(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
     source = open_people(config.faces)
     people, device = unseen(source, config, hypernet=path), start(config, accelerator=config.accelerator)
-    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-    hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
+    base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
     methods = make_methods(chosen, Means(hypernet, studio, config, oracle_of(source), subjects_folder(folder)))
     judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
-    panel = Panel(judges, [without_identifier(prompt) for prompt in prompts], expected, judge)
-    inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": written_at(path)}
+    panel = Panel(judges, [remove_identifier(prompt) for prompt in prompts], expected, judge)
+    inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": modification_time(path)}
     how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}
     with claim(folder, config, result="results.json", inputs=inputs, reads=(path,), free=AT_ONCE):
         with wandb_run(config, stage="evaluate", output=folder) as logger:

@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.config import RenderFaceworld, load
 from experiments.outputs import writing
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.runs.outputs import check_room
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
         with writing(Path(config.portrait), config=config, overwrite=config.overwrite):
             world = FaceWorld(seed=config.seed, resolution=config.resolution)
             pair = world.identity(config.identity), world.view(config.identity, 0)  # views 0, 3, 6, ... are plain
-            save_image(to_image(world.render([pair])[0]), config.portrait)
+            save_image(to_pil(world.render([pair])[0]), config.portrait)
         print(f"{config.portrait}: identity {config.identity}, who does not exist")
         return
     if unknown := [split for split in config.splits if split not in SPLITS]:

@@ -10,11 +10,11 @@ from tqdm.auto import tqdm
 from experiments.cli import run
 from experiments.config import MeasureGate, load
 from experiments.people import open_people
-from hdb.diffusion.base import read_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
 from hdb.evaluation.people import ProtocolOptions, unseen
-from hdb.hypernet.trained import hypernet_path, refuse_missing_networks, trained_hypernet, weights_digest
+from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, load_hypernet, resolve_hypernet_path
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.studio import Studio
 from hdb.metrics.judges import recognizer
@@ -23,12 +23,12 @@ from hdb.training.device import device_of
 
 def main(argv: list[str]) -> None:
     config = load(MeasureGate, argv)
-    path, device, num = hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
-    refuse_missing_networks(hypernet=path, encoder=config.encoder)
+    path, device, num = resolve_hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
+    check_networks_exist(hypernet=path, encoder=config.encoder)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
     people = unseen(open_people(config.faces), protocol, hypernet=path, split=config.split)
-    base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-    hypernet, prompts = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device), config.prompts
+    base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
+    hypernet, prompts = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device), config.prompts
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "trainer": machine, "sampling": config.sampling, "seed": config.seed}
     studio = Studio(PersonalizedDiffusion(base, hypernet.layout), **how)
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
         auc = separation(everybody.likeness.mean(1), torch.cat(truth))
         print(f"best from worst fifth of {num} test people: AUC {auc:.3f}")
     else:
-        print(f"{Gate(prompts, everybody, weights_digest(path)).save(path)}: {num} people, {len(prompts)} prompts")
+        saved = Gate(prompts, everybody, compute_hypernet_digest(path)).save(path)
+        print(f"{saved}: {num} people, {len(prompts)} prompts")
 
 
 if __name__ == "__main__":

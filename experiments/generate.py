@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from experiments.cli import run
 from experiments.config import Generate, load
 from experiments.outputs import writing
-from hdb.diffusion.base import read_base
-from hdb.diffusion.sampling import prompt_remarks, tiled_batches
-from hdb.diffusion.sheet import picture_grid, save_image, to_image
+from hdb.diffusion.base import load_base
+from hdb.diffusion.sampling import prompt_warnings, tiled_batches
+from hdb.diffusion.sheet import picture_grid, save_image, to_pil
 from hdb.methods.kinds import read_people, refuse_unreadable
 from hdb.runs.locks import own_place
 from hdb.training.device import device_of
@@ -34,18 +34,24 @@ def main(argv: list[str]) -> None:
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
     grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
     with writing(grid, *files, config=config, overwrite=config.overwrite):
-        base = read_base(config.base, device=device_of(config.accelerator), memory=config.memory)
-        strength = {"scale": config.scale, "text_scale": config.text_scale, "weights": shares if config.mix else None}
+        base = load_base(config.base, device=device_of(config.accelerator), memory=config.memory)
+        strength = {
+            "scale": config.scale,
+            "text_encoder_scale": config.text_encoder_scale,
+            "weights": shares if config.mix else None,
+        }
         people = read_people(base, config.subject, **strength)
-        for remark in prompt_remarks(base, prompts):
+        for remark in prompt_warnings(base, prompts):
             print(remark)
-        for spots in tqdm(tiled_batches(len(prompts), len(numbers), len(names), at_once=at_once), desc="batches"):
+        for spots in tqdm(
+            tiled_batches(len(prompts), len(numbers), len(names), max_batch_size=at_once), desc="batches"
+        ):
             shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
             wanted, sampling = [prompts[prompt] for prompt, _, _ in spots], config.sampling
             pictures = people[shown].pictures(wanted, seeds=seeds, sampling=sampling)
             for (prompt, number, person), picture in zip(spots, pictures, strict=True):
                 drawn[prompt, person, number] = picture
-                save_image(to_image(picture), file_of[prompt, person, number])
+                save_image(to_pil(picture), file_of[prompt, person, number])
         rows = [[drawn[prompt, person, k] for k in numbers] for prompt, person, first in everything if not first]
         save_image(picture_grid(rows), grid)
     for prompt, text in enumerate(prompts):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Inspect, load
-from hdb.lidb.facts import subject_rows
+from hdb.lidb.facts import describe_subject
 
 
 def main(argv: list[str]) -> None:
@@ -17,11 +17,11 @@ def main(argv: list[str]) -> None:
             "give either subject=FILE.safetensors or base=FOLDER_OR_ID, a base or its configs; or base=sd15-config"
         )
     if config.subject:
-        rows = subject_rows(Path(config.subject))
+        rows = describe_subject(Path(config.subject))
     else:
-        from hdb.diffusion.facts import base_rows  # only here: a file is looked at without diffusers
+        from hdb.diffusion.facts import describe_base  # only here: a file is looked at without diffusers
 
-        rows = base_rows(config.base, config.lidb)
+        rows = describe_base(config.base, config.lidb)
     for name, value in rows.items():
         print(f"{name:14} {value}")
 

@@ -11,34 +11,34 @@ from experiments.config import Personalize, load
 from experiments.outputs import place_of_file, writing
 from experiments.person import method_of, read_references
 from experiments.tracking import check_mode, log_subject, wandb_run
-from hdb.diffusion.base import read_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import prompt_remarks
-from hdb.diffusion.sheet import picture_grid, preview_of, save_image, to_image
+from hdb.diffusion.sampling import prompt_warnings
+from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
 from hdb.evaluation.gate import judged
-from hdb.hypernet.trained import hypernet_path, trained_hypernet
-from hdb.lidb.file import dtype_named
+from hdb.hypernet.trained import load_hypernet, resolve_hypernet_path
+from hdb.lidb.file import parse_dtype
 from hdb.methods.protocol import Photos
 from hdb.training.device import device_of
 
 
 def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
-    output, dtype = place_of_file(config.output), dtype_named(config.dtype)
+    output, dtype = place_of_file(config.output), parse_dtype(config.dtype)
     check_mode(config)
-    path, device, preview = hypernet_path(config.hypernet), device_of(config.accelerator), preview_of(output)
+    path, device, preview = resolve_hypernet_path(config.hypernet), device_of(config.accelerator), preview_path(output)
     picture, prompts = output.with_suffix(".png"), config.prompts
     with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)
-        base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
+        base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
         views = read_references(config, resolution=base.resolution)
-        hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
+        hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
         config.finetuning.check(hypernet.layout)
         personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
         source = Path(config.reference).name if config.source is None else config.source
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
             method = method_of(config, hypernet, personalized, logger=logger, dtype=dtype)
-            for remark in prompt_remarks(base, [config.instance_prompt, *prompts]):
+            for remark in prompt_warnings(base, [config.instance_prompt, *prompts]):
                 print(remark)
             person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
             seconds = time.perf_counter() - started
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
             verdict = judged(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
             save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
-            save_image(to_image(pictures[0]), preview)
+            save_image(to_pil(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
     print(verdict.words)
     if config.strict and not verdict.fits:

@@ -11,10 +11,10 @@ from experiments.config import Preoptimize, load
 from experiments.people import open_people
 from experiments.runs import check_folder, claim
 from experiments.tracking import wandb_run
-from hdb.diffusion.base import read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.base import load_base
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.people import SPLITS_FILE
-from hdb.hypernet.trained import face_encoder, refuse_missing_networks
+from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.runs.locks import own_place
 from hdb.training.predictability import LEAST_PEOPLE
 from hdb.training.ranks import alone, is_first, start, write_once
@@ -25,15 +25,15 @@ def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     folder = own_place(config.output)
     check_folder(folder, config)
-    refuse_missing_networks(encoder=config.encoder)
+    check_networks_exist(encoder=config.encoder)
     everybody = open_people(config.faces)
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
     device = start(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
-    diffusion = read_base(config.base, device=device, **how)
-    personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, config.lidb))
+    diffusion = load_base(config.base, device=device, **how)
+    personalized = PersonalizedDiffusion(diffusion, build_layout(diffusion, config.lidb))
     people = everybody.faces("train")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is resumed.
     asked, result = replace(config, encoder=None), "predictable.json" if config.encoder else "metrics.json"
@@ -52,7 +52,9 @@ def main(argv: list[str]) -> None:
         with wandb_run(config, stage="preoptimize", output=folder) as logger:
             fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
             if is_first() and (name := config.encoder):
-                known = predictable(folder, people, personalized.layout, face_encoder(name), name=name, device=device)
+                known = predictable(
+                    folder, people, personalized.layout, load_face_encoder(name), name=name, device=device
+                )
                 logger.log_metrics({"preoptimize/r2": known.r2, "preoptimize/r2_residuals": known.r2_residuals})
 
 

@@ -12,12 +12,12 @@ from experiments.people import open_people
 from experiments.runs import LOOKED_AT, check_folder, claim
 from experiments.sweeps import log_winner
 from experiments.tracking import log_network, wandb_run
-from hdb.diffusion.base import read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.base import load_base
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.datamodule import FaceData
 from hdb.faces.people import SPLITS_FILE
-from hdb.hypernet.options import new_hypernet
-from hdb.hypernet.trained import begin, face_encoder
+from hdb.hypernet.options import build_hypernet
+from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
 from hdb.metrics.judges import Judges
 from hdb.runs.locks import own_place
 from hdb.training.callbacks import PreviewPeople
@@ -36,13 +36,15 @@ def main(argv: list[str]) -> None:
     splits = people.splits  # are checked before gigabytes are read
     device = start(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
-    layout = layout_of(base := read_base(config.base, device=device, **how), config.lidb)
+    layout = build_layout(base := load_base(config.base, device=device, **how), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
-    encoder, judges = face_encoder(config.hypernet.encoder), Judges.read(config.judges, device=device)
+    encoder, judges = load_face_encoder(config.hypernet.encoder), Judges.read(config.judges, device=device)
     train = people.training(caches_of=(base.autoencoder_digest, encoder.digest) if config.cached else None)
-    hypernet = new_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
+    hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
     personalized, val = PersonalizedDiffusion(base, hypernet.layout), people.faces("val")
-    begin(hypernet, config.init_from, (sample.reference for sample in train), device=device, check=base.check)
+    initialize_hypernet(
+        hypernet, config.init_from, (sample.reference for sample in train), device=device, check=base.check
+    )
     preview = PreviewPeople(personalized, judges, val, options=config, path=folder / "preview.png", seed=seed)
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=seed)

@@ -11,18 +11,18 @@ from experiments.cli import run
 from experiments.config import Search, dotted, load
 from experiments.outputs import named_paths
 from experiments.people import open_people, oracle_of
-from hdb.diffusion.base import read_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.people import unseen
 from hdb.evaluation.scores import Panel
 from hdb.evaluation.search import Trial, named, plans
 from hdb.files import write_json
-from hdb.hypernet.trained import hypernet_path, trained_hypernet, written_at
-from hdb.lidb.file import dtype_named
+from hdb.hypernet.trained import load_hypernet, modification_time, resolve_hypernet_path
+from hdb.lidb.file import parse_dtype
 from hdb.methods.studio import Studio
 from hdb.methods.table import SCALE, Means, make_methods
 from hdb.metrics.judges import Judges
-from hdb.prompts import read_prompts, without_identifier
+from hdb.prompts import read_prompts, remove_identifier
 from hdb.runs.folder import added_to
 from hdb.runs.locks import own_place
 from hdb.training.device import device_of
@@ -32,19 +32,23 @@ def main(argv: list[str]) -> None:
     config = load(Search, argv)
     planned, prompts = plans(config.grids, config.methods), read_prompts(config.prompts, num=config.num_prompts)
     of_words = {words: load(Search, [*argv, *words]) for plan in planned.values() for words in plan}  # before any runs
-    path, folder, device = hypernet_path(config.hypernet), own_place(config.output), device_of(config.accelerator)
+    path, folder, device = (
+        resolve_hypernet_path(config.hypernet),
+        own_place(config.output),
+        device_of(config.accelerator),
+    )
     with added_to(folder, [*named_paths(config), ("hypernet", path)]):
         config.refuse_missing(path)
         source = open_people(config.faces)
         people, oracle = unseen(source, config, hypernet=path, split="val"), oracle_of(source)
-        base = read_base(config.base, device=device, memory=config.memory, precision=config.precision)
-        hypernet = trained_hypernet(path, encoder=config.encoder, **base.wanted).to(device)
+        base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
+        hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
         machine = {"accelerator": config.accelerator, "precision": config.precision}
-        how = {"prompt": config.instance_prompt, "trainer": machine, "dtype": dtype_named(config.dtype)}
+        how = {"prompt": config.instance_prompt, "trainer": machine, "dtype": parse_dtype(config.dtype)}
         studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how)
-        panel = Panel(Judges.read(config.judges, device=device), [without_identifier(of) for of in prompts])
+        panel = Panel(Judges.read(config.judges, device=device), [remove_identifier(of) for of in prompts])
         trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
-        depends = {"base": base.digest, "hypernetwork": written_at(path)}
+        depends = {"base": base.digest, "hypernetwork": modification_time(path)}
 
         def place(name: str, setting: Search, words: tuple[str, ...] = ()) -> Path:
             return folder / name / named(words, dotted(replace(setting, methods=None, grids={}, output="")) | depends)

@@ -8,8 +8,8 @@ The rooms, in the order of that line: `hdb.faces` (where references come from) a
 of people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the
 frozen base and its pictures), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage),
 `hdb.methods` (every way from a photo to a person the base can draw), `hdb.evaluation` (which of them is better),
-`hdb.faceworld.base` (what trained the weights that `hdb.faceworld` ships). `experiments/` builds objects from these rooms by
-plain calls.
+`hdb.faceworld.base` (what trained the weights that `hdb.faceworld` ships). `experiments/` builds objects from these
+rooms by plain calls.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949
 """

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 ROOT = Path(__file__).parents[1]  # what holds hdb/ and configs/: a checkout, or site-packages
-SHIPPED = ("hdb/faceworld/weights", "configs")  # what lies there for others to read
+SHIPPED_FOLDERS = ("hdb/faceworld/weights", "configs")  # what lies there for others to read
 SOFTWARE = "hdb"  # stands in every picture: one without it is not ours to replace
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -26,19 +26,19 @@ _MARKS = {
 }
 
 
-def shipped(path: str | Path) -> Path:
+def resolve_shipped(path: str | Path) -> Path:
     """What the project ships, by its name in the repository, from any folder: beside the package if it is not here.
 
-    >>> shipped("configs/faceworld/generate.yaml").is_file(), shipped("me.png")
+    >>> resolve_shipped("configs/faceworld/generate.yaml").is_file(), resolve_shipped("me.png")
     (True, PosixPath('me.png'))
     """
     path = Path(path)
-    ours = path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED))
+    ours = path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED_FOLDERS))
     return ROOT / path if ours and not path.exists() and (ROOT / path).exists() else path
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` for a file or a folder, which gets its name once the `with` block is done.
 
     What an older file of this name held survives a failure, and of the new one nothing is left. The temporary name is
@@ -76,7 +76,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     try:
         with ExitStack() as stack:
             for path, content in reversed(contents.items()):  # a stack: the first file gets its name last
-                stack.enter_context(written_whole(path)).write_bytes(content)
+                stack.enter_context(atomic_write(path)).write_bytes(content)
     except OSError as error:
         (first, *more), size = contents, sum(map(len, contents.values()))
         where = first.parent if more else first
@@ -127,7 +127,7 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path} is no text in UTF-8 or UTF-16 ({error.reason} at byte {error.start})") from None
 
 
-def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_safetensors_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The header of a safetensors file: {tensor name: {dtype, shape, data_offsets}} and the metadata.
 
     Reads no tensor. Tells a pickled checkpoint by its first bytes, and a file that was cut off by its length.

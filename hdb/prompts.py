@@ -16,33 +16,33 @@ CLASS_PROMPT = "a face"
 _IDENTIFIER = re.compile(re.escape(IDENTIFIER), re.IGNORECASE)  # text encoders do not tell [v] from [V]
 
 
-def names_somebody(prompt: str, identifier: str = IDENTIFIER) -> bool:
+def has_identifier(prompt: str, identifier: str = IDENTIFIER) -> bool:
     """Whether a prompt has [V] in it, in either case, or the word that is read in its place."""
     return _IDENTIFIER.search(prompt) is not None or identifier.lower() in prompt.lower().split()
 
 
-def spoken(prompt: str, identifier: str) -> str:
+def replace_identifier(prompt: str, identifier: str) -> str:
     """A prompt as a text encoder reads it: the identifier in the place of [V].
 
-    >>> spoken("a photo of a [V] face", "sks")
+    >>> replace_identifier("a photo of a [V] face", "sks")
     'a photo of a sks face'
     """
     return _IDENTIFIER.sub(lambda found: identifier, prompt) if identifier != IDENTIFIER else prompt
 
 
-def escaped(prompt: str) -> str:
+def escape_brackets(prompt: str) -> str:
     r"""A prompt as one types it in A1111, to which brackets are markup: [x] is x at a strength of 1 / 1.1.
 
-    >>> print(escaped("a [V] face"))
+    >>> print(escape_brackets("a [V] face"))
     a \[V\] face
     """
     return re.sub(r"([\[\]()])", r"\\\1", prompt)
 
 
-def without_identifier(prompt: str) -> str:
+def remove_identifier(prompt: str) -> str:
     """What a prompt means to somebody who does not know the identifier, CLIP say.
 
-    >>> without_identifier("a photo of a [V] face")
+    >>> remove_identifier("a photo of a [V] face")
     'a photo of a face'
     """
     return " ".join(_IDENTIFIER.sub(" ", prompt).split())
@@ -60,7 +60,7 @@ def read_prompts(path: str | Path, *, num: int) -> list[str]:
         raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
     if not 1 <= num <= len(prompts):
         raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
-    if nameless := next((prompt for prompt in prompts[:num] if not names_somebody(prompt)), None):
+    if nameless := next((prompt for prompt in prompts[:num] if not has_identifier(prompt)), None):
         raise ValueError(
             f"{path} asks for {nameless!r}, expected {IDENTIFIER} in every prompt, where the person stands"
         )

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: between two steps of a training, at once elsewhere; never mistaken for an end."""
+"""Signals that ask the process to stop: at the end of a training step, or at once outside of training."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, kill, a closed terminal, and what clusters send before they take a machine away or its time is used up.
+# Ctrl-C, kill, a closed terminal, and what clusters send before they take a machine away or when time is used up.
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -16,61 +16,74 @@ SIGNALS = tuple(
 )
 
 
-class Stopping:
-    """What was asked of this process, and whether it waits for the end of a step. There is one: signals are global."""
+class StopRequest:
+    """The signal that asked this process to stop, if any.
+
+    Attributes:
+        signal: The first signal received, or None.
+        within_step: True during a training step. The callback that set it then raises KeyboardInterrupt at its end.
+    """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
-        self.within_step, self.process = False, os.getpid()
+        self.signal: signal.Signals | None = None
+        self.within_step = False
+        self.process_id = os.getpid()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raises KeyboardInterrupt, which every library knows; once, so that the saving it causes is not disturbed."""
-        if os.getpid() != self.process:  # a forked worker: it has nothing to save
+        """Raises KeyboardInterrupt, only once: a second signal must not disturb the saving that the first one caused.
+
+        Within a step the first signal is only recorded. A second Ctrl-C does interrupt the step.
+        """
+        if os.getpid() != self.process_id:  # a forked worker has nothing to save and ends at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        again, self.asked = self.asked is not None, self.asked or signal.Signals(number)
-        impatient = again and self.within_step and number == signal.SIGINT
-        if impatient or not (again or self.within_step):
+        is_repeated = self.signal is not None
+        if not is_repeated:
+            self.signal = signal.Signals(number)
+        interrupts_step = is_repeated and self.within_step and number == signal.SIGINT
+        if interrupts_step or not (is_repeated or self.within_step):
             raise KeyboardInterrupt
 
-    def say(self) -> int:
-        """Says what stopped this process; the exit code."""
-        asked = self.asked or signal.SIGINT
-        how = "interrupted" if asked == signal.SIGINT else f"stopped by {asked.name}"
-        print(f"{how}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
-        return 128 + asked
+    def report(self) -> int:
+        """Prints what stopped this process and returns its exit code, 128 plus the number of the signal."""
+        stopped_by = self.signal or signal.SIGINT
+        reason = "interrupted" if stopped_by == signal.SIGINT else f"stopped by {stopped_by.name}"
+        print(f"{reason}: whatever was saved is whole, and the same command goes on from there", file=sys.stderr)
+        return 128 + stopped_by
 
 
-_stopping = Stopping()
+_stop_request = StopRequest()
 
 
-def stopping() -> Stopping:
-    """What was asked of this process since the last `stoppable`."""
-    return _stopping
+def current_stop_request() -> StopRequest:
+    """The request of the latest `handle_stop_signals`. There is one per process, as signal handlers are global."""
+    return _stop_request
 
 
 @contextmanager
-def stoppable() -> Iterator[Stopping]:
-    """Within the `with` block the signals interrupt; those that whoever started us has us ignore stay ignored (nohup).
+def handle_stop_signals() -> Iterator[StopRequest]:
+    """Handles the stop signals within a `with` block, then restores the previous handlers.
 
-    Gives what was asked, None if nothing.
+    Signals that the parent process had us ignore (nohup) stay ignored. Outside of the main thread, where Python allows
+    no handlers, nothing is handled.
     """
-    global _stopping
-    _stopping, earlier = Stopping(), {}
+    global _stop_request
+    _stop_request = StopRequest()
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                earlier[number] = signal.signal(number, _stopping.handle)
+                previous_handlers[number] = signal.signal(number, _stop_request.handle)
     try:
-        yield _stopping
+        yield _stop_request
     finally:
-        for number, handler in earlier.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
-def end_of(number: signal.Signals) -> None:
-    """Ends this process of a signal, as one ends that handles none."""
+def exit_by_signal(number: signal.Signals) -> None:
+    """Ends this process by the signal's default action, so that the parent sees which signal ended it."""
     sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

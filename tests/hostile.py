@@ -228,4 +228,4 @@ FILES: list[Row] = [
 
 def good_subject(folder: Path, diffusion: Any, layout: Any) -> None:
     """What `altered` starts from."""
-    Subject(layout.initial(), layout, {"base_digest": diffusion.digest}).save(folder / "good.safetensors")
+    Subject(layout.initial_theta(), layout, {"base_digest": diffusion.digest}).save(folder / "good.safetensors")

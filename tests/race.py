@@ -16,11 +16,11 @@ from lightning import Trainer
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import mse_loss
 
-from hdb.diffusion.base import fitted
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.base import prepare_for_device
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.layout import LiDBOptions
-from hdb.lidb.names import personalized_layers
+from hdb.lidb.names import find_target_layers
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
@@ -29,8 +29,8 @@ BASE, RANK, DRAWS = "hdb/faceworld/weights/base", 4, 4
 
 
 def ours(num_people: int, *, steps: int) -> Callable[[], object]:
-    base = fitted(StableDiffusion.from_pretrained(BASE), memory="normal")
-    personalized = PersonalizedDiffusion(base, layout_of(base, LiDBOptions(a=48, b=24)))
+    base = prepare_for_device(StableDiffusion.from_pretrained(BASE), memory="normal")
+    personalized = PersonalizedDiffusion(base, build_layout(base, LiDBOptions(a=48, b=24)))
     reference, start = torch.randn(num_people, *base.latent_shape), Residuals.initial(personalized.layout)
     options = FinetuningOptions(rank=RANK, num_steps=steps, batch_size=DRAWS)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -44,7 +44,7 @@ def ours(num_people: int, *, steps: int) -> Callable[[], object]:
 
 def rival(*, steps: int) -> Callable[[], object]:
     base = StableDiffusion.from_pretrained(BASE)
-    found = set(personalized_layers(unet=base.unet, text_encoder=base.text_encoder).values())
+    found = set(find_target_layers(unet=base.unet, text_encoder=base.text_encoder).values())
     unet, text_encoder = (
         get_peft_model(
             model,

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from experiments import evaluate, faceworld, generate, inspect, personalize, preoptimize, pretrain, search
-from hdb.diffusion.sheet import to_image
+from hdb.diffusion.sheet import to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld import dataset
 from hdb.faceworld.world import FaceWorld
@@ -97,16 +97,16 @@ def files(tiny_weights, tmp_path_factory) -> dict[str, bytes]:
     Image.new("RGB", (64, 64), "gray").save(folder / "wall.png")
     (folder / "notes.png").write_text("no picture\n")
     world = FaceWorld(resolution=64)
-    to_image(world.render([(world.identity(0), world.view(0, 0))])[0]).save(folder / "face.png")
+    to_pil(world.render([(world.identity(0), world.view(0, 0))])[0]).save(folder / "face.png")
     for name in ("pickle.safetensors", "pickle.ckpt"):
         torch.save({"theta": torch.zeros(1)}, folder / name)
     diffusion = StableDiffusion.from_pretrained(tiny_weights / "base")
-    layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
-    subject = Subject(layout.initial(), layout, {"base": diffusion.name, "base_digest": diffusion.digest})
+    layout = Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    subject = Subject(layout.initial_theta(), layout, {"base": diffusion.name, "base_digest": diffusion.digest})
     content = subject.save(folder / "good.safetensors").read_bytes()
     (folder / "torn.safetensors").write_bytes(content[:-8])
     (folder / "nan.safetensors").write_bytes(content[:-4] + np.float32("nan").tobytes())
-    Subject(layout.initial(), layout, {"base_digest": "0000"}).save(folder / "stranger.safetensors")
+    Subject(layout.initial_theta(), layout, {"base_digest": "0000"}).save(folder / "stranger.safetensors")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -54,7 +54,7 @@ def test_a_file_is_inspected_without_the_libraries_of_networks(tmp_path):
     from hdb.lidb.layout import Layout, Slot
 
     layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2), Slot("unet.to_k", 8, 8, a=4, b=2)))
-    Subject(layout.initial(), layout, {"base": "mine", "source": "me.png"}).save(tmp_path / "me.safetensors")
+    Subject(layout.initial_theta(), layout, {"base": "mine", "source": "me.png"}).save(tmp_path / "me.safetensors")
     said, modules = hdb("inspect", "me.safetensors", cwd=tmp_path)
     assert layout.digest in said and "12 x float32" in said and "me.png" in said
     assert not set(HEAVY) & set(modules) and len(modules) < 500
@@ -67,7 +67,7 @@ def test_an_altered_file_is_refused_with_the_sentence_of_loading(tmp_path, capsy
     from hdb.lidb.layout import Layout, Slot
 
     layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
-    path = Subject(layout.initial(), layout, {"consent": "yes"}).save(tmp_path / "me.safetensors")
+    path = Subject(layout.initial_theta(), layout, {"consent": "yes"}).save(tmp_path / "me.safetensors")
     path.write_bytes(path.read_bytes().replace(b'"consent":"yes"', b'"consent":"no!"'))
     assert code(inspect.main, [f"subject={path}"]) == 2
     assert "was altered: its content has checksum" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from PIL import Image
 from experiments.config import Demo, load
 from experiments.demo import portraits
 from hdb.demo.visits import Visits
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.faceworld.world import FaceWorld
 from hdb.lidb.file import Subject
 
@@ -63,7 +63,7 @@ def photos(tmp_path_factory) -> Path:
     folder, world = tmp_path_factory.mktemp("photos"), FaceWorld(resolution=64)
     for person, name in enumerate(("ann", "bob")):
         save_image(
-            to_image(world.render([(world.identity(person), world.view(person, 0))])[0], size=256),
+            to_pil(world.render([(world.identity(person), world.view(person, 0))])[0], size=256),
             folder / f"{name}.png",
         )
     Image.new("RGB", (256, 256), "gray").save(folder / "wall.png")

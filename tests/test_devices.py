@@ -17,9 +17,9 @@ from torch import nn
 
 from experiments import pretrain
 from experiments.config import Pretrain, Search, load
-from hdb.diffusion.base import MIXED, fitted
+from hdb.diffusion.base import MIXED, prepare_for_device
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import SamplingOptions, draw, sample
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.sources import FaceBatch
@@ -28,7 +28,7 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.limits import check
+from hdb.limits import check_limits
 from hdb.metrics.embedders import FaceNet
 from hdb.metrics.judges import JudgeOptions, Judges, Scores, classifier
 from hdb.training import device
@@ -52,7 +52,7 @@ def place(request) -> torch.device:
 
 @pytest.fixture
 def personalized(tiny_diffusion) -> PersonalizedDiffusion:
-    return PersonalizedDiffusion(tiny_diffusion, layout_of(tiny_diffusion, LiDBOptions(a=6, b=4)))
+    return PersonalizedDiffusion(tiny_diffusion, build_layout(tiny_diffusion, LiDBOptions(a=6, b=4)))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_step_of_pretraining_with_all_its_losses_is_on_the_device(personalized
     if v_prediction:
         personalized.diffusion.noise_scheduler.register_to_config(prediction_type="v_prediction")
     layout, options = personalized.layout, PretrainingOptions(gamma=1.0, identity_until=1.0)
-    targets = layout.initial().repeat(3, 1), batch.identities
+    targets = layout.initial_theta().repeat(3, 1), batch.identities
     stage = there(HyperNetPretraining(personalized, hypernet, targets=targets, options=options), place)
     step(stage, stage.transfer_batch_to_device(batch, place, 0))
     assert {"train/diffusion_loss", "train/weight_space_loss", "train/identity_loss"} <= set(stage.logged)
@@ -158,14 +158,16 @@ def test_a_step_of_validation_is_on_the_device(personalized, hypernet, batch, pl
 
 @pytest.mark.parametrize("identity", [None, 1.5])
 def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(personalized, place, identity):
-    people = Residuals(personalized.layout.initial().repeat(2, 1), personalized.layout)
+    people = Residuals(personalized.layout.initial_theta().repeat(2, 1), personalized.layout)
     diffusion = personalized.to(place).diffusion
     with personalized.bound(people), waits_are_errors(place):
-        prompts, as_base = ["a [V] face"] * 4, personalized.lidb.unbound
+        prompts, unbound = ["a [V] face"] * 4, personalized.lidb.unbound
         denoiser = (
-            ClassifierFreeGuidance(diffusion, prompts, num_people=2, scale=3.0)
+            ClassifierFreeGuidance(diffusion, prompts, num_people=2, guidance_scale=3.0)
             if identity is None
-            else IdentityGuidance(diffusion, prompts, as_base=as_base, scale=3.0, identity=identity)
+            else IdentityGuidance(
+                diffusion, prompts, unbound=unbound, guidance_scale=3.0, identity_guidance_scale=identity
+            )
         )
         drawn = sample(diffusion, denoiser, seeds=[0] * 4, sampling=SamplingOptions(3))
     assert drawn.device == place and drawn.shape == (4, 3, 64, 64)
@@ -173,7 +175,7 @@ def test_pictures_of_bound_people_are_drawn_on_the_device_without_waiting(person
 
 
 def test_a_theta_that_is_not_finite_is_refused_before_it_goes_to_the_device(personalized):
-    people = Residuals(personalized.layout.initial() / 0, personalized.layout)
+    people = Residuals(personalized.layout.initial_theta() / 0, personalized.layout)
     personalized.to(META)
     with pytest.raises(ValueError, match="not finite, expected 0"), personalized.bound(people):
         pass
@@ -220,13 +222,13 @@ def test_judges_of_the_preview_work_where_the_training_does(call, capsys, monkey
 @pytest.mark.parametrize(("chosen", "has_gpu"), [("cpu", True), ("meta", False)])
 def test_attention_is_plain_on_a_cpu_only_whatever_else_the_machine_has(tiny_diffusion, monkeypatch, chosen, has_gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    base = fitted(tiny_diffusion.to(chosen), memory="normal")
+    base = prepare_for_device(tiny_diffusion.to(chosen), memory="normal")
     assert {isinstance(of, AttnProcessor) for of in base.unet.attn_processors.values()} == {chosen == "cpu"}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
 def test_pictures_are_drawn_and_encoded_in_the_precision_of_the_training(tiny_diffusion, precision, dtype):
-    base, seen = fitted(tiny_diffusion, memory="normal", precision=precision), set()
+    base, seen = prepare_for_device(tiny_diffusion, memory="normal", precision=precision), set()
     for network in (base.unet, base.vae.encoder, base.vae.decoder, base.text_encoder):
         linear = next(of for of in network.modules() if isinstance(of, (nn.Conv2d, nn.Linear)))
         linear.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
@@ -254,7 +256,7 @@ def test_precisions_that_round_what_is_trained_or_lose_its_gradients_are_refused
     ):
         load(schema, ["base.dtype=bfloat16", "precision=16-mixed"])
     with pytest.raises(ValueError, match="base is in float16 and precision is 'bf16-mixed'"):
-        check(WorkloadOptions(dtype="float16", precision="bf16-mixed"))
+        check_limits(WorkloadOptions(dtype="float16", precision="bf16-mixed"))
     assert load(schema, ["base.dtype=float16", "precision=16-mixed"]).base.dtype == "float16"
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from experiments import evaluate, export, faceworld, generate, inspect, personalize, preoptimize, pretrain
 from hdb.diffusion import sampling
-from hdb.files import read_header
+from hdb.files import read_safetensors_header
 from hdb.hypernet import trained
 from hdb.lidb.file import Subject
 from hdb.training.curves import read_curve
@@ -102,7 +102,7 @@ def test_a_plain_word_travels_from_pretraining_to_the_picture_and_to_what_a1111_
     drawn = [Path(f"outputs/generate/0{prompt}-me-0.png").read_bytes() for prompt in range(3)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert call(export, "subject=me.safetensors", "output=lora.safetensors") == 0
-    fields = read_header("lora.safetensors")[1]
+    fields = read_safetensors_header("lora.safetensors")[1]
     assert fields["modelspec.trigger_phrase"] == "a q face" and fields["modelspec.resolution"] == "64x64"
     assert json.loads(Path("lora.json").read_text())["activation text"] == "a q face"
     assert Image.open("lora.preview.png").size == (64, 64)  # the first picture that personalize drew
@@ -228,11 +228,11 @@ def test_finetuning_within_bases_and_files_in_half_precision_are_one_override_aw
 
 def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert trained.hypernet_path(None) == trained.SHIPPED
+    assert trained.resolve_hypernet_path(None) == trained.SHIPPED_HYPERNET
     for age, name in enumerate(("pretrain", "pretrain.1")):
         path = Path("outputs") / name / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
-    assert trained.hypernet_path(None) == Path("outputs/pretrain/last.ckpt")
-    assert trained.hypernet_path("mine") == Path("mine")
+    assert trained.resolve_hypernet_path(None) == Path("outputs/pretrain/last.ckpt")
+    assert trained.resolve_hypernet_path("mine") == Path("mine")

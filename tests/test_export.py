@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments import export
 from hdb.diffusion.sheet import save_image
-from hdb.files import read_header
+from hdb.files import read_safetensors_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
@@ -29,9 +29,9 @@ def base(tiny_base) -> StableDiffusionPipeline:
 
 @pytest.fixture(params=[False, True], ids=["lidb", "free"])
 def person(request, call, base, tiny_diffusion) -> Subject:
-    layout = Layout.of(unet=base.unet, text_encoder=base.text_encoder, a=6, b=3, rank=2)
-    layout = layout.freed if request.param else layout
-    theta = layout.initial() + 0.3 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
+    layout = Layout.from_models(unet=base.unet, text_encoder=base.text_encoder, a=6, b=3, rank=2)
+    layout = layout.as_lora if request.param else layout
+    theta = layout.initial_theta() + 0.3 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     about = {"scale": "0.9", "base_digest": tiny_diffusion.digest, "base": "tiny", "consent": "given"}
     subject = Subject(theta, layout, about)
     subject.save("me.safetensors")
@@ -62,7 +62,7 @@ def test_an_exported_lora_gives_the_picture_that_bind_gives(call, base, person, 
     assert call(export, "subject=me.safetensors", f"format={format}", "output=lora.safetensors", *words) == 0
     base.load_lora_weights("lora.safetensors")
     assert np.abs(picture(base) - expected).max() < 1e-3
-    assert read_header("lora.safetensors")[1]["consent"] == "given"
+    assert read_safetensors_header("lora.safetensors")[1]["consent"] == "given"
 
 
 def test_a_merged_folder_is_a_pipeline_that_gives_the_picture_that_bind_gives(call, base, person, tiny_base):
@@ -82,7 +82,7 @@ def test_the_default_is_the_format_that_everybody_reads_with_the_picture_and_the
     assert call(export, "subject=me.safetensors", "output=ann.safetensors", "title=Ann") == 0
     said = capsys.readouterr().out
     assert "kohya: ComfyUI, A1111, kohya's scripts and diffusers read it" in said and "ann.preview.png" in said
-    tensors, fields = read_header("ann.safetensors")
+    tensors, fields = read_safetensors_header("ann.safetensors")
     assert all(key.startswith(("lora_unet_", "lora_te_")) for key in tensors)
     assert fields["modelspec.title"] == "Ann" and fields["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     assert Image.open("ann.preview.png").size == (64, 64)
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_one_file_that_gives_the_picture_that_bind_gives(call, b
     read = StableDiffusionPipeline.from_single_file("ann.safetensors", config=str(tiny_base), local_files_only=True)
     read.scheduler = DDIMScheduler.from_config(base.scheduler.config)
     assert np.abs(picture(read) - expected).max() < 1e-3
-    assert read_header("ann.safetensors")[1]["modelspec.architecture"] == "stable-diffusion-v1"
+    assert read_safetensors_header("ann.safetensors")[1]["modelspec.architecture"] == "stable-diffusion-v1"
     assert not Path("ann.json").exists()
 
 
@@ -151,8 +151,8 @@ def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatc
     ],
 )
 def test_what_cannot_be_exported_is_refused(call, tiny_base, tiny_diffusion, capsys, words, message):
-    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=6, b=3)
-    Subject(layout.initial(), layout, {"base_digest": "0ther"}).save("me.safetensors")
+    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=6, b=3)
+    Subject(layout.initial_theta(), layout, {"base_digest": "0ther"}).save("me.safetensors")
     before = sorted(Path().rglob("*"))
     assert call(export, "subject=me.safetensors", f"base.path={tiny_base}", *words.split()) == 2
     assert re.search(f"^error: .*{message}", capsys.readouterr().err.splitlines()[-1])

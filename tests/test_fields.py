@@ -9,7 +9,7 @@ import torch
 
 from experiments import pretrain
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.trained import load_face_encoder
 from hdb.runs.logger import PatientLogger
 
 
@@ -32,7 +32,7 @@ def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, 
         call(pretrain, "init_from=outputs/pretrain", "output=second", "max_steps=1", "linear_lr=1e-12", "upload=true")
         == 0
     )
-    encoder = face_encoder(f"{tiny_weights}/encoder")
+    encoder = load_face_encoder(f"{tiny_weights}/encoder")
     first, second = (
         HyperNet.from_checkpoint(Path(of, "last.ckpt"), encoder=encoder) for of in ("outputs/pretrain", "second")
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hdb.files import write_files, write_json, write_text, written_whole
+from hdb.files import atomic_write, write_files, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -14,11 +14,11 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_is_written_gets_its_name_at_the_end_and_folders_are_made(tmp_path):
-    with written_whole(tmp_path / "new" / "me.txt") as temporary:
+    with atomic_write(tmp_path / "new" / "me.txt") as temporary:
         temporary.write_text("me")
         assert names(tmp_path / "new") == [temporary.name] != ["me.txt"]
     assert (tmp_path / "new" / "me.txt").read_text() == "me" and names(tmp_path / "new") == ["me.txt"]
-    with written_whole(tmp_path / "folder") as temporary:
+    with atomic_write(tmp_path / "folder") as temporary:
         temporary.mkdir()
         (temporary / "part").write_text("a")
     assert names(tmp_path / "folder") == ["part"]
@@ -28,17 +28,17 @@ def test_what_is_written_gets_its_name_at_the_end_and_folders_are_made(tmp_path)
 def test_an_older_file_survives_what_stops_the_writing_of_a_new_one(tmp_path, error):
     write_text(tmp_path / "me.txt", "earlier")
     with pytest.raises(type(error) if isinstance(error, Exception) else error):
-        with written_whole(tmp_path / "me.txt") as temporary:
+        with atomic_write(tmp_path / "me.txt") as temporary:
             temporary.write_text("half")
             raise error
     assert names(tmp_path) == ["me.txt"] and (tmp_path / "me.txt").read_text() == "earlier"
 
 
 def test_two_processes_have_two_temporary_names(tmp_path, monkeypatch):
-    with written_whole(tmp_path / "a") as ours:
+    with atomic_write(tmp_path / "a") as ours:
         ours.touch()
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with written_whole(tmp_path / "a") as theirs:
+        with atomic_write(tmp_path / "a") as theirs:
             theirs.touch()
             assert ours != theirs
 

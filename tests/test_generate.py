@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import generate
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions, tiled_batches
-from hdb.diffusion.weights import weights_of
+from hdb.diffusion.weights import named_weights
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
@@ -26,15 +26,15 @@ FEW = SamplingOptions(2, 3.0, identity_guidance_scale=1.5)  # as generate.yaml, 
 @pytest.fixture
 def files(call, tiny_diffusion) -> dict[str, Subject]:
     """Three people: rank 1, rank 3 at half strength, and a free layout in half precision."""
-    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
     generator = torch.Generator().manual_seed(0)
     people = {}
     for name, one, scale in (
         ("ann", layout, "1.0"),
         ("bob", replace(layout, rank=3), "0.5"),
-        ("cid", replace(layout, rank=2).freed, "1.0"),
+        ("cid", replace(layout, rank=2).as_lora, "1.0"),
     ):
-        theta = one.initial() + 0.3 * torch.randn(1, one.size, generator=generator)
+        theta = one.initial_theta() + 0.3 * torch.randn(1, one.size, generator=generator)
         about = {"base_digest": tiny_diffusion.digest, "scale": scale}
         people[name] = Subject(theta.half() if one.free else theta, one, about)
         people[name].save(f"{name}.safetensors")
@@ -81,7 +81,7 @@ def test_several_people_in_one_picture_have_the_sum_of_their_residuals_and_the_t
     def expected(*, weights: list[float], text: float | None = None) -> np.ndarray:
         both = [files[name].to(torch.float32) for name in ("ann", "bob")]
         texts = None if text is None else [text] * 2
-        people = Residuals.join(both).scaled([1.0, 0.5], text_scales=texts).mixed(weights)
+        people = Residuals.join(both).rescale([1.0, 0.5], text_encoder_scales=texts).mix(weights)
         personalized = PersonalizedDiffusion(tiny_diffusion, people.layout)
         drawn = personalized.pictures(people, [PROMPT], seeds=[0], sampling=FEW)
         personalized.detach()
@@ -91,7 +91,7 @@ def test_several_people_in_one_picture_have_the_sum_of_their_residuals_and_the_t
     assert call(generate, *words) == 0
     equal = picture("00-ann+bob-0.png")
     assert np.abs(equal - expected(weights=[0.5, 0.5])).max() <= 1
-    assert call(generate, *words, "weights=[0.9,0.4]", "text_scale=0.0", "output=other") == 0
+    assert call(generate, *words, "weights=[0.9,0.4]", "text_encoder_scale=0.0", "output=other") == 0
     other = picture("00-ann+bob-0.png", "other")
     assert np.abs(other - expected(weights=[0.9, 0.4], text=0.0)).max() <= 1
     assert np.abs(other - equal).max() > 1
@@ -111,14 +111,14 @@ def test_a_file_made_for_another_finetune_is_drawn_with_a_warning_where_shapes_a
     assert call(generate, "subject=ann.safetensors", *words, "output=near") == 0
     assert np.array_equal(picture("00-far-0.png"), picture("00-ann-0.png", "near"))
     wide = replace(files["ann"].layout, slots=files["ann"].layout.slots[1:])
-    Subject(wide.initial(), wide, {"base_digest": "0ther"}).save("narrow.safetensors")
+    Subject(wide.initial_theta(), wide, {"base_digest": "0ther"}).save("narrow.safetensors")
     assert call(generate, "subject=narrow.safetensors", *words, "base.check=shapes") == 2
     assert "layers to personalize" in capsys.readouterr().err
 
 
 def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, tiny_diffusion, capsys):
     word = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
-    model = {name: value + 0.05 * torch.randn_like(value) for name, value in weights_of(tiny_diffusion).items()}
+    model = {name: value + 0.05 * torch.randn_like(value) for name, value in named_weights(tiny_diffusion).items()}
     people = {"word": PersonalWords(tiny_diffusion, word), "model": PersonalModels(tiny_diffusion, [model, model])}
     for kind, made in people.items():
         made.save([Path(f"{kind}-0"), Path(f"{kind}-1")], about=[{}, {}])
@@ -127,14 +127,14 @@ def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, ti
         expected = made[[1]].pictures([PROMPT], seeds=[0], sampling=FEW)[0].mul(255).round().int().permute(1, 2, 0)
         assert np.abs(picture(f"00-{kind}-1-0.png", kind) - expected.numpy()).max() <= 1
     assert call(generate, "subject=[word-0,word-1]", f"prompts={PROMPT}", "mix=true") == 2
-    assert "holds a word: mix and text_scale are for residuals" in capsys.readouterr().err
+    assert "holds a word: mix and text_encoder_scale are for residuals" in capsys.readouterr().err
     assert call(generate, "subject=[word-0,model-0]", f"prompts={PROMPT}") == 2
     assert "people of one call are of one kind, given a word (word-0) and a model (model-0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("people", "at_once"), [(1, 8), (3, 8), (3, 2), (5, 1), (2, 100)])
 def test_batches_hold_every_picture_once_and_their_people_tiled(people, at_once):
-    divided = tiled_batches(2, 3, people, at_once=at_once)
+    divided = tiled_batches(2, 3, people, max_batch_size=at_once)
     spots = [spot for batch in divided for spot in batch]
     assert sorted(spots) == [(p, k, person) for p in range(2) for k in range(3) for person in range(people)]
     for batch in divided:

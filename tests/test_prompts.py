@@ -6,7 +6,7 @@ import pytest
 
 from hdb.faceworld.captions import parse
 from hdb.faceworld.view import CONTEXTS, STYLES
-from hdb.prompts import IDENTIFIER, escaped, names_somebody, read_prompts, spoken
+from hdb.prompts import IDENTIFIER, escape_brackets, has_identifier, read_prompts, replace_identifier
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -39,12 +39,12 @@ def test_prompts_that_are_not_drawn_need_not_name_anybody(tmp_path):
 
 
 def test_a_plain_word_stands_for_the_person_wherever_v_is_written():
-    assert spoken("a [V] face and a [v] hat", "sks") == "a sks face and a sks hat"
-    assert spoken("a [V] face", "[V]") == "a [V] face"
-    assert names_somebody("a sks face", "sks") and not names_somebody("a sksy face", "sks")
-    assert names_somebody("a [V] face", "sks")
+    assert replace_identifier("a [V] face and a [v] hat", "sks") == "a sks face and a sks hat"
+    assert replace_identifier("a [V] face", "[V]") == "a [V] face"
+    assert has_identifier("a sks face", "sks") and not has_identifier("a sksy face", "sks")
+    assert has_identifier("a [V] face", "sks")
 
 
 def test_brackets_are_escaped_as_a1111_reads_them():
-    assert escaped("a [V] face (old)") == r"a \[V\] face \(old\)"
-    assert escaped("a sks face") == "a sks face"
+    assert escape_brackets("a [V] face (old)") == r"a \[V\] face \(old\)"
+    assert escape_brackets("a sks face") == "a sks face"

@@ -39,10 +39,10 @@ from hdb.diffusion import sampling
 from hdb.diffusion.sheet import save_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces import artifacts
-from hdb.files import write_files, written_whole
+from hdb.files import atomic_write, write_files
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.prompts import names_somebody, read_prompts, without_identifier
+from hdb.prompts import has_identifier, read_prompts, remove_identifier
 from hdb.runs import logger as log
 from hdb.runs.folder import run_folder
 from hdb.runs.locks import lock_of, locked, own_place
@@ -63,8 +63,8 @@ def room(call, tmp_path, tiny_diffusion) -> Path:
     """A folder with a photo, a subject and things of the user's."""
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save("me.png")
     Path("link.png").symlink_to("me.png")
-    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
-    Subject(layout.initial(), layout, {"base_digest": tiny_diffusion.digest}).save("s.safetensors")
+    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    Subject(layout.initial_theta(), layout, {"base_digest": tiny_diffusion.digest}).save("s.safetensors")
     Path("notes.safetensors").write_bytes(b"mine")
     for name in ("photos/ada/1.jpg", "drawn/grid.png", "drawn/00-s-0.png", "run/notes.txt", "run/prompts.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,7 @@ def test_runs_of_one_agent_have_a_place_each(tmp_path, monkeypatch):
 
 def test_writers_of_one_file_have_temporary_names_of_their_own_that_fit(tmp_path):
     for name in ("a", "n" * 250):
-        with written_whole(tmp_path / name) as first, written_whole(tmp_path / name) as second:
+        with atomic_write(tmp_path / name) as first, atomic_write(tmp_path / name) as second:
             first.touch(), second.touch()
             assert first != second
         assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -616,7 +616,7 @@ def test_what_is_no_text_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("identifier", ["[V]", "[v]"])
 def test_the_identifier_is_known_in_either_case(identifier):
-    assert names_somebody(f"a {identifier} face") and without_identifier(f"a {identifier} face") == "a face"
+    assert has_identifier(f"a {identifier} face") and remove_identifier(f"a {identifier} face") == "a face"
 
 
 @pytest.mark.parametrize("write", [

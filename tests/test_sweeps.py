@@ -26,7 +26,7 @@ PROTOCOL = ("base.", "seed", "precision", "faces.source", "faces.root", "faces.s
 
 
 def test_no_swept_field_touches_what_runs_are_compared_by():
-    assert SHIPPED["metric"] == {"name": trained.BEST_BY, "goal": "maximize"}
+    assert SHIPPED["metric"] == {"name": trained.SWEEP_METRIC, "goal": "maximize"}
     touching = [field for field in SHIPPED["parameters"] if f"{field}.".startswith((*PROTOCOL, *LOOKED_AT))]
     assert touching == []
 
@@ -94,7 +94,7 @@ def test_two_runs_of_a_real_agent(agent_room, monkeypatch, capsys):
         assert any(path.startswith("media/images/val/pictures") for path in run.files)
         assert (folder / "hypernet" / "model.safetensors").is_file()
     monkeypatch.chdir(agent_room)
-    best = trained.hypernet_path("best").parent
+    best = trained.resolve_hypernet_path("best").parent
     assert "best of 2 runs by val/face_rec" in capsys.readouterr().out
     artifact = [sent for sent in server.artifacts if sent["artifactCollectionName"] == f"hypernet-{SWEEP}"][-1]
     assert artifact["committed"]
@@ -106,7 +106,7 @@ def finished(sweep: Path, name: str, score: float | None, *, time: int) -> Path:
     """A run that left its scores at a certain time."""
     record = sweep / name / "metrics.json"
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"step": 1} | ({} if score is None else {trained.BEST_BY: score})))
+    record.write_text(json.dumps({"step": 1} | ({} if score is None else {trained.SWEEP_METRIC: score})))
     os.utime(record, (time, time))
     return record.parent
 
@@ -119,19 +119,19 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
     finished(Path("outputs/pretrain-new"), "c", 0.6, time=15)
     finished(Path("outputs/pretrain-new"), "d", None, time=25)
     Path("outputs/pretrain-new/stopped").mkdir()
-    assert trained.hypernet_path("best") == Path("outputs/pretrain-new/c/last.ckpt")
-    assert trained.hypernet_path(None) == trained.SHIPPED
-    assert trained.hypernet_path("./best") == Path("best")
+    assert trained.resolve_hypernet_path("best") == Path("outputs/pretrain-new/c/last.ckpt")
+    assert trained.resolve_hypernet_path(None) == trained.SHIPPED_HYPERNET
+    assert trained.resolve_hypernet_path("./best") == Path("best")
 
 
 def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch):
     logged = []
-    logger = SimpleNamespace(log_files=lambda *given, about, **how: logged.append(about[trained.BEST_BY]))
+    logger = SimpleNamespace(log_files=lambda *given, about, **how: logged.append(about[trained.SWEEP_METRIC]))
     for sweep, scores in ((None, [0.1]), ("s", [0.2, 0.1, 0.3, 0.3])):
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep or "")
         for number, score in enumerate(scores):
             folder = tmp_path / f"pretrain-{sweep}" / str(number)
-            log_winner(logger, folder, {trained.BEST_BY: score})
+            log_winner(logger, folder, {trained.SWEEP_METRIC: score})
             finished(folder.parent, folder.name, score, time=number)
     assert logged == [0.2, 0.3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.faceworld.world import FaceWorld
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def hdb(site: Path, folder: Path, *words: str) -> str:
 
 def test_an_installed_wheel_personalizes_draws_and_exports_in_an_empty_folder(installed, tmp_path):
     world = FaceWorld(resolution=64)
-    save_image(to_image(world.render([(world.identity(0), world.view(0, 0))])[0]), tmp_path / "face.png")
+    save_image(to_pil(world.render([(world.identity(0), world.view(0, 0))])[0]), tmp_path / "face.png")
     said = hdb(installed, tmp_path, "personalize", "face.png", "accelerator=cpu", *FEW)
     assert f"{installed}/hdb/faceworld/weights/hypernet (shipped)" in said
     assert (tmp_path / "face-subject.safetensors").is_file() and (tmp_path / "face-subject.png").is_file()

@@ -98,7 +98,7 @@ def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
     from hdb.lidb.layout import Layout
 
     diffusion, eyes = StableDiffusion.from_pretrained(base), FaceEncoder.from_folder(encoder)
-    layout = Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
     decoder = WeightDecoder(layout, eyes, width=8, num_heads=2)
     HyperNet(eyes, decoder, layout, iterations=1, linear_path=True, base_digest=diffusion.digest).save(
         folder, include_encoder=False

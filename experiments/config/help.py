@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from hdb.limits import limit_of
+from hdb.limits import get_limit
 
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
 NARROWEST, WIDEST = 60, 110  # of a line, in characters
@@ -66,8 +66,8 @@ def kind_of(kind: Any, entry: Field) -> str:
     elif get_origin(kind) is dict:
         words = "names and values"
     else:
-        limit = limit_of(entry)
-        words = TYPES.get(kind, "values") + (f", {limit.words}" if limit else "")
+        limit = get_limit(entry)
+        words = TYPES.get(kind, "values") + (f", {limit.expected}" if limit else "")
     return words
 
 

@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.help import described
 from experiments.config.words import holds_names, is_text, kind_of, plain, python_values, text_of, yaml_values
-from hdb.files import read_text, shipped
-from hdb.limits import check
+from hdb.files import read_text, resolve_shipped
+from hdb.limits import check_limits
 
 Schema = TypeVar("Schema")
 Names = tuple[str, ...]  # on the way to a field
@@ -53,7 +53,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     for names, value in texts.items():
         _set(filled, names, value)
     _find_shipped(filled)
-    check(filled)
+    check_limits(filled)
     return filled
 
 
@@ -78,7 +78,7 @@ def _find_shipped(config: object) -> None:
         if is_dataclass(value):
             _find_shipped(value)
         elif isinstance(value, str) and entry.name not in WRITTEN:
-            setattr(config, entry.name, value if (found := shipped(value)) == Path(value) else str(found))
+            setattr(config, entry.name, value if (found := resolve_shipped(value)) == Path(value) else str(found))
 
 
 def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
@@ -108,7 +108,7 @@ def _differences(word: str, schema: type) -> tuple[DictConfig, Texts]:
 
 
 def _read_yaml(path: str, schema: type) -> Mapping[str, Any]:
-    if not (found := shipped(path)).is_file():
+    if not (found := resolve_shipped(path)).is_file():
         raise ValueError(f"no config file {path!r}; the shipped ones are under configs/")
     try:
         loaded = yaml_values(read_text(found), schema)

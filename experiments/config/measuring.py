@@ -18,8 +18,8 @@ from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.plan import RateOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
-from hdb.hypernet.trained import refuse_missing_networks
-from hdb.limits import a_seed, between, one_of, texts
+from hdb.hypernet.trained import check_networks_exist
+from hdb.limits import choice_field, number_field, seed_field, texts_field
 from hdb.methods.table import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
@@ -36,17 +36,17 @@ class MeasureGate(Training):
     `subjects_per_batch` of them together. All other fields are those of `Personalize`, and should be as they are there.
     """
 
-    split: str = one_of("val", "val", "test")
+    split: str = choice_field("val", ("val", "test"))
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     faces: PeopleOptions = field(default_factory=PeopleOptions)
-    num_identities: int = between(100, 5)
-    subjects_per_batch: int = between(1, 1)
+    num_identities: int = number_field(100, ge=5)
+    subjects_per_batch: int = number_field(1, ge=1)
     hypernet: str | None = None
     encoder: str | None = None
     recognizer: str = "vggface2"
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+    prompts: list[str] = texts_field(lambda: [PHOTO] * 4)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Readme:
     the same name.
     """
 
-    readme: list[str] = texts(lambda: ["README.md", "docs/results.md"])
+    readme: list[str] = texts_field(lambda: ["README.md", "docs/results.md"])
     results: str | None = None
     picture: str = "people.jpg"
     kept: str = "hdb/faceworld/weights/eval.json"
@@ -107,11 +107,11 @@ class Search(Compared, Training):
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     judges: JudgeOptions = field(default_factory=JudgeOptions)
     grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    clip_t_within: float = between(0.02, 0)
+    clip_t_within: float = number_field(0.02, ge=0)
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if a network is not there: before gigabytes are read."""
-        refuse_missing_networks(hypernet=hypernet, encoder=self.encoder)
+        check_networks_exist(hypernet=hypernet, encoder=self.encoder)
         self.judges.refuse_missing()
 
 
@@ -140,11 +140,11 @@ class Benchmark(WorkloadOptions):
     """
 
     output: str = "outputs/benchmark"
-    num_residuals: int = between(8, 1)
-    num_people: int = between(16, 1)
-    num_repeats: int = between(3, 1)
-    num_pairs: int = between(7, 1)
-    seed: int = a_seed()
+    num_residuals: int = number_field(8, ge=1)
+    num_people: int = number_field(16, ge=1)
+    num_repeats: int = number_field(3, ge=1)
+    num_pairs: int = number_field(7, ge=1)
+    seed: int = seed_field()
 
 
 @dataclass

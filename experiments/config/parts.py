@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hdb.diffusion.base import MEMORY, BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.people import PeopleOptions
-from hdb.limits import a_seed, between, one_of
+from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.logger import MODES
@@ -23,7 +23,7 @@ class Wandb:
 
     project: str | None = None
     name: str | None = None
-    mode: str | None = one_of(None, *MODES)
+    mode: str | None = choice_field(None, MODES)
 
 
 @dataclass
@@ -45,8 +45,8 @@ class OnBase:
 
     base: BaseOptions = field(default_factory=BaseOptions)
     accelerator: str = accelerator()
-    memory: str = one_of("normal", *MEMORY)
-    seed: int = a_seed()
+    memory: str = choice_field("normal", MEMORY)
+    seed: int = seed_field()
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Training(OnBase):
 
     precision: str = precision()
 
-    def refuse_conflicts(self, prefix: str) -> None:
+    def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if gradients would not survive in such a base."""
         check_precision(self.precision, self.base.dtype)
 
@@ -78,14 +78,14 @@ class Drawing(Logged):
 class ReadPeople(PeopleOptions):
     """Where people come from; `num_workers` processes read and crop them, 0 is the main process."""
 
-    num_workers: int = between(0, 0)
+    num_workers: int = number_field(0, ge=0)
 
 
 @dataclass
 class LoadedPeople(ReadPeople):
     """Where people come from, and how many are in a batch."""
 
-    batch_size: int = between(8, 1)
+    batch_size: int = number_field(8, ge=1)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.config.parts import LoadedPeople, Logged
 from hdb.hypernet.options import HyperNetOptions
-from hdb.hypernet.trained import network_of, refuse_missing_networks
+from hdb.hypernet.trained import check_networks_exist, resolve_checkpoint
 from hdb.lidb.layout import LiDBOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.training.callbacks import PreviewOptions
@@ -46,9 +46,9 @@ class Pretrain(PretrainingOptions, ScheduleOptions, PreviewOptions, ProcessOptio
     init_from: str | None = None
     upload: bool = False
 
-    def refuse_conflicts(self, prefix: str) -> None:
+    def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if precision and base, or the losses and the hypernetwork, do not go together."""
-        super().refuse_conflicts(prefix)
+        super().check_conflicts(prefix)
         net = self.hypernet
         self.check(learn_bases=net.learn_bases, freeze_encoder=net.freeze_encoder, has_targets=True)
         if self.cached and self.faces.source != "shards":
@@ -66,6 +66,6 @@ class Pretrain(PretrainingOptions, ScheduleOptions, PreviewOptions, ProcessOptio
         least = 1 + (self.best_metric in ("val/own_minus_other", "val/own_better"))  # which compare people
         if self.faces.num_val_identities < least:
             raise ValueError(f"faces.num_val_identities is {self.faces.num_val_identities}, expected at least {least}")
-        begun = self.init_from and network_of(self.init_from)
-        refuse_missing_networks(hypernet=begun, encoder=self.hypernet.encoder)
+        begun = self.init_from and resolve_checkpoint(self.init_from)
+        check_networks_exist(hypernet=begun, encoder=self.hypernet.encoder)
         self.judges.refuse_missing()

@@ -21,9 +21,9 @@ from hdb.faces.picture import open_picture
 from hdb.faceworld.base.measure import MeasureOptions
 from hdb.faceworld.base.trainings import PARTS
 from hdb.faceworld.world import SPLITS
-from hdb.hypernet.trained import refuse_missing_networks
+from hdb.hypernet.trained import check_networks_exist
 from hdb.lidb.options import LiDBOptions
-from hdb.limits import a_seed, above, between, one_of, texts
+from hdb.limits import choice_field, number_field, seed_field, texts_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.caches import CacheOptions
 from hdb.training.personalize import FinetuningOptions
@@ -43,9 +43,9 @@ class Preoptimize(PreoptimizationOptions, ProcessOptions, Logged):
     identifier: str | None = None
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     faces: ReadPeople = field(default_factory=ReadPeople)
-    identities_per_shard: int = between(16, 1)
+    identities_per_shard: int = number_field(16, ge=1)
     encoder: str | None = None
-    checkpoint_every: int = between(50, 1)
+    checkpoint_every: int = number_field(50, ge=1)
 
 
 @dataclass
@@ -74,19 +74,19 @@ class Personalize(Drawing):
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     crop: bool = True
-    min_face: int = between(64, 1)
-    face: int | None = between(None, 1)
+    min_face: int = number_field(64, ge=1)
+    face: int | None = number_field(None, ge=1)
     strict: bool = False
     consent: str = ""
     source: str | None = None
-    prompts: list[str] = texts(lambda: [PHOTO] * 4)
+    prompts: list[str] = texts_field(lambda: [PHOTO] * 4)
     overwrite: bool = False
 
     def refuse_missing(self, hypernet: Path) -> None:
         """Raises ValueError if a photo cannot be read or a network is not there: before gigabytes are read."""
         for photo in [self.reference, *self.more_references]:
             open_picture(photo)
-        refuse_missing_networks(hypernet=self.hypernet and hypernet, encoder=self.encoder)
+        check_networks_exist(hypernet=self.hypernet and hypernet, encoder=self.encoder)
 
 
 @dataclass
@@ -98,14 +98,14 @@ class Demo(Training):
     """
 
     host: str = "127.0.0.1"
-    port: int | None = between(None, 1, 65535)
+    port: int | None = number_field(None, ge=1, le=65535)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     hypernet: str | None = None
     encoder: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    min_face: int = between(64, 1)
-    prompts: list[str] = texts(lambda: [PHOTO])
+    min_face: int = number_field(64, ge=1)
+    prompts: list[str] = texts_field(lambda: [PHOTO])
 
 
 @dataclass
@@ -114,18 +114,18 @@ class Generate(OnBase):
 
     `subject` is a file of one person, or several. `output` gets the pictures one by one, and a sheet with a row for
     each prompt and subject. `prompts` are what to draw. `num_pictures` is how many of each. `scale` null is that of
-    each file, `text_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects into each
-    picture, `weights` how much of each, by default the same. `overwrite` true replaces pictures that are not of an
-    earlier call.
+    each file, `text_encoder_scale` that of the text encoder's layers alone, null the same. `mix` puts all subjects
+    into each picture, `weights` how much of each, by default the same. `overwrite` true replaces pictures that are not
+    of an earlier call.
     """
 
     subject: list[str] = MISSING
     output: str = "outputs/generate"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    prompts: list[str] = texts(lambda: [PHOTO])
-    num_pictures: int = between(4, 1)
+    prompts: list[str] = texts_field(lambda: [PHOTO])
+    num_pictures: int = number_field(4, ge=1)
     scale: float | None = None
-    text_scale: float | None = None
+    text_encoder_scale: float | None = None
     mix: bool = False
     weights: list[float] = field(default_factory=list)
     overwrite: bool = False
@@ -146,7 +146,7 @@ class Export:
 
     subject: str = MISSING
     output: str = MISSING
-    format: str = one_of("kohya", "kohya", "diffusers", "merged", "checkpoint")
+    format: str = choice_field("kohya", ("kohya", "diffusers", "merged", "checkpoint"))
     scale: float | None = None
     title: str | None = None
     preview: str | None = None
@@ -163,7 +163,7 @@ class TrainBase(MeasureOptions):
     """
 
     pretrain: str = "configs/faceworld/pretrain.yaml"
-    parts: list[str] = texts(lambda: list(PARTS))
+    parts: list[str] = texts_field(lambda: list(PARTS))
     wandb: Wandb = field(default_factory=Wandb)
     overwrite: bool = False
 
@@ -184,15 +184,15 @@ class Prepare:
     root: str = MISSING
     output: str = MISSING
     splits: str | None = None
-    num_identities: int | None = between(None, 1)
-    num_val_identities: int = between(100, 0)
-    num_test_identities: int = between(100, 0)
-    identities_per_shard: int = between(256, 1)
-    resolution: int = between(512, 1)
-    min_face: int = between(64, 1)
-    max_turn: float = above(45.0, 0, 180)
-    margin: float = between(0.0, 0)
-    num_workers: int | None = between(None, 0)
+    num_identities: int | None = number_field(None, ge=1)
+    num_val_identities: int = number_field(100, ge=0)
+    num_test_identities: int = number_field(100, ge=0)
+    identities_per_shard: int = number_field(256, ge=1)
+    resolution: int = number_field(512, ge=1)
+    min_face: int = number_field(64, ge=1)
+    max_turn: float = number_field(45.0, gt=0, le=180)
+    margin: float = number_field(0.0, ge=0)
+    num_workers: int | None = number_field(None, ge=0)
     cache: CacheOptions = field(default_factory=CacheOptions)
 
 
@@ -205,11 +205,11 @@ class RenderFaceworld:
 
     root: str = "data/faceworld"
     resolution: int = 128
-    views_per_identity: int = between(12, 1)
-    num_identities: int | None = between(None, 1)
-    splits: list[str] = texts(lambda: ["train", "val", "test"])
-    num_workers: int = between(2, 0)
-    seed: int = a_seed()
+    views_per_identity: int = number_field(12, ge=1)
+    num_identities: int | None = number_field(None, ge=1)
+    splits: list[str] = texts_field(lambda: ["train", "val", "test"])
+    num_workers: int = number_field(2, ge=0)
+    seed: int = seed_field()
     portrait: str | None = None
-    identity: int = between(2200, 0, SPLITS["test"][-1])
+    identity: int = number_field(2200, ge=0, le=SPLITS["test"][-1])
     overwrite: bool = False

@@ -7,7 +7,7 @@ import gradio as gr
 
 from hdb.demo.portraits import Portraits, Rows
 from hdb.demo.visits import Visit, Visits
-from hdb.diffusion.sheet import picture_grid, save_image, to_image
+from hdb.diffusion.sheet import picture_grid, save_image, to_pil
 from hdb.faces.picture import FaceError
 from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
@@ -79,7 +79,7 @@ class Page:
 
     def _crop(self, visit: Visit) -> str:
         save_image(
-            to_image(visit.photo, size=max(SHOWN, visit.photo.shape[-1])), path := self.visits.file(visit, "crop.png")
+            to_pil(visit.photo, size=max(SHOWN, visit.photo.shape[-1])), path := self.visits.file(visit, "crop.png")
         )
         return str(path)
 

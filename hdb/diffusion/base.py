@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from hdb.diffusion.stable_diffusion import CHECKS, PUBLISHED, StableDiffusion
-from hdb.limits import one_of
+from hdb.limits import choice_field
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MIXED = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
@@ -28,11 +28,11 @@ class BaseOptions:
     config: str | None = None
     revision: str | None = None
     variant: str | None = None
-    dtype: str = one_of("float32", *DTYPES)
-    check: str = one_of(CHECKS[0], *CHECKS)
+    dtype: str = choice_field("float32", DTYPES)
+    check: str = choice_field(CHECKS[0], CHECKS)
 
 
-def read_base(
+def load_base(
     options: BaseOptions,
     *,
     device: torch.device | str = "cpu",
@@ -43,8 +43,8 @@ def read_base(
     """The base that the options name, on the device.
 
     Args:
-        memory, precision: See `fitted`.
-        identifier: See `StableDiffusion.call_people`.
+        memory, precision: See `prepare_for_device`.
+        identifier: See `StableDiffusion.set_identifier`.
 
     Raises:
         ValueError: An unknown precision or memory, or see `StableDiffusion.from_pretrained`.
@@ -54,11 +54,11 @@ def read_base(
     asked = {"dtype": DTYPES[options.dtype], "revision": options.revision, "variant": options.variant}
     diffusion = StableDiffusion.from_pretrained(options.path, config=options.config, **asked)
     diffusion.check = options.check
-    diffusion.call_people(identifier)
-    return fitted(diffusion.to(device), memory=memory, precision=precision)
+    diffusion.set_identifier(identifier)
+    return prepare_for_device(diffusion.to(device), memory=memory, precision=precision)
 
 
-def fitted(diffusion: StableDiffusion, *, memory: str, precision: str = "32-true") -> StableDiffusion:
+def prepare_for_device(diffusion: StableDiffusion, *, memory: str, precision: str = "32-true") -> StableDiffusion:
     """Fits a base to the device it is on: plain attention on a CPU, a quarter faster to train there.
 
     Args:

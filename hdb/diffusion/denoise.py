@@ -9,7 +9,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.losses import diffusion_loss
 
 
-class Denoised(NamedTuple):
+class DenoisingOutput(NamedTuple):
     """What the base made of noisy latents, and its loss per sample."""
 
     losses: Float[Tensor, " m"]
@@ -25,7 +25,7 @@ def denoise(
     noise: Float[Tensor, "m c h w"],
     timesteps: Int[Tensor, " m"],
     weight: Float[Tensor, "h w"] | None = None,
-) -> Denoised:
+) -> DenoisingOutput:
     """Adds the noise and asks the base for it.
 
     Args:
@@ -36,4 +36,6 @@ def denoise(
     noisy_latents = diffusion.add_noise(latents, noise, timesteps)
     noise_pred = diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
     target = diffusion.denoising_target(latents, noise, timesteps)
-    return Denoised(diffusion_loss(noise_pred, target, weight=weight, reduction="none"), noisy_latents, noise_pred)
+    return DenoisingOutput(
+        diffusion_loss(noise_pred, target, weight=weight, reduction="none"), noisy_latents, noise_pred
+    )

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 _UNSEEN = ("decoder.", "post_quant_conv.")
 
 
-def weights_digest(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> str:
+def compute_base_digest(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> str:
     """Sixteen hex digits that tell bases apart by what theta depends on: a few weights of every tensor, as fp16."""
     sha = hashlib.sha256()
     for module in (vae, unet, text_encoder):
@@ -25,7 +25,7 @@ def weights_digest(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder:
     return sha.hexdigest()[:16]
 
 
-def autoencoder_digest(vae: AutoencoderKL, *, resolution: int) -> str:
+def compute_autoencoder_digest(vae: AutoencoderKL, *, resolution: int) -> str:
     """Sixteen hex digits that tell autoencoders apart by the latents they make.
 
     Of their scale, the size of pictures, and every weight as fp16.

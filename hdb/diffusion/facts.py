@@ -8,13 +8,13 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from hdb.diffusion.family import check_configs, read_configs
-from hdb.diffusion.pipeline import check_pipeline, find_pipeline
+from hdb.diffusion.folder import check_pipeline, find_pipeline
 from hdb.diffusion.random_base import CONFIGS
 from hdb.lidb.layout import Layout
 from hdb.lidb.options import LiDBOptions
 
 
-def base_rows(base: str, lidb: LiDBOptions) -> dict[str, object]:
+def describe_base(base: str, lidb: LiDBOptions) -> dict[str, object]:
     """The slots of a base, from its configurations alone: no weight is made or read.
 
     Raises:
@@ -24,11 +24,11 @@ def base_rows(base: str, lidb: LiDBOptions) -> dict[str, object]:
     if (folder / "model_index.json").is_file():
         check_pipeline(folder, weights=Path(base).is_dir())  # of a hub id the weights were left there
     configs = read_configs(folder)
-    check_configs(configs, of=base)
+    check_configs(configs, name=base)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(configs["unet"])
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
-    layout = Layout.of(unet=unet, text_encoder=text_encoder, **asdict(lidb))
+    layout = Layout.from_models(unet=unet, text_encoder=text_encoder, **asdict(lidb))
     return {
         "base": base,
         "layout digest": layout.digest,

@@ -75,11 +75,11 @@ def check_index(folder: Path) -> None:
         )
 
 
-def check_configs(configs: Configs, *, of: str) -> None:
+def check_configs(configs: Configs, *, name: str) -> None:
     """Refuses what the rest of this project would misread: the one check for looking at a base and for loading it.
 
     Args:
-        of: what the base is called.
+        name: What the base is called.
 
     Raises:
         ValueError: a part is of another class; the UNet wants to be told more than noise level and prompt, or of other
@@ -89,28 +89,31 @@ def check_configs(configs: Configs, *, of: str) -> None:
     for part, expected in _CLASSES.items():
         named = configs[part].get("architectures") if part == "text_encoder" else [configs[part].get("_class_name")]
         if odd := [name for name in named or () if name not in (None, expected)]:
-            raise ValueError(f"{part} of {of} is of the class {odd[0]}: expected {expected}")
-    for name, what in _UNKNOWN_INPUTS.items():
-        if unet.get(name) is not None:
-            raise ValueError(f"the UNet of {of} is {what} ({name} = {unet[name]!r}): expected one that has no {name}")
+            raise ValueError(f"{part} of {name} is of the class {odd[0]}: expected {expected}")
+    for key, description in _UNKNOWN_INPUTS.items():
+        if unet.get(key) is not None:
+            raise ValueError(
+                f"the UNet of {name} is {description} ({key} = {unet[key]!r}): expected one that has no {key}"
+            )
     takes, makes = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if takes != makes or unet.get("out_channels", 4) != makes:
         raise ValueError(
-            f"the UNet of {of} takes {takes} channels and the autoencoder makes {makes}: expected equal numbers "
+            f"the UNet of {name} takes {takes} channels and the autoencoder makes {makes}: expected equal numbers "
             "(inpainting models are not supported)"
         )
     width, reads = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
     if reads != width:
-        raise ValueError(f"the UNet of {of} reads text embeddings {reads} wide, the text encoder makes {width}")
-    _check_noise(configs["scheduler"], of)
+        raise ValueError(f"the UNet of {name} reads text embeddings {reads} wide, the text encoder makes {width}")
+    _check_scheduler(configs["scheduler"], name)
 
 
-def _check_noise(scheduler: Mapping[str, Any], of: str) -> None:
-    name, kind = scheduler.get("_class_name", "DDPMScheduler"), scheduler.get("prediction_type", "epsilon")
-    if name not in SCHEDULERS:
+def _check_scheduler(scheduler: Mapping[str, Any], name: str) -> None:
+    class_name = scheduler.get("_class_name", "DDPMScheduler")
+    if class_name not in SCHEDULERS:
         raise ValueError(
-            f"the scheduler of {of} is a {name}, whose noise levels are not DDPM's: expected one of "
+            f"the scheduler of {name} is a {class_name}, whose noise levels are not DDPM's: expected one of "
             f"{', '.join(SCHEDULERS)}"
         )
-    if kind not in ("epsilon", "v_prediction"):
-        raise ValueError(f"prediction_type of {of} is {kind!r}: expected 'epsilon' or 'v_prediction'")
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(f"prediction_type of {name} is {prediction_type!r}: expected 'epsilon' or 'v_prediction'")

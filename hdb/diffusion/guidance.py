@@ -1,4 +1,4 @@
-"""Guidance: what a sampler takes for the denoiser's prediction, from those for a prompt and for none."""
+"""Guidance: how the predictions with and without the prompt are combined into the one that the sampler steps along."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,72 +9,108 @@ from torch import Tensor
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
-AsBase = Callable[[], AbstractContextManager[object]]  # within it nobody is bound to the base
-Denoiser = Callable[[Float[Tensor, "m c h w"], Real[Tensor, ""]], Float[Tensor, "m c h w"]]  # of noisy latents at t
+# Opens a context in which no residuals are bound, so that the base predicts as it is.
+UnboundContext = Callable[[], AbstractContextManager[object]]
+# (noisy latents, timestep) -> guided noise prediction
+Denoiser = Callable[[Float[Tensor, "m c h w"], Real[Tensor, ""]], Float[Tensor, "m c h w"]]
 
 
 class ClassifierFreeGuidance:
-    """Away from what is drawn without a prompt, towards what is drawn with it.
+    """Classifier-free guidance with the personalized model for both predictions.
 
-        prediction = person(nothing) + scale · (person(prompt) - person(nothing))
+        noise_pred = person("") + guidance_scale · (person(prompt) - person(""))
 
-    Both are of the personalized base, whose text encoder is personalized too, so the empty prompt is encoded per
-    person. This is what diffusers and others do with a LoRA.
+    The text encoder is personalized too, so the empty prompt is encoded once per person. This is what diffusers does
+    with a LoRA.
+
+    Args:
+        prompts: m prompts; prompt i belongs to person i mod n.
+        num_people: n, the number of people whose residuals are bound.
+        guidance_scale: 1 disables guidance and saves the second prediction.
 
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, https://arxiv.org/abs/2207.12598
     """
 
-    def __init__(self, diffusion: StableDiffusion, prompts: Sequence[str], *, num_people: int, scale: float) -> None:
-        self.diffusion, self.scale = diffusion, scale
-        self.prompts = diffusion.encode_prompts(list(prompts))
-        if scale != 1:
-            self.empty = diffusion.encode_prompts([""] * num_people).repeat(len(prompts) // num_people, 1, 1)
+    def __init__(
+        self, diffusion: StableDiffusion, prompts: Sequence[str], *, num_people: int, guidance_scale: float
+    ) -> None:
+        self.diffusion = diffusion
+        self.guidance_scale = guidance_scale
+        self.prompt_embeds = diffusion.encode_prompts(list(prompts))
+        if guidance_scale != 1:
+            negative_embeds = diffusion.encode_prompts([""] * num_people)
+            self.negative_prompt_embeds = negative_embeds.repeat(len(prompts) // num_people, 1, 1)
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
-        if self.scale == 1:
-            return predictions(self.diffusion, latents, timestep, self.prompts)[0]
-        nothing, prompt = predictions(self.diffusion, latents, timestep, self.empty, self.prompts)
-        return nothing + self.scale * (prompt - nothing)
+        if self.guidance_scale == 1:
+            return predict_noise_for_each(self.diffusion, latents, timestep, [self.prompt_embeds])[0]
+        noise_pred_uncond, noise_pred_text = predict_noise_for_each(
+            self.diffusion, latents, timestep, [self.negative_prompt_embeds, self.prompt_embeds]
+        )
+        return noise_pred_uncond + self.guidance_scale * (noise_pred_text - noise_pred_uncond)
 
 
 class IdentityGuidance:
-    """Two scales, one for the prompt and one for the person.
+    """Guidance with two scales, one for the prompt and one for the identity.
 
-        prediction = base(nothing) + scale · (base(prompt) - base(nothing)) + identity · (person(prompt) - base(prompt))
+        noise_pred = base("") + guidance_scale · (base(prompt) - base(""))
+                              + identity_guidance_scale · (person(prompt) - base(prompt))
 
-    Classifier-free guidance asks the personalized base twice. Much of what that knows of the person is in both answers
-    and cancels out of their difference, so it is not strengthened as the prompt is. Here the prompt's strength is the
-    base's, which has not forgotten it, and the person's is its own: 0 is the base's picture, 1 the person under the
-    base's guidance.
+    In classifier-free guidance both predictions come from the personalized model. What they share of the identity
+    cancels in their difference, so the identity is not amplified as the prompt is. Here the unmodified base guides
+    towards the prompt, and the difference between the personalized model and the base guides towards the identity.
+    An identity scale of 0 gives the base's picture.
 
     Paper: open. Here: the form of guidance by two conditions.
+
+    Args:
+        prompts: m prompts; prompt i belongs to person i mod n of those that are bound.
+        unbound: Opens a context in which no residuals are bound.
+        guidance_scale: Scale of the prompt.
+        identity_guidance_scale: Scale of the identity.
 
     Source: Brooks et al., InstructPix2Pix, section 3.2.1, https://arxiv.org/abs/2211.09800
     """
 
     def __init__(
-        self, diffusion: StableDiffusion, prompts: Sequence[str], *, as_base: AsBase, scale: float, identity: float
+        self,
+        diffusion: StableDiffusion,
+        prompts: Sequence[str],
+        *,
+        unbound: UnboundContext,
+        guidance_scale: float,
+        identity_guidance_scale: float,
     ) -> None:
-        self.diffusion, self.as_base, self.scale, self.identity = diffusion, as_base, scale, identity
-        self.prompts = diffusion.encode_prompts(list(prompts))
-        with as_base():
-            self.base_prompts = diffusion.encode_prompts(list(prompts))
-            self.empty = diffusion.encode_prompts([""]).repeat(len(prompts), 1, 1)
+        self.diffusion = diffusion
+        self.unbound = unbound
+        self.guidance_scale = guidance_scale
+        self.identity_guidance_scale = identity_guidance_scale
+        self.prompt_embeds = diffusion.encode_prompts(list(prompts))
+        with unbound():
+            self.base_prompt_embeds = diffusion.encode_prompts(list(prompts))
+            self.negative_prompt_embeds = diffusion.encode_prompts([""]).repeat(len(prompts), 1, 1)
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
-        (person,) = predictions(self.diffusion, latents, timestep, self.prompts)
-        with self.as_base():
-            nothing, base = predictions(self.diffusion, latents, timestep, self.empty, self.base_prompts)
-        return nothing + self.scale * (base - nothing) + self.identity * (person - base)
+        noise_pred_person = predict_noise_for_each(self.diffusion, latents, timestep, [self.prompt_embeds])[0]
+        with self.unbound():
+            noise_pred_uncond, noise_pred_base = predict_noise_for_each(
+                self.diffusion, latents, timestep, [self.negative_prompt_embeds, self.base_prompt_embeds]
+            )
+        return (
+            noise_pred_uncond
+            + self.guidance_scale * (noise_pred_base - noise_pred_uncond)
+            + self.identity_guidance_scale * (noise_pred_person - noise_pred_base)
+        )
 
 
-def predictions(
+def predict_noise_for_each(
     diffusion: StableDiffusion,
     latents: Float[Tensor, "m c h w"],
     timestep: Real[Tensor, ""],
-    *embeds: Float[Tensor, "m l d"],
+    prompt_embeds: Sequence[Float[Tensor, "m l d"]],
 ) -> tuple[Float[Tensor, "m c h w"], ...]:
-    """What is predicted for each of several prompts of the same m pictures, in one batch, tiled."""
-    noisy = torch.cat([latents] * len(embeds))
-    noise_pred = diffusion.predict_noise(noisy, timestep.expand(len(noisy)), torch.cat(embeds))
-    return noise_pred.float().chunk(len(embeds))
+    """The noise predictions of the same m latents under each of several prompt embeddings, computed in one batch."""
+    noisy_latents = torch.cat([latents] * len(prompt_embeds))
+    timesteps = timestep.expand(len(noisy_latents))
+    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, torch.cat(list(prompt_embeds)))
+    return noise_pred.float().chunk(len(prompt_embeds))

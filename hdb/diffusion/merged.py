@@ -16,7 +16,7 @@ def write_merged(
     output: Path,
     format: str,
     *,
-    of: str,
+    name: str,
     title: str,
     thumbnail: str = "",
 ) -> str:
@@ -24,7 +24,7 @@ def write_merged(
 
     Args:
         format: `merged`, a pipeline's folder, or `checkpoint`, one file in the original layout.
-        of: what the subject is called where it does not belong to the base.
+        name: What the subject is called in an error.
         title: of the file, as interfaces show it.
         thumbnail: of the file, a small picture as a data URL.
 
@@ -35,7 +35,7 @@ def write_merged(
         ValueError: The base is another one than the subject's, has other layers, or fits into no single file.
         OSError: The folder is there already, or it could not be written.
     """
-    diffusion.accept(subject.metadata["base_digest"], of=of, base=subject.metadata["base"])
+    diffusion.check_compatible(subject.metadata["base_digest"], name=name, base_name=subject.metadata["base"])
     personalized = PersonalizedDiffusion(diffusion, subject.layout)
     personalized.lidb.merge(subject.to(torch.float32), scale=subject.scale)
     personalized.detach()

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.family import read_configs
-from hdb.diffusion.pipeline import check_pipeline, find_pipeline
-from hdb.files import content_hash, read_header, write_safetensors
+from hdb.diffusion.folder import check_pipeline, find_pipeline
+from hdb.files import content_hash, read_safetensors_header, write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.modelspec import modelspec, provenance
 
@@ -110,7 +110,7 @@ def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no such file, or a tensor is missing, superfluous, of another shape or not finite.
     """
-    header, metadata = read_header(path)
+    header, metadata = read_safetensors_header(path)
     if not any(name.startswith(PREFIXES["unet"]) for name in header):
         raise ValueError(
             f"{path} holds no UNet: expected tensors called {PREFIXES['unet']}..., as whole models have them"

@@ -1,6 +1,6 @@
 """PersonalizedDiffusion: the frozen base with LiDB layers in it, bound to people: denoising losses, pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.diffusion.denoise import Denoised, denoise
+from hdb.diffusion.denoise import DenoisingOutput, denoise
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
@@ -17,9 +17,9 @@ from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 
 
-def layout_of(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
+def build_layout(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
     """The layout that personal weights of this base have."""
-    return Layout.of(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
+    return Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
 
 
 class PersonalizedDiffusion:
@@ -62,7 +62,7 @@ class PersonalizedDiffusion:
     def bound(self, people: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
         """Binds people within a `with` block, then who was bound before."""
         if people is not None:
-            people.layout.check(people.theta, finite=people.theta.device.type == "cpu")
+            people.layout.check_theta(people.theta, finite=people.theta.device.type == "cpu")
             people = people.to(self.device)
         with self.lidb.bound(people, scale=scale):
             yield
@@ -94,7 +94,7 @@ class PersonalizedDiffusion:
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
-    ) -> Denoised:
+    ) -> DenoisingOutput:
         """Denoises each sample under its own person's residuals, which stay bound.
 
         Args:
@@ -121,6 +121,7 @@ class PersonalizedDiffusion:
         seeds: Sequence[int],
         sampling: SamplingOptions,
         scale: float = 1.0,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """One picture per prompt; prompt i shows person i mod n. Who was bound before is bound again afterwards.
 
@@ -128,11 +129,18 @@ class PersonalizedDiffusion:
             people: n of them; None draws from the base as it is.
             seeds: Of the starting noise, one per prompt.
             scale: Strength of the residuals.
+            callback_on_step_end: Called with the number of each finished sampling step, from 1.
 
         Raises:
             ValueError: The number of prompts is no multiple of the number of people.
         """
         with self.bound(people, scale=scale):
-            num_people = 1 if people is None else len(people)
-            as_base = None if people is None else self.lidb.unbound
-            return draw(self.diffusion, prompts, num_people=num_people, seeds=seeds, sampling=sampling, as_base=as_base)
+            return draw(
+                self.diffusion,
+                prompts,
+                num_people=1 if people is None else len(people),
+                seeds=seeds,
+                sampling=sampling,
+                unbound=None if people is None else self.lidb.unbound,
+                callback_on_step_end=callback_on_step_end,
+            )

@@ -15,7 +15,7 @@ PUBLISHED = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-config"}  # hu
 TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # the words differ, the number of tokens that is run does not
 
 
-def shapes_of(base: str) -> Path:
+def resolve_base_configs(base: str) -> Path:
     """The folder that says the shapes of a base: its own, or that of the published configuration.
 
     Raises:
@@ -33,7 +33,7 @@ def is_random_base(folder: Path) -> bool:
     return (folder / "unet.json").is_file()
 
 
-def random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
+def build_random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
     """A base of the shapes that a folder of configs, or of a pipeline, describes; its weights are not read.
 
     They are drawn from the global generator.
@@ -42,7 +42,7 @@ def random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.
         ValueError: a config is missing or unreadable, or none of a base.
     """
     configs = read_configs(folder)
-    check_configs(configs, of=str(folder))
+    check_configs(configs, name=str(folder))
     with device:
         unet = UNet2DConditionModel.from_config(configs["unet"])
         vae = AutoencoderKL.from_config(configs["vae"])

@@ -1,20 +1,20 @@
-"""Many people and many prompts to pictures in one batch."""
+"""Sampling: pictures of many people under many prompts in one batch."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion.guidance import AsBase, ClassifierFreeGuidance, Denoiser, IdentityGuidance
+from hdb.diffusion.guidance import ClassifierFreeGuidance, Denoiser, IdentityGuidance, UnboundContext
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.diffusion.transfer import moved
-from hdb.limits import between, one_of
-from hdb.prompts import IDENTIFIER, names_somebody
+from hdb.diffusion.transfer import to_device
+from hdb.limits import choice_field, number_field
+from hdb.prompts import IDENTIFIER, has_identifier
 
-# By the names that diffusers has for them; those that need further libraries are left out.
+# Classes of diffusers. Those that need further libraries are left out.
 SAMPLERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -31,29 +31,28 @@ SAMPLERS = (
 
 @dataclass
 class SamplingOptions:
-    """How pictures are drawn from a bound base; `batch_size` counts pictures.
+    """How pictures are sampled.
 
-    `num_inference_steps` is how many steps a picture takes. `guidance_scale` is how much the prompt counts, 1 being
-    without guidance.
+    `num_inference_steps` is the number of denoising steps. `guidance_scale` is that of the prompt, 1 being without
+    guidance. `batch_size` counts pictures.
 
-    `identity_guidance_scale` is how much the person counts apart from the prompt, 0 drawing nobody and null guiding by
-    the prompt alone, as other programs do. Who is drawn is compared with the base, which knows nobody, so a step
-    asks the denoiser three times and not twice. The higher it is, the more of the person is drawn, and in the end of
-    their photo.
+    `identity_guidance_scale` is a scale for the identity, apart from the prompt: higher values resemble the photo more,
+    0 gives the base's picture. It takes a third prediction per step. null is classifier-free guidance alone, as other
+    programs do it.
 
-    `scheduler` is the sampler, by the name that diffusers has for it, null DDIMScheduler. Of 1,000 noise levels at most
-    999 can be steps: with all of them DDIM's spacing reaches one that is not there.
+    `scheduler` is the sampler by its class name in diffusers, null being DDIMScheduler. Of 1,000 training timesteps at
+    most 999 can be steps: with all of them DDIM's spacing goes beyond the last one.
     """
 
-    num_inference_steps: int = between(50, 1, 999)
-    guidance_scale: float = between(7.5, 0)
-    batch_size: int = between(8, 1)
-    identity_guidance_scale: float | None = between(None, 0)
-    scheduler: str | None = one_of(None, *SAMPLERS)
+    num_inference_steps: int = number_field(50, ge=1, le=999)
+    guidance_scale: float = number_field(7.5, ge=0)
+    batch_size: int = number_field(8, ge=1)
+    identity_guidance_scale: float | None = number_field(None, ge=0)
+    scheduler: str | None = choice_field(None, SAMPLERS)
 
     @property
     def num_predictions(self) -> int:
-        """Function evaluations a step: how many times the denoiser is asked about a picture of somebody."""
+        """UNet evaluations per picture and step."""
         if self.identity_guidance_scale is not None:
             return 3
         return 1 if self.guidance_scale == 1 else 2
@@ -67,78 +66,116 @@ def draw(
     num_people: int = 1,
     seeds: Sequence[int],
     sampling: SamplingOptions,
-    as_base: AsBase | None = None,
+    unbound: UnboundContext | None = None,
+    callback_on_step_end: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "m 3 h w"]:
-    """One picture per prompt under what is bound, on the CPU; prompt i shows person i mod n.
+    """Encodes the prompts and samples one picture for each, under the residuals that are bound; on the CPU.
 
     Args:
-        num_people: n, as many as are bound.
-        seeds: of the starting noise, one per prompt.
-        as_base: a context within which nobody is bound; None if nobody is bound anyway, and guidance then is by the
-            prompt alone, whatever the options say.
+        prompts: m of them; prompt i shows person i mod n.
+        num_people: n, the number of people whose residuals are bound.
+        seeds: Of the initial noise, one per prompt.
+        unbound: Opens a context in which no residuals are bound. None means that none are bound anyway; identity
+            guidance has no meaning then, and classifier-free guidance is used whatever the options say.
+        callback_on_step_end: Called with the number of each finished step, from 1 to `num_inference_steps`, or a few
+            more for schedulers that evaluate some timesteps twice.
 
     Raises:
-        ValueError: the number of prompts is no multiple of the number of people, or not that of the seeds.
+        ValueError: The number of prompts is no multiple of the number of people, or not that of the seeds.
     """
     if len(prompts) % num_people or not prompts:
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: expected one seed per picture")
-    scale, identity = sampling.guidance_scale, sampling.identity_guidance_scale
     with diffusion.in_mixed_precision():
         denoiser: Denoiser
-        if identity is None or as_base is None:
-            denoiser = ClassifierFreeGuidance(diffusion, prompts, num_people=num_people, scale=scale)
+        if sampling.identity_guidance_scale is None or unbound is None:
+            denoiser = ClassifierFreeGuidance(
+                diffusion, prompts, num_people=num_people, guidance_scale=sampling.guidance_scale
+            )
         else:
-            denoiser = IdentityGuidance(diffusion, prompts, as_base=as_base, scale=scale, identity=identity)
-        return sample(diffusion, denoiser, seeds=seeds, sampling=sampling).cpu()
+            denoiser = IdentityGuidance(
+                diffusion,
+                prompts,
+                unbound=unbound,
+                guidance_scale=sampling.guidance_scale,
+                identity_guidance_scale=sampling.identity_guidance_scale,
+            )
+        pictures = sample(
+            diffusion, denoiser, seeds=seeds, sampling=sampling, callback_on_step_end=callback_on_step_end
+        )
+    return pictures.cpu()
 
 
 @torch.no_grad()
 def sample(
-    diffusion: StableDiffusion, denoiser: Denoiser, *, seeds: Sequence[int], sampling: SamplingOptions
+    diffusion: StableDiffusion,
+    denoiser: Denoiser,
+    *,
+    seeds: Sequence[int],
+    sampling: SamplingOptions,
+    callback_on_step_end: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
-    """Pictures in [0, 1], one per seed, whose noise is drawn on the CPU.
+    """Samples one picture in [0, 1] per seed.
 
-    A sampler that draws noise on the way draws it from each picture's own generator, as diffusers' pipelines do.
+    Initial noise is drawn on the CPU from one generator per picture. Stochastic samplers draw from it as well, as in
+    diffusers' pipelines.
 
     Args:
-        denoiser: predicts the noise of n noisy latents, guided.
+        denoiser: Predicts the guided noise of n noisy latents.
+        callback_on_step_end: As in `draw`.
     """
-    # Not diffusers' pipeline: it guides only above a scale of 1 and by one scale, steps in the base's half precision,
-    # and waits for the GPU at every step.
+    # Not a pipeline of diffusers: those guide by one scale and only above 1, step in the base's half precision, and
+    # wait for the GPU in every step.
     scheduler = diffusion.sampling_scheduler(sampling.scheduler or SAMPLERS[0])
-    scheduler.set_timesteps(sampling.num_inference_steps)  # on the CPU: a GPU would be asked at every step where it is
+    scheduler.set_timesteps(sampling.num_inference_steps)  # on the CPU, where reading a timestep waits for no GPU
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(diffusion.latent_shape, generator=generator) for generator in generators])
-    latents = moved(noise, diffusion.device) * scheduler.init_noise_sigma
-    draws = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    for timestep, there in zip(scheduler.timesteps, moved(scheduler.timesteps, diffusion.device), strict=True):
-        noise_pred = denoiser(scheduler.scale_model_input(latents, timestep), there)
-        latents = scheduler.step(noise_pred, timestep, latents, **draws).prev_sample
+    latents = to_device(noise, diffusion.device) * scheduler.init_noise_sigma
+    # The scheduler gets timesteps on the CPU, the UNet gets the same ones on its device.
+    device_timesteps = to_device(scheduler.timesteps, diffusion.device)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    step_kwargs = {"generator": generators} if takes_generator else {}
+    for step, timestep in enumerate(scheduler.timesteps):
+        noise_pred = denoiser(scheduler.scale_model_input(latents, timestep), device_timesteps[step])
+        latents = scheduler.step(noise_pred, timestep, latents, **step_kwargs).prev_sample
+        if callback_on_step_end is not None:
+            callback_on_step_end(step + 1)
     return diffusion.decode_latents(latents)
 
 
 def tiled_batches(
-    num_prompts: int, num_pictures: int, num_people: int, *, at_once: int
+    num_prompts: int, num_pictures: int, num_people: int, *, max_batch_size: int
 ) -> list[list[tuple[int, int, int]]]:
-    """Every (prompt, number, person), in batches of at most `at_once` that hold as many people as fit, tiled."""
-    divided = []
-    for first in range(0, num_people, at_once):
-        people = range(first, min(first + at_once, num_people))
-        spots = [(p, k, person) for p in range(num_prompts) for k in range(num_pictures) for person in people]
-        size = at_once // len(people) * len(people)
-        divided += [spots[start : start + size] for start in range(0, len(spots), size)]
-    return divided
+    """All (prompt, picture, person) index triples in batches whose people are tiled, as LiDB layers expect them.
+
+    A batch holds as many people as fit, each the same number of times: sample i of a batch of n people shows person
+    i mod n.
+    """
+    batches = []
+    for first_person in range(0, num_people, max_batch_size):
+        people = range(first_person, min(first_person + max_batch_size, num_people))
+        triples = [
+            (prompt, picture, person)
+            for prompt in range(num_prompts)
+            for picture in range(num_pictures)
+            for person in people
+        ]
+        batch_size = max_batch_size // len(people) * len(people)
+        batches += [triples[start : start + batch_size] for start in range(0, len(triples), batch_size)]
+    return batches
 
 
-def prompt_remarks(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[str]:
-    """What a user should know before prompts are drawn: a sentence for each that is too long or names nobody."""
-    remarks = []
+def prompt_warnings(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[str]:
+    """One sentence for each prompt that is longer than the text encoder reads or lacks the identifier."""
+    warnings = []
     for prompt in prompts:
-        length, read = diffusion.num_tokens(prompt), diffusion.max_tokens
-        if length > read:
-            remarks.append(f"{prompt!r} has {length} tokens, and the base reads {read} of them: the rest is left out")
-        if not names_somebody(prompt, diffusion.identifier):
-            remarks.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
-    return remarks
+        num_tokens = diffusion.num_tokens(prompt)
+        if num_tokens > diffusion.max_tokens:
+            warnings.append(
+                f"{prompt!r} has {num_tokens} tokens, and the base reads {diffusion.max_tokens} of them: the rest is "
+                "left out"
+            )
+        if not has_identifier(prompt, diffusion.identifier):
+            warnings.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
+    return warnings

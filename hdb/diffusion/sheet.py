@@ -37,11 +37,11 @@ def picture_grid(
             if isinstance(cell, str):
                 draw.multiline_text((x * tile + 3, top + y * tile + 3), _wrapped(cell, tile), fill="black", spacing=3)
             else:
-                sheet.paste(to_image(cell, size=tile), (x * tile, top + y * tile))
+                sheet.paste(to_pil(cell, size=tile), (x * tile, top + y * tile))
     return sheet
 
 
-def to_image(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Image.Image:
+def to_pil(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Image.Image:
     """A picture in [0, 1] as 8 bit RGB, resized to a square of `size` px if given."""
     if size is not None and picture.shape[-2:] != (size, size):
         picture = F.interpolate(picture[None].float(), (size, size), mode="bicubic", antialias=True)[0]
@@ -57,12 +57,12 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     write_files({Path(path): content.getvalue()})
 
 
-def preview_of(weights: str | Path) -> Path:
+def preview_path(weights: str | Path) -> Path:
     """Where ComfyUI, A1111 and others look for the picture that they show for a file of weights."""
     return Path(weights).with_suffix(".preview.png")
 
 
-def thumbnail(image: Image.Image) -> str:
+def thumbnail_data_url(image: Image.Image) -> str:
     """The middle square of a picture as a small JPEG in a data URL, as files of weights carry it."""
     content = io.BytesIO()
     ImageOps.fit(image.convert("RGB"), (THUMBNAIL, THUMBNAIL)).save(content, format="JPEG", quality=85)

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hdb.diffusion.digest import autoencoder_digest, weights_digest
+from hdb.diffusion.digest import compute_autoencoder_digest, compute_base_digest
+from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.original import read_checkpoint
-from hdb.diffusion.pipeline import find_pipeline, read_pipeline, write_pipeline
-from hdb.diffusion.transfer import moved
+from hdb.diffusion.transfer import to_device
 from hdb.diffusion.word import LearnedWord
-from hdb.prompts import IDENTIFIER, spoken
+from hdb.prompts import IDENTIFIER, replace_identifier
 
 PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CHECKS = ("digest", "shapes")  # of weights that were made for a base: they are for this one, or for one like it
@@ -49,12 +49,12 @@ class StableDiffusion(nn.Module):
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.name = name
         self.word = LearnedWord()  # nobody's, until one is bound
-        self.own_weights: dict[str, torch.Tensor] | None = None  # set while UNet and text encoder are somebody's
+        self.original_weights: dict[str, torch.Tensor] | None = None  # set while UNet and text encoder are somebody's
         self.mixed: torch.dtype | None = None
         self.identifier = IDENTIFIER
         self.check = CHECKS[0]
-        self.digest = weights_digest(vae, unet, text_encoder)
-        self.autoencoder_digest = autoencoder_digest(vae, resolution=self.resolution)
+        self.digest = compute_base_digest(vae, unet, text_encoder)
+        self.autoencoder_digest = compute_autoencoder_digest(vae, resolution=self.resolution)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -70,12 +70,12 @@ class StableDiffusion(nn.Module):
         """Loads a diffusers pipeline folder, a hub id at a pinned revision, or a single file; safetensors only.
 
         Args:
-            variant: of the weights, see `hdb.diffusion.pipeline.check_pipeline`.
+            variant: of the weights, see `hdb.diffusion.folder.check_pipeline`.
             config: folder or hub id that describes a single file; None is Stable Diffusion 1.5.
 
         Raises:
             ValueError: the folder is missing, lacks one of the five parts or a tensor, or holds another family of
-                models; `hdb.diffusion.pipeline` has the whole list.
+                models; `hdb.diffusion.folder` has the whole list.
         """
         if Path(path).is_file():
             return cls(**read_checkpoint(Path(path), config or PUBLISHED), name=Path(path).stem).to(dtype)
@@ -104,7 +104,7 @@ class StableDiffusion(nn.Module):
             about=about,
         )
 
-    def accept(self, digest: str, *, of: str, base: str) -> None:
+    def check_compatible(self, digest: str, *, name: str, base_name: str) -> None:
         """Whether personal weights belong here: to this base or, where only shapes are checked, to one like it.
 
         Prints a line where they were made for another one. Its shapes are checked where the weights are put in.
@@ -121,14 +121,14 @@ class StableDiffusion(nn.Module):
             return
         if self.check == "digest":
             raise ValueError(
-                f"{of} belongs to base {digest} ({base}), expected {self.digest}; base.check=shapes takes it to any "
-                "base of the same shapes"
+                f"{name} belongs to base {digest} ({base_name}), expected {self.digest}; base.check=shapes takes it to "
+                "any base of the same shapes"
             )
-        print(f"warning: {of} belongs to base {digest} ({base}) and is used on {self.digest} ({self.name})")
+        print(f"warning: {name} belongs to base {digest} ({base_name}) and is used on {self.digest} ({self.name})")
 
     @property
-    def wanted(self) -> dict[str, str]:
-        """What `trained_hypernet` compares a hypernetwork with."""
+    def compatibility(self) -> dict[str, str]:
+        """What `load_hypernet` compares a hypernetwork with."""
         return {"base": self.name, "base_digest": self.digest, "check": self.check}
 
     @property
@@ -214,7 +214,7 @@ class StableDiffusion(nn.Module):
         pixels = self.vae.decode(latents.to(self.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
-    def call_people(self, identifier: str | None) -> None:
+    def set_identifier(self, identifier: str | None) -> None:
         """Reads a word in the place of [V] from now on; None is [V] itself.
 
         Raises:
@@ -236,18 +236,20 @@ class StableDiffusion(nn.Module):
 
     def num_tokens(self, prompt: str) -> int:
         """How long a prompt is, begin and end of text included."""
-        return len(self.tokenizer(spoken(prompt, self.identifier), truncation=False, verbose=False).input_ids)
+        return len(
+            self.tokenizer(replace_identifier(prompt, self.identifier), truncation=False, verbose=False).input_ids
+        )
 
     def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to the text encoder's length."""
         length = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
-        return moved(self.tokenizer(prompts, return_tensors="pt", **length).input_ids, self.device)
+        return to_device(self.tokenizer(prompts, return_tensors="pt", **length).input_ids, self.device)
 
     def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
         """Prompts -> prompt_embeds. Differentiable through residuals or words that are bound to the text encoder."""
         if self.word.vectors is not None:
             return self.word.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
-        spoken_prompts = [spoken(prompt, self.identifier) for prompt in prompts]
+        spoken_prompts = [replace_identifier(prompt, self.identifier) for prompt in prompts]
         return self.text_encoder(self.tokenize(spoken_prompts)).last_hidden_state
 
     def add_noise(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; a copy to a GPU starts from pinned memory, behind what is still computed there.
 
     A plain `.to` from ordinary memory waits until the GPU has nothing left to do, and then lets it stand idle.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 
-def weights_of(diffusion: StableDiffusion) -> dict[str, nn.Parameter]:
+def named_weights(diffusion: StableDiffusion) -> dict[str, nn.Parameter]:
     """All weights of UNet and text encoder, whether or not there are LiDB layers in them.
 
     The names are those of a file: `text_model.` is left out of them, as transformers 5 leaves it out.
@@ -23,7 +23,7 @@ def weights_of(diffusion: StableDiffusion) -> dict[str, nn.Parameter]:
     }
 
 
-def checksum(weights: Mapping[str, Tensor]) -> str:
+def weights_checksum(weights: Mapping[str, Tensor]) -> str:
     """Sixty-four hex digits over every bit of them; the base's own digest looks at a few weights of each tensor."""
     sha = hashlib.sha256()
     for name, value in weights.items():
@@ -32,13 +32,13 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def copied(diffusion: StableDiffusion) -> dict[str, Tensor]:
+def copy_weights(diffusion: StableDiffusion) -> dict[str, Tensor]:
     """A copy of all of them, beside them on their device."""
-    return {name: parameter.detach().clone() for name, parameter in weights_of(diffusion).items()}
+    return {name: parameter.detach().clone() for name, parameter in named_weights(diffusion).items()}
 
 
 @contextmanager
-def exchanged(
+def exchange_weights(
     diffusion: StableDiffusion,
     weights: Mapping[str, Tensor] | None = None,
     *,
@@ -47,14 +47,14 @@ def exchanged(
     """Somebody's weights, or the base's own to be trained, within a `with` block; behind it the base is as it was.
 
     Args:
-        weights: as `weights_of` names them; None begins with the base's own.
-        kept: what to put back, from `copied`; None makes a copy here.
+        weights: as `named_weights` names them; None begins with the base's own.
+        kept: what to put back, from `copy_weights`; None makes a copy here.
 
     Yields:
         The parameters. Behind the block they have no gradient and need none.
     """
-    parameters = weights_of(diffusion)
-    kept = copied(diffusion) if kept is None else kept
+    parameters = named_weights(diffusion)
+    kept = copy_weights(diffusion) if kept is None else kept
     try:
         _copy(weights or {}, parameters)
         yield parameters

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hdb.diffusion.transfer import moved
+from hdb.diffusion.transfer import to_device
 from hdb.prompts import IDENTIFIER
 
 
@@ -48,7 +48,7 @@ class LearnedWord:
         if len(prompts) % len(self.vectors):
             raise ValueError(f"{len(prompts)} prompts for the words of {len(self.vectors)} people: expected a multiple")
         ids, places = spelled(prompts, tokenizer, length=text_encoder.config.max_position_embeddings)
-        ids, places = moved(ids, text_encoder.device), moved(places, text_encoder.device)
+        ids, places = to_device(ids, text_encoder.device), to_device(places, text_encoder.device)
         vectors = self.vectors.to(text_encoder.device).repeat(len(prompts) // len(self.vectors), 1)
 
         def insert(module: torch.nn.Module, args: tuple, rows: Float[Tensor, "m l d"]) -> Float[Tensor, "m l d"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hdb.faces.crop import FaceCropper
 from hdb.files import write_json
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import weights_digest
+from hdb.hypernet.trained import compute_hypernet_digest
 from hdb.metrics.embedders import FaceNet, TimmEmbedder
 
 FILE = "gate.json"  # beside the hypernetwork, whose people it is about
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 @torch.no_grad()
 def see(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], pictures: Float[Tensor, "n p 3 hh ww"]) -> Seen:
     """Compares pictures with the photo of their person, whatever their prompts."""
-    device, size = hypernet.initial.device, pictures.shape[:2]
+    device, size = hypernet.initial_theta.device, pictures.shape[:2]
 
     def embedded(images: Tensor) -> Tensor:
         parts = [hypernet.forward_features(part.to(device)).embedding for part in images.split(64)]
@@ -74,7 +74,7 @@ class Gate:
         content = json.loads(file.read_text())
         seen = Seen(*(torch.tensor(content[name]) for name in Seen._fields))
         gate = cls(content["prompts"], seen._replace(faces=seen.faces.bool()), content["hypernet"])
-        return gate if gate.hypernet == weights_digest(hypernet) else None
+        return gate if gate.hypernet == compute_hypernet_digest(hypernet) else None
 
     def save(self, hypernet: Path) -> Path:
         """Writes it beside the hypernetwork."""

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
-from hdb.diffusion.random_base import random_stable_diffusion, shapes_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
+from hdb.diffusion.random_base import build_random_stable_diffusion, resolve_base_configs
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.cost import CPU_ATTENTION
 from hdb.faces.caches import Cached
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import read_config
-from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
@@ -44,14 +44,14 @@ class Pieces:
     Operations are those of matrix products, convolutions and attention, two per multiplication and addition.
 
     Args:
-        base: a folder, or a name that `shapes_of` knows.
+        base: a folder, or a name that `resolve_base_configs` knows.
     """
 
     def __init__(self, base: str, lidb: LiDBOptions, net: HyperNetOptions) -> None:
-        self.diffusion = random_stable_diffusion(shapes_of(base), device=META, dtype=torch.float32)
+        self.diffusion = build_random_stable_diffusion(resolve_base_configs(base), device=META, dtype=torch.float32)
         self.diffusion.use_plain_attention()
-        layout = layout_of(self.diffusion, lidb)
-        self.hypernet = new_hypernet(net, shaped_encoder(net.encoder), layout).to(META)
+        layout = build_layout(self.diffusion, lidb)
+        self.hypernet = build_hypernet(net, shaped_encoder(net.encoder), layout).to(META)
         self.personalized = PersonalizedDiffusion(self.diffusion, self.hypernet.layout).to(META)
         self.personalized.bind(self.people(1))  # stacks the bases, once: a pass keeps them no more than other weights
 

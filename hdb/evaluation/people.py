@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.people import PeopleSource
-from hdb.limits import between, some_of
+from hdb.limits import choices_field, number_field
 from hdb.methods.protocol import Photos
 from hdb.methods.table import METHODS
 
@@ -25,16 +25,16 @@ class ProtocolOptions:
     methods that are drawn guided by the prompt alone: those that are the better for it on validation people.
     """
 
-    subjects_per_batch: int = between(1, 1)
+    subjects_per_batch: int = number_field(1, ge=1)
     num_identities: int = 100
     num_references: int = 1
-    num_photos: int = between(1, 1)
+    num_photos: int = number_field(1, ge=1)
     num_gallery: int = 200
     prompts: str = "configs/prompts/people.txt"
     num_prompts: int = 30
-    num_pictures: int = between(10, 1)
-    num_resamples: int = between(10_000, 1)
-    without_identity_guidance: list[str] = some_of(*METHODS)
+    num_pictures: int = number_field(10, ge=1)
+    num_resamples: int = number_field(10_000, ge=1)
+    without_identity_guidance: list[str] = choices_field(METHODS)
 
     def sampling_of(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
         """How this method's pictures are drawn."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.evaluation.people import Unseen
 from hdb.faces.picture import open_picture, to_tensor
 from hdb.files import write_text
@@ -41,7 +41,7 @@ class Pictures:
         self.shape = len(people.names), len(prompts), num_pictures
         self.lines: list[str] = []
         for name, reference in zip(people.names, people.references[:, 0], strict=True):
-            save_image(to_image(reference), folder / "images" / "reference" / f"{name}.png")
+            save_image(to_pil(reference), folder / "images" / "reference" / f"{name}.png")
 
     def seed(self, person: int, prompt: int, number: int) -> int:
         """Of the starting noise."""
@@ -106,7 +106,7 @@ class Pictures:
         prompts = [self.prompts[prompt] for prompt, _ in spots]
         drawn = own.pictures(prompts, seeds=[self.seed(person, *spot) for spot in spots], sampling=sampling)
         for spot, picture in zip(spots, drawn, strict=True):
-            save_image(to_image(picture), self.folder / self.path(method, person, *spot))
+            save_image(to_pil(picture), self.folder / self.path(method, person, *spot))
 
     def _list(self, method: str) -> None:
         """Adds a method's pictures to the manifest."""

@@ -12,7 +12,7 @@ from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.cost import matmul_ceiling
 from hdb.evaluation.operations import Pass, Pieces
 from hdb.evaluation.people import ProtocolOptions
-from hdb.limits import above, one_of
+from hdb.limits import choice_field, number_field
 from hdb.methods.table import OURS, SCALE, MethodOptions, methods_named
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.device import device_of
@@ -34,9 +34,9 @@ class RateOptions:
     `device` this measures matrix products here.
     """
 
-    device: str = one_of("h100", *DEVICES, "this")
-    utilization: float = above(0.4, 0, 1)
-    tflops: float | None = above(None, 0)
+    device: str = choice_field("h100", (*DEVICES, "this"))
+    utilization: float = number_field(0.4, gt=0, le=1)
+    tflops: float | None = number_field(None, gt=0)
 
 
 def rate_of(options: RateOptions, *, half: bool) -> float:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hdb.diffusion.sheet import picture_grid, to_image
+from hdb.diffusion.sheet import picture_grid, to_pil
 from hdb.evaluation.pictures import Pictures
 from hdb.faces.picture import to_tensor
 
@@ -61,4 +61,4 @@ def overview_prompts(prompts: Sequence[str]) -> list[str]:
 def small(pictures: Pictures, method: str, person: int, prompt: int) -> Float[Tensor, "3 h w"]:
     """A picture no larger than its place, so that a sheet of many does not hold them in full."""
     picture = pictures.read(method, person, prompt)
-    return to_tensor(to_image(picture, size=TILE)) if picture.shape[-1] > TILE else picture
+    return to_tensor(to_pil(picture, size=TILE)) if picture.shape[-1] > TILE else picture

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hdb.diffusion.base import DTYPES, MEMORY, BaseOptions, fitted, read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
-from hdb.diffusion.random_base import CONFIGS, is_random_base, random_stable_diffusion
+from hdb.diffusion.base import DTYPES, MEMORY, BaseOptions, load_base, prepare_for_device
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
+from hdb.diffusion.random_base import CONFIGS, build_random_stable_diffusion, is_random_base
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import StepClock
 from hdb.faces.crop import FaceCropper
 from hdb.faces.picture import open_picture, square
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.hypernet.trained import predict
 from hdb.lidb.file import Subject
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.limits import between, one_of
+from hdb.limits import choice_field, number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import accelerator, check_precision, precision, timed
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
@@ -38,20 +38,20 @@ class WorkloadOptions:
     """What is measured. `base` is a base or a folder of configs alone, `batch_size` that of pretraining."""
 
     base: str = "sd15-config"
-    dtype: str = one_of("float32", *DTYPES)
+    dtype: str = choice_field("float32", DTYPES)
     lidb: LiDBOptions = field(default_factory=LiDBOptions)
     hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=25))
     instance_prompt: str = INSTANCE_PROMPT
-    batch_size: int = between(8, 1)
-    num_pictures: int = between(4, 1)
-    num_steps: int = between(10, 1)
+    batch_size: int = number_field(8, ge=1)
+    num_pictures: int = number_field(4, ge=1)
+    num_steps: int = number_field(10, ge=1)
     accelerator: str = accelerator()
     precision: str = precision()
-    memory: str = one_of("normal", *MEMORY)
+    memory: str = choice_field("normal", MEMORY)
 
-    def refuse_conflicts(self, prefix: str) -> None:
+    def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if gradients would not survive in such a base."""
         check_precision(self.precision, self.dtype)
 
@@ -63,9 +63,9 @@ def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
     folder = CONFIGS.get(options.base, Path(options.base))
     if not is_random_base(folder):
         named = BaseOptions(path=options.base, dtype=options.dtype)
-        return read_base(named, device=device, memory=options.memory, precision=options.precision)
-    diffusion = random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
-    return fitted(diffusion, memory=options.memory, precision=options.precision)
+        return load_base(named, device=device, memory=options.memory, precision=options.precision)
+    diffusion = build_random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
+    return prepare_for_device(diffusion, memory=options.memory, precision=options.precision)
 
 
 class Workloads:
@@ -80,11 +80,11 @@ class Workloads:
         encoder = FaceEncoder.from_folder(net.encoder) if Path(net.encoder).is_dir() else FaceEncoder(net.encoder)
         # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one
         # fused operation, and its arithmetic would not be counted.
-        self.hypernet = new_hypernet(net, encoder, layout_of(self.diffusion, options.lidb)).to(device)
+        self.hypernet = build_hypernet(net, encoder, build_layout(self.diffusion, options.lidb)).to(device)
         self.personalized = PersonalizedDiffusion(self.diffusion, self.hypernet.layout)
         self.cropper, self.start = FaceCropper(), Residuals.initial(self.hypernet.layout)
         self.photo = torch.rand(1, 3, self.diffusion.resolution, self.diffusion.resolution)
-        save_image(to_image(self.photo[0]), folder / "photo.png")
+        save_image(to_pil(self.photo[0]), folder / "photo.png")
 
     def prediction(self) -> list[float]:
         """The hypernetwork on one photo."""

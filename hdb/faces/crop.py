@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor
 from hdb.faces.framing import Framing
+from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor
 
 # Shape of a head: the tip of the nose stands 1.11 half eye distances in front of the eyes. Fitted to the known yaw of
 # 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).

@@ -45,15 +45,15 @@ class PeopleOptions:
     source: str = "flat"
     root: str = "data/celeba-hq"
     splits: str | None = None
-    resolution: int = limits.between(512, 1)
+    resolution: int = limits.number_field(512, ge=1)
     num_identities: int | None = 15000
     num_val_identities: int = 100
     num_test_identities: int = 100
-    views_per_identity: int = limits.between(12, 1)
-    target: str = limits.one_of("same", *TARGETS)
+    views_per_identity: int = limits.number_field(12, ge=1)
+    target: str = limits.choice_field("same", TARGETS)
     crop: bool | None = None
-    render_workers: int | None = limits.between(None, 0)
-    seed: int = limits.a_seed()
+    render_workers: int | None = limits.number_field(None, ge=0)
+    seed: int = limits.seed_field()
 
 
 class References(NamedTuple):

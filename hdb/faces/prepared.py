@@ -28,7 +28,7 @@ from PIL import Image
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
 from hdb.faces.picture import FaceError, Picture, crashed, name_of
-from hdb.files import written_whole
+from hdb.files import atomic_write
 
 ABOUT = "__about__"  # readers of webdataset pass over files of such a name
 
@@ -96,7 +96,7 @@ def write_shard(path: Path, about: About, files: Mapping[str, bytes]) -> None:
         OSError: it cannot be written: a full disk, say. The error names the file.
     """
     # Not webdataset's TarWriter, which leaves out a file called like ABOUT.
-    with naming(path), written_whole(path) as part, tarfile.open(part, "w") as tar:
+    with naming(path), atomic_write(path) as part, tarfile.open(part, "w") as tar:
         for name, data in ({ABOUT: json.dumps(about).encode()} | dict(files)).items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -26,7 +26,7 @@ class LearnedBases(nn.Module):
 
     >>> from hdb.lidb.layout import Slot
     >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
-    >>> LearnedBases(layout)(layout.initial()).shape
+    >>> LearnedBases(layout)(layout.initial_theta()).shape
     torch.Size([1, 16])
     """
 
@@ -35,7 +35,7 @@ class LearnedBases(nn.Module):
         if layout.free:
             raise ValueError(f"a free layout of {layout.size} numbers has no bases to learn, expected one with a and b")
         self.layout = layout
-        bases = [slot.aux(seed=layout.seed) for slot in layout.slots]
+        bases = [slot.aux_bases(seed=layout.seed) for slot in layout.slots]
         self.down_aux = nn.ParameterList([math.sqrt(down.shape[1]) * down for down, _ in bases])
         self.up_aux = nn.ParameterList([math.sqrt(up.shape[0]) * up for _, up in bases])
 
@@ -47,6 +47,6 @@ class LearnedBases(nn.Module):
         }
 
     def forward(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n q"]:
-        """Theta of `layout.freed` with the residuals that `theta` has within these bases."""
+        """Theta of `layout.as_lora` with the residuals that `theta` has within these bases."""
         with torch.autocast(theta.device.type, enabled=False):  # would round theta itself, and not only what it does
-            return self.layout.freed.pack(self.layout.fold(theta, aux=self.aux()))
+            return self.layout.as_lora.pack(self.layout.fold(theta, aux=self.aux()))

@@ -64,7 +64,7 @@ class FaceEncoder(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if isinstance(architecture, str):
-                refuse_unknown(architecture)
+                check_timm_model(architecture)
                 self.network = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
             elif "model" in architecture:
                 options = {"num_classes": 0, **architecture}
@@ -130,7 +130,7 @@ class FaceEncoder(nn.Module):
         return FaceFeatures(embedding=self.network.forward_head(features), tokens=tokens)
 
 
-def refuse_unknown(name: str) -> None:
+def check_timm_model(name: str) -> None:
     """Raises ValueError if timm has no model of this name."""
     if not timm.is_model(name):
         raise ValueError(f"{name!r} is neither a folder with config.json nor a model timm knows")

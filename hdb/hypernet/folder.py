@@ -31,7 +31,7 @@ def write_network(
     write_files({Path(folder, name): content for name, content in contents.items()})
 
 
-def refuse_missing(folder: str | Path, *, kind: str) -> None:
+def check_network_folder(folder: str | Path, *, kind: str) -> None:
     """Raises ValueError if a folder lacks one of the two files: before something large is read for nothing."""
     for needed in (Path(folder, CONFIG), Path(folder, WEIGHTS)):
         if not needed.is_file():
@@ -59,7 +59,7 @@ def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict
         ValueError: a file is missing or unreadable.
     """
     folder = Path(folder)
-    refuse_missing(folder, kind=kind)
+    check_network_folder(folder, kind=kind)
     try:
         config = json.loads((folder / CONFIG).read_text())
         with safe_open(folder / WEIGHTS, "pt") as file:

@@ -74,7 +74,7 @@ class HyperNet(nn.Module):
         self.iterations, self.freeze_encoder, self.base_digest = _checked(iterations), freeze_encoder, base_digest
         self.identifier = IDENTIFIER  # what the base reads for [V] in the prompts it is trained with
         self.bases = LearnedBases(layout) if learn_bases else None
-        self.decoder_layout, self.layout = layout, layout.freed if learn_bases else layout
+        self.decoder_layout, self.layout = layout, layout.as_lora if learn_bases else layout
         self.encoder = encoder.requires_grad_(not freeze_encoder)
         self.decoder = decoder
         self.mean = nn.Parameter(torch.zeros(layout.size))
@@ -82,7 +82,7 @@ class HyperNet(nn.Module):
         if linear_path:  # skip_init: nn.Linear would draw from the global generator what is zeroed at once
             self.linear_path = skip_init(nn.Linear, encoder.embedding_size, layout.size, bias=False)
             nn.init.zeros_(self.linear_path.weight)
-        self.register_buffer("initial", layout.initial(), persistent=False)
+        self.register_buffer("initial", layout.initial_theta(), persistent=False)
         self.register_buffer("embedding_mean", torch.zeros(encoder.embedding_size))
         self.register_buffer("embedding_std", torch.ones(encoder.embedding_size))
         self.train(self.training)
@@ -99,9 +99,9 @@ class HyperNet(nn.Module):
     def forward_features(self, reference: Float[Tensor, "n 3 h w"]) -> FaceFeatures:
         """Encodes the reference; the embedding comes standardized."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            return self.standardized(self.encoder(reference))
+            return self.standardize_features(self.encoder(reference))
 
-    def standardized(self, features: FaceFeatures) -> FaceFeatures:
+    def standardize_features(self, features: FaceFeatures) -> FaceFeatures:
         """What the encoder saw, with the embedding as `refine` takes it."""
         return features._replace(embedding=(features.embedding - self.embedding_mean) / self.embedding_std)
 
@@ -126,7 +126,7 @@ class HyperNet(nn.Module):
         return theta if self.bases is None else self.bases(theta)
 
     @torch.no_grad()
-    def standardize(self, embeddings: Float[Tensor, "n e"]) -> None:
+    def fit_standardization(self, embeddings: Float[Tensor, "n e"]) -> None:
         """Takes mean and scale of the encoder's embeddings from these, instead of 0 and 1.
 
         Without the common part of all faces, `mean` learns what is common and the direct path what is personal, and
@@ -176,7 +176,7 @@ class HyperNet(nn.Module):
     def from_config(cls, config: Mapping[str, Any], *, encoder: FaceEncoder | None = None) -> "HyperNet":
         """A network of the shape that `config` says, with fresh weights around `encoder`."""
         layout = Layout.from_dict(config["layout"])
-        layout.check_digest(config["layout_digest"], of="the hypernetwork")
+        layout.check_digest(config["layout_digest"], name="the hypernetwork")
         encoder = encoder or FaceEncoder.from_config(config["encoder"])
         options = {key: config[key] for key in ("iterations", "linear_path", "freeze_encoder", "base_digest")}
         options["learn_bases"] = config.get("learn_bases", False)
@@ -184,13 +184,13 @@ class HyperNet(nn.Module):
         hypernet.identifier = config.get("identifier", IDENTIFIER)
         return hypernet
 
-    def own_state(self) -> dict[str, Tensor]:
+    def trainable_state_dict(self) -> dict[str, Tensor]:
         """The state without a frozen encoder, which has a file of its own: a ViT-H would fill every checkpoint."""
         state = self.state_dict()
         return {name: state[name] for name in state if not (self.freeze_encoder and name.startswith("encoder."))}
 
-    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what `own_state` gave, or a whole state; a frozen encoder that is not in it stays as it is.
+    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `trainable_state_dict` gave, or a whole state; a frozen encoder that is not in it stays as it is.
 
         Raises:
             ValueError: other names or shapes than this network's.
@@ -211,7 +211,7 @@ class HyperNet(nn.Module):
             include_encoder: false leaves a frozen encoder out; whoever loads must bring the same one.
             dtype: of the weights in the file; float16 halves it.
         """
-        state = self.state_dict() if include_encoder else self.own_state()
+        state = self.state_dict() if include_encoder else self.trainable_state_dict()
         state = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
         write_network(folder, config=self.config, state=state, metadata={"layout_digest": self.decoder_layout.digest})
 
@@ -273,7 +273,7 @@ class HyperNet(nn.Module):
             hypernet = cls.from_config(config, encoder=encoder)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{origin} has a config that is not whole: {error}") from None
-        hypernet.load_own_state(state)
+        hypernet.load_trainable_state_dict(state)
         return hypernet
 
 

@@ -12,7 +12,7 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
-from hdb.limits import a_seed, between
+from hdb.limits import number_field, seed_field
 
 NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
 
@@ -26,22 +26,24 @@ class HyperNetOptions:
 
     encoder: str = "vit_huge_patch14_224.orig_in21k"
     freeze_encoder: bool = True
-    width: int = between(1024, 1)
-    num_layers: int = between(2, 1)
-    num_heads: int = between(8, 1)
-    iterations: int = between(4, 0)
+    width: int = number_field(1024, ge=1)
+    num_layers: int = number_field(2, ge=1)
+    num_heads: int = number_field(8, ge=1)
+    iterations: int = number_field(4, ge=0)
     linear_path: bool = False
     learn_bases: bool = False
-    seed: int = a_seed()
+    seed: int = seed_field()
 
-    def refuse_conflicts(self, prefix: str) -> None:
+    def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if the heads do not share the width evenly."""
         if self.width % self.num_heads:
             given = f"{prefix}width is {self.width}"
             raise ValueError(f"{given}, expected a multiple of {prefix}num_heads, which is {self.num_heads}")
 
 
-def new_hypernet(options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = "") -> HyperNet:
+def build_hypernet(
+    options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = ""
+) -> HyperNet:
     """An untrained hypernetwork around an encoder, which writes weights of this layout."""
     decoder = WeightDecoder(
         layout,
@@ -64,7 +66,9 @@ def new_hypernet(options: HyperNetOptions, encoder: FaceEncoder, layout: Layout,
 
 
 @torch.no_grad()
-def standardize(hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device) -> None:
+def standardize_embeddings(
+    hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device
+) -> None:
     """Takes mean and scale of the embeddings from the first references of the training people.
 
     Args:
@@ -72,4 +76,4 @@ def standardize(hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]]
     """
     seen, encoder = torch.stack(list(islice(references, NUM_STANDARDIZED))), hypernet.encoder.to(device)
     embeddings = [encoder(part.to(device)).embedding for part in seen.split(32)]
-    hypernet.standardize(torch.cat(embeddings).to(hypernet.embedding_mean.device))
+    hypernet.fit_standardization(torch.cat(embeddings).to(hypernet.embedding_mean.device))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hdb.lidb.folding import Folding
 from hdb.lidb.layout import Layout
 from hdb.lidb.linear import LiDBLinear
-from hdb.lidb.names import personalized_layers
+from hdb.lidb.names import find_target_layers
 from hdb.lidb.residuals import Residuals
 
 
@@ -24,14 +24,14 @@ class LiDB:
     Args:
         unet: diffusers' UNet2DConditionModel, or None.
         text_encoder: transformers' CLIPTextModel, or None.
-        layout: Names the layers to replace. Default: `Layout.of` the models.
+        layout: Names the layers to replace. Default: `Layout.from_models` the models.
 
     Raises:
         ValueError: The models do not have exactly the layers of the layout, or have LiDB layers already.
 
     >>> block = nn.ModuleDict({"to_q": nn.Linear(8, 8)})
-    >>> lidb = LiDB(unet=block, layout=Layout.of(unet=block, a=4, b=2))
-    >>> lidb.bind(lidb.layout.initial())
+    >>> lidb = LiDB(unet=block, layout=Layout.from_models(unet=block, a=4, b=2))
+    >>> lidb.bind(lidb.layout.initial_theta())
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class LiDB:
         text_encoder: nn.Module | None = None,
         layout: Layout | None = None,
     ) -> None:
-        self.layout = Layout.of(unet=unet, text_encoder=text_encoder) if layout is None else layout
-        found = personalized_layers(unet=unet, text_encoder=text_encoder)
+        self.layout = Layout.from_models(unet=unet, text_encoder=text_encoder) if layout is None else layout
+        found = find_target_layers(unet=unet, text_encoder=text_encoder)
         _check_layers(found, self.layout)
         owners = {
             child: (parent, name)
@@ -57,7 +57,7 @@ class LiDB:
         for slot in self.layout.slots:
             original = found[slot.name]
             parent, name = owners[original]
-            drawn = slot.shapes if original.weight.is_meta else partial(slot.aux, seed=self.layout.seed)
+            drawn = slot.meta_aux_bases if original.weight.is_meta else partial(slot.aux_bases, seed=self.layout.seed)
             aux = (None, None) if self.layout.free else drawn()
             layer = LiDBLinear(original, *aux)
             setattr(parent, name, layer)
@@ -67,14 +67,14 @@ class LiDB:
         self._fold = Folding(self.layers)
         self._bound: tuple[Residuals | None, float] = (None, 1.0)
 
-    def check(self, layout: Layout) -> None:
+    def check_layout(self, layout: Layout) -> None:
         """Raises ValueError naming both digests if residuals of this layout cannot be bound.
 
         They need not be of the adapter's own: the bases serve every rank, and a free layout needs none.
         """
-        own = replace(self.layout.freed, seed=layout.seed) if layout.free else self.layout
+        own = replace(self.layout.as_lora, seed=layout.seed) if layout.free else self.layout
         if replace(layout, rank=own.rank) != own:
-            self.layout.check_digest(layout.digest, of="theta")
+            self.layout.check_digest(layout.digest, name="theta")
 
     def bind(self, people: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
         """Gives the model the residuals of n identities until the next `bind`; None gives the base back.
@@ -82,7 +82,7 @@ class LiDB:
         Gradients flow to theta. See `LiDBLinear.forward` for which sample gets which residual.
 
         Args:
-            people: Residuals, see `check`; a bare theta is of the adapter's own layout.
+            people: Residuals, see `check_layout`; a bare theta is of the adapter's own layout.
             scale: Factor on all residuals: 0 is the base, 1 the person.
 
         Raises:
@@ -94,13 +94,13 @@ class LiDB:
                 layer.bind(None, None)
         else:
             people = people if isinstance(people, Residuals) else Residuals(people, self.layout)
-            self.check(people.layout)
+            self.check_layout(people.layout)
             # On a GPU the search for NaN would wait for the device: whoever brings a theta there looks before.
-            people.layout.check(people.theta, finite=people.theta.device.type == "cpu")
+            people.layout.check_theta(people.theta, finite=people.theta.device.type == "cpu")
             theta = people.theta.to(next(iter(self.layers.values())).weight.device)
             folded = self._fold(people.layout.unpack(theta), scale=scale, free=people.layout.free)
             for name, (down, up) in folded.items():
-                self.layers[name].bind_folded(down, up)
+                self.layers[name].bind_lora(down, up)
         self._bound = people, scale
 
     @contextmanager

@@ -6,17 +6,17 @@ import zlib
 from binascii import a2b_base64
 from pathlib import Path
 
-from hdb.files import read_header
+from hdb.files import read_safetensors_header
 from hdb.prompts import INSTANCE_PROMPT
 
 
-def subject_rows(path: Path) -> dict[str, object]:
+def describe_subject(path: Path) -> dict[str, object]:
     """The facts in the header of a subject's file, in rows of a name and a fact.
 
     Raises:
         ValueError: it is no such file, or damaged or altered.
     """
-    tensors, about = read_header(path)
+    tensors, about = read_safetensors_header(path)
     if not is_whole(path, about):
         from hdb.lidb.file import Subject  # only here: it knows what can be wrong, and loads torch
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdb import __version__
-from hdb.files import read_header, write_safetensors
+from hdb.files import read_safetensors_header, write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
@@ -46,7 +46,7 @@ class Subject(Residuals):
 
     >>> from hdb.lidb.layout import Slot
     >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
-    >>> Subject(layout.initial(), layout, {"source": "me.png"}).scale
+    >>> Subject(layout.initial_theta(), layout, {"source": "me.png"}).scale
     1.0
     """
 
@@ -55,7 +55,7 @@ class Subject(Residuals):
     def __post_init__(self) -> None:
         if self.theta.dtype not in _DTYPES:
             raise ValueError(f"theta has dtype {self.theta.dtype}, expected torch.float16 or torch.float32")
-        self.layout.check(self.theta, finite=True)
+        self.layout.check_theta(self.theta, finite=True)
         if len(self.theta) != 1:
             raise ValueError(f"a subject is one person, given a theta of {len(self.theta)}")
         if unknown := sorted(set(self.metadata) - set(_PROVENANCE)):
@@ -100,14 +100,14 @@ class Subject(Residuals):
             ValueError: It is no such file, is damaged or altered, or belongs to another model.
         """
         path = Path(path)
-        tensors, fields = read_header(path)
+        tensors, fields = read_safetensors_header(path)
         _check_header(path, tensors, fields)
         layout = _read_layout(path, fields)
         dtype, shape = tensors["theta"]["dtype"], tensors["theta"]["shape"]
         if dtype not in _DTYPES.values() or shape != [1, layout.size]:
             raise ValueError(f"{path}: theta is {dtype} of shape {shape}, expected F16 or F32 of [1, {layout.size}]")
         if expected_layout is not None:
-            expected_layout.check_digest(layout.digest, of=str(path))
+            expected_layout.check_digest(layout.digest, name=str(path))
         try:
             with safe_open(path, framework="pt") as file:
                 theta = file.get_tensor("theta")
@@ -121,17 +121,17 @@ class Subject(Residuals):
         if (computed := _checksum(theta, fields)) != stored:
             raise ValueError(f"{path} was altered: its content has checksum {computed}, expected {stored}")
         if expected_base is not None:
-            subject.check_base(expected_base, of=str(path))
+            subject.check_base(expected_base, name=str(path))
         return subject
 
-    def check_base(self, digest: str, *, of: str) -> None:
-        """Raises ValueError naming both bases if these weights, called `of`, were not made for the one of `digest`."""
-        known, name = self.metadata["base_digest"], self.metadata["base"]
-        if known != digest:
-            raise ValueError(f"{of} belongs to base {known} ({name}), expected {digest}")
+    def check_base(self, digest: str, *, name: str) -> None:
+        """Raises ValueError if these weights, called `name` in the error, were not made for the base of this digest."""
+        base_digest = self.metadata["base_digest"]
+        if base_digest != digest:
+            raise ValueError(f"{name} belongs to base {base_digest} ({self.metadata['base']}), expected {digest}")
 
 
-def dtype_named(name: str) -> torch.dtype:
+def parse_dtype(name: str) -> torch.dtype:
     """A precision that a subject's file can have: float16 or float32.
 
     Raises:

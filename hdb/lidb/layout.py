@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdb.lidb.names import personalized_layers
+from hdb.lidb.names import find_target_layers
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.slot import Slot
 
@@ -40,7 +40,7 @@ class Layout:
         ValueError: No slots, two slots of one name, a rank below 1, a negative seed, or narrow slots in a free layout.
 
     >>> layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2), Slot("unet.to_k", 8, 8, a=4, b=2)))
-    >>> layout.size, layout.freed.size
+    >>> layout.size, layout.as_lora.size
     (12, 32)
     """
 
@@ -59,7 +59,7 @@ class Layout:
             raise ValueError(f"rank = {self.rank}, expected 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed}, expected 0 or more")
-        narrow = next((slot for slot in self.slots if self.free and slot != slot.freed), None)
+        narrow = next((slot for slot in self.slots if self.free and slot != slot.as_lora), None)
         if narrow:
             raise ValueError(
                 f"slot {narrow.name} of a free layout has a = {narrow.a} and b = {narrow.b}, "
@@ -67,7 +67,7 @@ class Layout:
             )
 
     @classmethod
-    def of(
+    def from_models(
         cls,
         *,
         unet: nn.Module | None = None,
@@ -85,7 +85,7 @@ class Layout:
         Raises:
             ValueError: There is no such layer.
         """
-        layers = personalized_layers(unet=unet, text_encoder=text_encoder)
+        layers = find_target_layers(unet=unet, text_encoder=text_encoder)
         if not layers:
             raise ValueError(
                 "no attention or GEGLU projection found in the UNet and text encoder given; expected diffusers' "
@@ -122,10 +122,10 @@ class Layout:
         """
         content = self.to_dict()
         content["version"] = LAYOUT_VERSION
-        content["draws"] = [slot.draws(seed=self.seed) for slot in self.slots]
+        content["draws"] = [slot.fingerprint(seed=self.seed) for slot in self.slots]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def check(self, theta: Float[Tensor, "n p"], *, finite: bool = False) -> None:
+    def check_theta(self, theta: Float[Tensor, "n p"], *, finite: bool = False) -> None:
         """Raises ValueError if theta is not (n, p) in this layout or, on request, not finite."""
         if theta.ndim != 2 or theta.shape[1] != self.size:
             raise ValueError(
@@ -135,14 +135,14 @@ class Layout:
         if finite and (bad := theta.numel() - int(theta.isfinite().sum())):
             raise ValueError(f"theta has {bad} values of {theta.numel()} that are not finite, expected 0")
 
-    def check_digest(self, digest: str, *, of: str) -> None:
-        """Raises ValueError naming both digests if `digest`, stored beside the thing called `of`, is not this one."""
+    def check_digest(self, digest: str, *, name: str) -> None:
+        """Raises ValueError naming both digests if `digest`, stored beside the thing called `name`, is not this one."""
         if digest != self.digest:
-            raise ValueError(f"{of} belongs to layout {digest}, expected {self.digest}")
+            raise ValueError(f"{name} belongs to layout {digest}, expected {self.digest}")
 
     def unpack(self, theta: Float[Tensor, "n p"]) -> Factors:
         """Splits theta into {slot name: (down (n, r, a), up (n, b, r))}: views, through which gradients flow."""
-        self.check(theta)
+        self.check_theta(theta)
         # One split instead of a slice per factor: the backward of a slice fills a whole (n, p) with zeros.
         pieces = iter(theta.split(self._sizes, dim=1))
         return {
@@ -161,10 +161,10 @@ class Layout:
             odd = sorted(set(names) ^ set(factors))
             raise ValueError(f"factors of {len(factors)} slots given, expected {len(names)}; they differ in {odd[0]}")
         theta = torch.cat([factor.flatten(1) for name in names for factor in factors[name]], dim=1)
-        self.check(theta)
+        self.check_theta(theta)
         return theta
 
-    def initial(self) -> Float[Tensor, "1 p"]:
+    def initial_theta(self) -> Float[Tensor, "1 p"]:
         """The start that everyone shares: rows of `down` of length one, `up` zero, hence no residual.
 
         Not all zero, because down = up = 0 is a saddle: the diffusion loss has no gradient there.
@@ -177,9 +177,9 @@ class Layout:
         )
 
     @cached_property
-    def freed(self) -> "Layout":
+    def as_lora(self) -> "Layout":
         """The free layout of the same layers and rank."""
-        return replace(self, slots=tuple(slot.freed for slot in self.slots), free=True)
+        return replace(self, slots=tuple(slot.as_lora for slot in self.slots), free=True)
 
     def fold(self, theta: Float[Tensor, "n p"], *, aux: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Factors:
         """The factors of an ordinary LoRA with the same residuals, in float32, through which gradients flow.
@@ -191,7 +191,7 @@ class Layout:
         """
         factors = self.unpack(theta.float())
         for slot in self.slots if not self.free else ():
-            bases = slot.aux(seed=self.seed) if aux is None else aux[slot.name]
+            bases = slot.aux_bases(seed=self.seed) if aux is None else aux[slot.name]
             down_aux, up_aux = (basis.to(theta.device) for basis in bases)
             down, up = factors[slot.name]
             factors[slot.name] = down @ down_aux, up_aux @ up

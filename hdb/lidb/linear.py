@@ -93,9 +93,9 @@ class LiDBLinear(nn.Linear):
             project(rows.flatten(0, 1)[None], basis, scale=factor)[0].unflatten(0, rows.shape[:2])
             for rows, basis, factor in zip((down, up.mT), bases, (1.0, scale), strict=True)
         )
-        self.bind_folded(down, up)
+        self.bind_lora(down, up)
 
-    def bind_folded(self, down: Float[Tensor, "n r in_"], up: Float[Tensor, "n r out"]) -> None:
+    def bind_lora(self, down: Float[Tensor, "n r in_"], up: Float[Tensor, "n r out"]) -> None:
         """Sets residuals that were folded, and scaled, already: `Folding` does so for all layers together."""
         self.down, self.up = down, up
 

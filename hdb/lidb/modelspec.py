@@ -8,7 +8,7 @@ import json
 
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.prompts import escaped
+from hdb.prompts import escape_brackets
 
 V2_WIDTH = 1024  # of the text embeddings that cross-attention reads in Stable Diffusion 2.x; 768 in 1.x
 
@@ -30,8 +30,8 @@ def modelspec(subject: Subject, *, title: str, content_hash: str, lora: bool, th
     family = ("stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512") if is_v2(subject.layout) else ""
     prompt = about["instance_prompt"]
     hint = f"Write {prompt}, at strength 1"
-    if escaped(prompt) != prompt:
-        hint += f"; in A1111, where brackets are markup, {escaped(prompt)}"
+    if escape_brackets(prompt) != prompt:
+        hint += f"; in A1111, where brackets are markup, {escape_brackets(prompt)}"
     side = about["resolution"]
     fields = {
         "sai_model_spec": "1.0.1",
@@ -73,13 +73,13 @@ def kohya_fields(subject: Subject, *, name: str) -> dict[str, str]:
     }
 
 
-def a1111_card(subject: Subject) -> dict[str, str | float]:
+def a1111_metadata(subject: Subject) -> dict[str, str | float]:
     """What A1111 reads of a LoRA in the JSON file beside it: what it writes into the prompt, and for which models."""
     about = subject.metadata
     return {
         "description": f"One person, learned from one photo for the base {about['base']}.",
         "sd version": "SD2" if is_v2(subject.layout) else "SD1",
-        "activation text": escaped(about["instance_prompt"]),
+        "activation text": escape_brackets(about["instance_prompt"]),
         "preferred weight": 1.0,
         "hdb_version": about["hdb_version"],
     }

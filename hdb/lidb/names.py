@@ -10,7 +10,7 @@ _TEXT_ENCODER_SLOT = re.compile(r"(^|\.)self_attn\.(q|k|v|out)_proj$")
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out", "q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def personalized_layers(*, unet: nn.Module | None, text_encoder: nn.Module | None) -> dict[str, nn.Linear]:
+def find_target_layers(*, unet: nn.Module | None, text_encoder: nn.Module | None) -> dict[str, nn.Linear]:
     """The linear layers that LiDB personalizes by canonical name, in canonical order, whatever their live paths are.
 
     Canonical names are the keys of published diffusers LoRA files. transformers 5 dropped `text_model.` from the paths

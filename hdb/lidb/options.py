@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hdb.limits import a_seed, between
+from hdb.limits import number_field, seed_field
 
 
 @dataclass
@@ -13,7 +13,7 @@ class LiDBOptions:
     the residual within them. `seed` draws the directions.
     """
 
-    a: int = between(100, 1)
-    b: int = between(50, 1)
-    rank: int = between(1, 1)
-    seed: int = a_seed()
+    a: int = number_field(100, ge=1)
+    b: int = number_field(50, ge=1)
+    rank: int = number_field(1, ge=1)
+    seed: int = seed_field()

@@ -31,12 +31,12 @@ class Residuals:
     layout: Layout
 
     def __post_init__(self) -> None:
-        self.layout.check(self.theta)
+        self.layout.check_theta(self.theta)
 
     @classmethod
     def initial(cls, layout: Layout) -> "Residuals":
         """The start that everyone shares: no residual."""
-        return cls(layout.initial(), layout)
+        return cls(layout.initial_theta(), layout)
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -65,7 +65,7 @@ class Residuals:
         old = self.layout
         if rank < old.rank:
             raise ValueError(f"cannot relax rank {old.rank} to {rank}; expected {old.rank} or more")
-        layout = replace(old.freed if free else old, rank=rank)
+        layout = replace(old.as_lora if free else old, rank=rank)
         known, factors = old.fold(self.theta) if free else old.unpack(self.theta), {}
         for slot in layout.slots:
             down, up = known[slot.name]
@@ -74,14 +74,15 @@ class Residuals:
             factors[slot.name] = torch.cat([down, fresh], dim=1), torch.cat([up, zeros], dim=2)
         return Residuals(layout.pack(factors), layout)
 
-    def scaled(self, scales: Sequence[float], *, text_scales: Sequence[float] | None = None) -> "Residuals":
+    def rescale(self, scales: Sequence[float], *, text_encoder_scales: Sequence[float] | None = None) -> "Residuals":
         """Everyone's residuals times a factor of their own.
 
         Args:
-            text_scales: Of the text encoder's layers; None is the same factors.
+            text_encoder_scales: Of the text encoder's layers; None is the same factors.
         """
         factor, text_factor = (
-            self.theta.new_tensor(of)[:, None, None] for of in (scales, scales if text_scales is None else text_scales)
+            self.theta.new_tensor(of)[:, None, None]
+            for of in (scales, scales if text_encoder_scales is None else text_encoder_scales)
         )
         scaled = {
             name: (down, (text_factor if name.startswith("text_encoder.") else factor) * up)
@@ -89,7 +90,7 @@ class Residuals:
         }
         return Residuals(self.layout.pack(scaled), self.layout)
 
-    def mixed(self, weights: Sequence[float]) -> "Residuals":
+    def mix(self, weights: Sequence[float]) -> "Residuals":
         """One person made of all of them: the weighted sum of their residuals, exact, in n times their rank.
 
         Raises:
@@ -98,7 +99,7 @@ class Residuals:
         if len(weights) != len(self):
             raise ValueError(f"{len(weights)} weights for {len(self)} people: expected one for each")
         layout, factors = replace(self.layout, rank=self.layout.rank * len(self)), {}
-        for name, (down, up) in self.layout.unpack(self.scaled(weights).theta).items():
+        for name, (down, up) in self.layout.unpack(self.rescale(weights).theta).items():
             factors[name] = down.flatten(0, 1)[None], up.movedim(0, 1).flatten(1)[None]
         return Residuals(layout.pack(factors), layout)
 
@@ -120,7 +121,7 @@ class Residuals:
         first, rank = people[0].layout, max(person.layout.rank for person in people)
         free = any(replace(person.layout, rank=rank) != replace(first, rank=rank) for person in people)
         for person in people:
-            if person.layout.freed.slots != first.freed.slots:
-                first.check_digest(person.layout.digest, of="one of several people")
+            if person.layout.as_lora.slots != first.as_lora.slots:
+                first.check_digest(person.layout.digest, name="one of several people")
         relaxed = [person.relax(rank, free=free) for person in people]
         return Residuals(torch.cat([person.theta for person in relaxed]), relaxed[0].layout)

@@ -36,11 +36,11 @@ class Slot:
                 raise ValueError(f"slot {self.name}: {width} = {value}, expected 1 to {limit}")
 
     @property
-    def freed(self) -> "Slot":
+    def as_lora(self) -> "Slot":
         """The same layer with a and b as wide as itself, as factors without bases are."""
         return replace(self, a=self.in_features, b=self.out_features)
 
-    def aux(self, *, seed: int) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
+    def aux_bases(self, *, seed: int) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
         """The frozen bases: down_aux with orthonormal rows, up_aux with orthonormal columns, float32 on the CPU.
 
         Q of a Gaussian matrix, its signs fixed so that it is unique: uniformly drawn orthonormal vectors, the same on
@@ -52,7 +52,7 @@ class Slot:
         up = _orthonormal(self._stream(seed, _UP_AUX).standard_normal((self.out_features, self.b)))
         return down.mT.contiguous(), up
 
-    def shapes(self) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
+    def meta_aux_bases(self) -> tuple[Float[Tensor, "a in_"], Float[Tensor, "out b"]]:
         """The bases on the meta device, where there is nothing to draw: for counting."""
         return torch.empty(self.a, self.in_features, device="meta"), torch.empty(
             self.out_features, self.b, device="meta"
@@ -63,7 +63,7 @@ class Slot:
         rows = torch.from_numpy(self._stream(seed, _START).standard_normal((rank, self.a)))
         return (rows / rows.norm(dim=1, keepdim=True)).float()
 
-    def draws(self, *, seed: int) -> list[str]:
+    def fingerprint(self, *, seed: int) -> list[str]:
         """The first Gaussian draws behind the bases: what tells that another machine has the same."""
         return [f"{x:.6f}" for side in (_DOWN_AUX, _UP_AUX) for x in self._stream(seed, side).standard_normal(4)]
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hdb.diffusion.guidance import AsBase
+from hdb.diffusion.guidance import UnboundContext
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.diffusion.weights import checksum, copied, exchanged, weights_of
+from hdb.diffusion.weights import copy_weights, exchange_weights, named_weights, weights_checksum
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
 from hdb.methods.studio import Studio
@@ -53,12 +53,12 @@ class DreamBooth:
             prior=studio.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
             seed=studio.seed,
         )
-        before = checksum(weights_of(studio.diffusion))
-        with exchanged(studio.diffusion) as weights:
+        before = weights_checksum(named_weights(studio.diffusion))
+        with exchange_weights(studio.diffusion) as weights:
             studio.fit(stage, num_steps=options.num_steps)
             trained = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
-        if (after := checksum(weights_of(studio.diffusion))) != before:
-            raise RuntimeError(f"{self.name} left the base with the checksum {after}, it was {before}")
+        if (after := weights_checksum(named_weights(studio.diffusion))) != before:
+            raise RuntimeError(f"{self.name} left the base with the weights_checksum {after}, it was {before}")
         return trained
 
     def load(self, paths: Sequence[Path]) -> "PersonalModels":
@@ -87,8 +87,8 @@ class PersonalModels:
     """A UNet and a text encoder of their own for each of n people; the base holds one of them at a time.
 
     Args:
-        models: the weights of each, as `weights_of` names them, or the file they are in: of many people they would not
-            fit in memory.
+        models: the weights of each, as `named_weights` names them, or the file they are in: of many people they would
+            not fit in memory.
         scale: how far from the base towards the person's weights; 1 is the person.
         dtype: of the files, float16 or float32.
     """
@@ -114,7 +114,7 @@ class PersonalModels:
         Raises:
             ValueError: one is missing, damaged, of another kind or for another base.
         """
-        shapes = {name: value.shape for name, value in weights_of(diffusion).items()}
+        shapes = {name: value.shape for name, value in named_weights(diffusion).items()}
         for path in paths:
             check_person(path, kind=cls.kind, base=diffusion, shapes=shapes)
         return cls(diffusion, [Path(path) for path in paths], scale=1.0 if scale is None else scale)
@@ -128,7 +128,7 @@ class PersonalModels:
 
     @property
     def num_bytes(self) -> int:
-        return sum(value.numel() for value in weights_of(self.diffusion).values()) * self.dtype.itemsize
+        return sum(value.numel() for value in named_weights(self.diffusion).values()) * self.dtype.itemsize
 
     def weights(self, person: int) -> Weights:
         """Those of one person.
@@ -165,26 +165,28 @@ class PersonalModels:
         if self._is_bound:
             yield
             return
-        weights, before = self.weights(0), self.diffusion.own_weights
-        kept = copied(self.diffusion)
+        weights, before = self.weights(0), self.diffusion.original_weights
+        kept = copy_weights(self.diffusion)
         base = kept if before is None else before  # within another person's block the base is not what it holds
         if self.scale != 1:
             weights = {
                 name: torch.lerp(value.float().cpu(), weights[name].float(), self.scale) for name, value in base.items()
             }
-        with exchanged(self.diffusion, weights, kept=kept):
+        with exchange_weights(self.diffusion, weights, kept=kept):
             del weights  # another copy in memory: of Stable Diffusion 1.5 nearly 4 GB
-            self._is_bound, self.diffusion.own_weights = True, base
+            self._is_bound, self.diffusion.original_weights = True, base
             try:
                 yield
             finally:
-                self._is_bound, self.diffusion.own_weights = False, before
+                self._is_bound, self.diffusion.original_weights = False, before
 
-    def _as_base(self, sampling: SamplingOptions) -> AsBase | None:
+    def _unbound(self, sampling: SamplingOptions) -> UnboundContext | None:
         """Puts the base's weights in and the bound person's back, of whom a copy is made once; None if nobody asks."""
         if sampling.identity_guidance_scale is None:
             return None
-        return partial(exchanged, self.diffusion, self.diffusion.own_weights, kept=copied(self.diffusion))
+        return partial(
+            exchange_weights, self.diffusion, self.diffusion.original_weights, kept=copy_weights(self.diffusion)
+        )
 
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
@@ -200,6 +202,6 @@ class PersonalModels:
         for person in range(len(self)):
             own, model = slice(person, None, len(self)), self if len(self) == 1 else self[[person]]
             with model.bound():
-                wanted = {"seeds": seeds[own], "sampling": sampling, "as_base": self._as_base(sampling)}
+                wanted = {"seeds": seeds[own], "sampling": sampling, "unbound": self._unbound(sampling)}
                 pictures[own] = draw(self.diffusion, prompts[own], **wanted)
         return torch.stack(pictures)

@@ -69,7 +69,7 @@ class HyperDreamBooth:
 
     def __init__(self, hypernet: HyperNet, finetuner: Finetuner) -> None:
         finetuner.options.check(hypernet.layout)
-        finetuner.studio.diffusion.call_people(hypernet.identifier)  # as when it was trained
+        finetuner.studio.diffusion.set_identifier(hypernet.identifier)  # as when it was trained
         self.hypernet, self.finetuner = hypernet, finetuner
 
     def personalize(self, photos: Photos) -> PersonalTheta:

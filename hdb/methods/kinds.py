@@ -19,14 +19,14 @@ def read_people(
     paths: Sequence[str | Path],
     *,
     scale: float | None = None,
-    text_scale: float | None = None,
+    text_encoder_scale: float | None = None,
     weights: Sequence[float] | None = None,
 ) -> StoredPersonalization:
     """The people of some files of one kind, for this base.
 
     Args:
         scale: strength for everybody; None is that of each file.
-        text_scale: that of the text encoder's layers, if it differs.
+        text_encoder_scale: that of the text encoder's layers, if it differs.
         weights: one for each: they become one person; None leaves each alone.
 
     Raises:
@@ -35,11 +35,13 @@ def read_people(
     """
     files = [Path(path) for path in paths]
     if (kind := one_kind(files)) != THETA:
-        if text_scale is not None or weights is not None:
-            raise ValueError(f"{files[0]} holds a {kind}: mix and text_scale are for residuals, expected neither")
+        if text_encoder_scale is not None or weights is not None:
+            raise ValueError(
+                f"{files[0]} holds a {kind}: mix and text_encoder_scale are for residuals, expected neither"
+            )
         return KINDS[kind].read(diffusion, files, scale=scale)
-    people = PersonalTheta.read(diffusion, files, scale=scale, text_scale=text_scale)
-    return people if weights is None else people.mixed(weights)
+    people = PersonalTheta.read(diffusion, files, scale=scale, text_encoder_scale=text_encoder_scale)
+    return people if weights is None else people.mix(weights)
 
 
 def refuse_unreadable(paths: Sequence[str | Path]) -> None:

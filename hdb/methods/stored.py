@@ -7,7 +7,7 @@ from typing import Any
 
 from hdb import __version__
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.files import read_header, write_safetensors
+from hdb.files import read_safetensors_header, write_safetensors
 
 FORMAT_VERSION = "1"
 THETA = "theta"  # of a subject's file, which is older than this field and lacks it
@@ -19,7 +19,7 @@ def kind_of(path: Path) -> str:
     Raises:
         ValueError: there is no such file, or it is no whole safetensors file.
     """
-    return read_header(path)[1].get("kind", THETA)
+    return read_safetensors_header(path)[1].get("kind", THETA)
 
 
 def write_person(
@@ -42,12 +42,12 @@ def check_person(path: Path, *, kind: str, base: StableDiffusion, shapes: Mappin
     Raises:
         ValueError: it is missing, damaged, of another kind or version, for another base, or holds other tensors.
     """
-    tensors, header = read_header(path)
+    tensors, header = read_safetensors_header(path)
     if (found := header.get("kind", THETA)) != kind:
         raise ValueError(f"{path} holds a {found}, expected a {kind}")
     if (version := header.get("format_version")) != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
-    base.accept(header.get("base_digest", ""), of=str(path), base=header.get("base", ""))
+    base.check_compatible(header.get("base_digest", ""), name=str(path), base_name=header.get("base", ""))
     if odd := sorted(set(tensors) ^ set(shapes)):
         problem = "has an unknown" if odd[0] in tensors else "lacks the"
         raise ValueError(f"{path} {problem} tensor {odd[0]}, one of {len(odd)}: expected those of the base")

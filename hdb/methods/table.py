@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdb.hypernet.hypernet import HyperNet
-from hdb.limits import above
+from hdb.limits import number_field
 from hdb.methods.dreambooth import DreamBooth, DreamBoothAgg1, DreamBoothAgg2
 from hdb.methods.hyperdreambooth import (
     Finetuner,
@@ -36,7 +36,7 @@ class MethodOptions:
     """
 
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    no_hyper_lr: float | None = above(None, 0)
+    no_hyper_lr: float | None = number_field(None, gt=0)
     lora_dreambooth: FinetuningOptions = field(default_factory=lora_options)
     dreambooth: DreamBoothOptions = field(default_factory=DreamBoothOptions)
     dreambooth_agg1: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=400, lr=1e-5))

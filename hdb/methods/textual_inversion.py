@@ -103,6 +103,6 @@ class PersonalWords:
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
-        as_base = partial(self.diffusion.word.bound, None)
+        unbound = partial(self.diffusion.word.bound, None)
         with self.bound():
-            return draw(self.diffusion, prompts, num_people=len(self), seeds=seeds, sampling=sampling, as_base=as_base)
+            return draw(self.diffusion, prompts, num_people=len(self), seeds=seeds, sampling=sampling, unbound=unbound)

@@ -14,7 +14,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
 from hdb.methods.stored import THETA
-from hdb.prompts import INSTANCE_PROMPT, spoken
+from hdb.prompts import INSTANCE_PROMPT, replace_identifier
 
 
 class PersonalTheta:
@@ -57,13 +57,13 @@ class PersonalTheta:
         paths: Sequence[Path],
         *,
         scale: float | None = None,
-        text_scale: float | None = None,
+        text_encoder_scale: float | None = None,
     ) -> "PersonalTheta":
         """The same for a base without LiDB layers, which gets them; everyone at the strength of their file.
 
         Args:
             scale: strength for everybody instead.
-            text_scale: that of the text encoder's layers, if it differs.
+            text_encoder_scale: that of the text encoder's layers, if it differs.
 
         Raises:
             ValueError: as `load`, or the base reads another word for each of them in the place of [V].
@@ -72,15 +72,18 @@ class PersonalTheta:
         called = sorted({subject.metadata["identifier"] for subject in subjects})
         if len(called) > 1:
             raise ValueError(f"these people are called {' and '.join(called)} in prompts: expected one call for each")
-        diffusion.call_people(called[0])
+        diffusion.set_identifier(called[0])
         scales = [subject.scale if scale is None else scale for subject in subjects]
-        text_scales = None if text_scale is None else [text_scale] * len(subjects)
+        text_encoder_scales = None if text_encoder_scale is None else [text_encoder_scale] * len(subjects)
         people = Residuals.join([subject.to(torch.float32) for subject in subjects])
-        return cls(PersonalizedDiffusion(diffusion, people.layout), people.scaled(scales, text_scales=text_scales))
+        return cls(
+            PersonalizedDiffusion(diffusion, people.layout),
+            people.rescale(scales, text_encoder_scales=text_encoder_scales),
+        )
 
-    def mixed(self, weights: Sequence[float]) -> "PersonalTheta":
-        """One person made of all of them; see `Residuals.mixed`."""
-        return PersonalTheta(self.personalized, self.residuals.mixed(weights), dtype=self.dtype, prompt=self.prompt)
+    def mix(self, weights: Sequence[float]) -> "PersonalTheta":
+        """One person made of all of them; see `Residuals.mix`."""
+        return PersonalTheta(self.personalized, self.residuals.mix(weights), dtype=self.dtype, prompt=self.prompt)
 
     def __len__(self) -> int:
         return len(self.residuals)
@@ -97,7 +100,7 @@ class PersonalTheta:
         base, theta, layout = self.personalized.diffusion, self.residuals.theta.to(self.dtype), self.residuals.layout
         made_for = {"base": base.name, "base_digest": base.digest, "identifier": base.identifier}
         made_for |= {"prediction_type": base.prediction_type, "resolution": str(base.resolution)}
-        made_for["instance_prompt"] = spoken(self.prompt, base.identifier)
+        made_for["instance_prompt"] = replace_identifier(self.prompt, base.identifier)
         return [Subject(theta[row : row + 1], layout, made_for | of) for row, of in enumerate(about)]
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
@@ -116,5 +119,5 @@ class PersonalTheta:
 def _subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
     subjects = [Subject.load(path) for path in paths]
     for path, subject in zip(paths, subjects, strict=True):
-        diffusion.accept(subject.metadata["base_digest"], of=str(path), base=subject.metadata["base"])
+        diffusion.check_compatible(subject.metadata["base_digest"], name=str(path), base_name=subject.metadata["base"])
     return subjects

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hdb.files import SOFTWARE, read_header
+from hdb.files import SOFTWARE, read_safetensors_header
 
 
 def refuse_inputs(output: str | Path, reads: Iterable[tuple[str, Path]], *, within: bool = True) -> None:
@@ -57,7 +57,9 @@ def made_here(path: Path) -> bool:
         if path.suffix.lower() == ".png":
             with Image.open(path) as image:
                 return image.info.get("Software") == SOFTWARE
-        return "hdb_version" in (json.loads(path.read_text()) if path.suffix == ".json" else read_header(path)[1])
+        return "hdb_version" in (
+            json.loads(path.read_text()) if path.suffix == ".json" else read_safetensors_header(path)[1]
+        )
     except (OSError, ValueError, SyntaxError):
         return False
 

@@ -12,15 +12,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hdb.diffusion.base import BaseOptions, read_base
-from hdb.diffusion.pipeline import find_pipeline
+from hdb.diffusion.base import BaseOptions, load_base
+from hdb.diffusion.folder import find_pipeline
 from hdb.faces.caches import EMBEDDING, FEATURES, LATENTS, TOKENS, cache_path
 from hdb.faces.picture import open_picture, square
 from hdb.faces.prepared import read_about
 from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
-from hdb.hypernet.trained import face_encoder, refuse_missing_networks
-from hdb.limits import between
+from hdb.hypernet.trained import check_networks_exist, load_face_encoder
+from hdb.limits import number_field
 from hdb.training.device import accelerator, device_of
 
 Pictures = Float[Tensor, "n 3 h w"]
@@ -37,14 +37,14 @@ class CacheOptions:
     base: str | None = None
     revision: str | None = None
     encoder: str | None = None
-    batch_size: int = between(8, 1)
+    batch_size: int = number_field(8, ge=1)
     accelerator: str = accelerator()
 
     def refuse_missing(self) -> None:
         """Raises ValueError if base or encoder are not there: before thousands of photos are cropped for them."""
         if self.base is not None:
             find_pipeline(self.base, revision=self.revision, weights=False)
-        refuse_missing_networks(encoder=self.encoder)
+        check_networks_exist(encoder=self.encoder)
 
 
 @torch.no_grad()
@@ -58,10 +58,10 @@ def write_caches(shards: Sequence[Path], options: CacheOptions, *, resolution: i
     """
     device = device_of(options.accelerator)
     if options.base is not None:
-        base = read_base(BaseOptions(path=options.base, revision=options.revision), device=device)
+        base = load_base(BaseOptions(path=options.base, revision=options.revision), device=device)
         _write(shards, LATENTS, base.autoencoder_digest, lambda p: {"": base.encode_images(p)}, options, resolution)
     if options.encoder is not None:
-        encoder = face_encoder(options.encoder).eval().to(device)
+        encoder = load_face_encoder(options.encoder).eval().to(device)
 
         def features(pictures: Pictures) -> dict[str, Tensor]:
             seen = encoder(pictures.to(device))

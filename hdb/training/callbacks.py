@@ -13,13 +13,13 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions, tiled_batches
-from hdb.diffusion.sheet import picture_grid, save_image, to_image
+from hdb.diffusion.sheet import picture_grid, save_image, to_pil
 from hdb.faces.datamodule import first_references
 from hdb.faces.sources import FaceSource
 from hdb.lidb.residuals import Residuals
-from hdb.limits import between, texts
+from hdb.limits import number_field, texts_field
 from hdb.metrics.judges import Judges, Scores, Seen
-from hdb.prompts import INSTANCE_PROMPT, without_identifier
+from hdb.prompts import INSTANCE_PROMPT, remove_identifier
 
 PREVIEWED = tuple(
     start.format(INSTANCE_PROMPT)
@@ -71,8 +71,8 @@ class PreviewOptions:
     """Whom to draw at each validation, and how: of `num_preview_identities` people a picture for each prompt."""
 
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=10))
-    num_preview_identities: int = between(16, 1)
-    preview_prompts: list[str] = texts(lambda: list(PREVIEWED))
+    num_preview_identities: int = number_field(16, ge=1)
+    preview_prompts: list[str] = texts_field(lambda: list(PREVIEWED))
 
 
 class PreviewPeople(L.Callback):
@@ -119,7 +119,7 @@ class PreviewPeople(L.Callback):
         pictures = self.draw(Residuals(theta, pl_module.hypernet.layout), mine)
         for drawn, prompt in zip(pictures, self.prompts, strict=True):
             self.known = self.known or self.scores.judges.embed_images(references)
-            self.scores.update(drawn, self.known, [without_identifier(prompt)] * len(mine), mine)
+            self.scores.update(drawn, self.known, [remove_identifier(prompt)] * len(mine), mine)
         for name, score in self.scores.compute().items():
             pl_module.log(f"val/{name}", score, prog_bar=name == "face_rec")
         if trainer.is_global_zero:
@@ -132,7 +132,7 @@ class PreviewPeople(L.Callback):
             numbers: of the people among all: their seeds do not depend on who is drawn together.
         """
         drawn: dict[tuple[int, int], Tensor] = {}
-        for batch in tiled_batches(len(self.prompts), 1, len(people), at_once=self.sampling.batch_size):
+        for batch in tiled_batches(len(self.prompts), 1, len(people), max_batch_size=self.sampling.batch_size):
             persons = sorted({person for _, _, person in batch})
             seeds = [self.seed + p * len(self.references) + int(numbers[person]) for p, _, person in batch]
             some, prompts = Residuals(people.theta[persons], people.layout), [self.prompts[p] for p, _, _ in batch]
@@ -159,4 +159,4 @@ class PreviewPeople(L.Callback):
 
 def thumbnail(picture: Float[Tensor, "3 h w"]) -> wandb.Image:
     """A picture of a table, as small as in the grid: whole ones would be gigabytes over a long run."""
-    return wandb.Image(to_image(picture, size=128))
+    return wandb.Image(to_pil(picture, size=128))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.diffusion.transfer import moved
-from hdb.limits import one_of
+from hdb.diffusion.transfer import to_device
+from hdb.limits import choice_field
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Timesteps:
 
 def timesteps(default: str = "uniform") -> Any:
     """A setting that names timesteps."""
-    return one_of(default, "uniform", "high_noise")
+    return choice_field(default, ("uniform", "high_noise"))
 
 
 def private_generator(*key: int) -> torch.Generator:
@@ -75,7 +75,7 @@ class Stage(L.LightningModule):
     """A LightningModule that trains personal weights against a base which is not its own.
 
     The base is no submodule: so it is in no checkpoint, no optimizer and no parameter count, Lightning never switches
-    it to train mode, and it is moved to the device here. It stays there afterwards.
+    it to train mode, and it is to_device to the device here. It stays there afterwards.
 
     All chance of a step comes from private generators, keyed by the seed and the number of the step: a run that was
     killed and resumed draws what it would have drawn, and the global generators are left alone.
@@ -108,7 +108,7 @@ class Stage(L.LightningModule):
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
         """Noise and timesteps on the device."""
         noise, timesteps = self.drawn(num, generator, stratified=stratified)
-        return moved(noise, self.device), moved(timesteps, self.device)
+        return to_device(noise, self.device), to_device(timesteps, self.device)
 
     def drawn(
         self, num: int, generator: torch.Generator, *, stratified: bool = False

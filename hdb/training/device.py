@@ -8,19 +8,19 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from hdb.limits import one_of
+from hdb.limits import choice_field
 
 
 def accelerator() -> Any:
     """A setting that names where a Trainer works."""
-    return one_of("auto", "auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    return choice_field("auto", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
 
 
 def precision() -> Any:
     """A setting that names the precision a Trainer works in."""
     names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
-    says = "{name} is {value!r}, expected one of {words}: what is trained stays in float32"
-    return one_of("32-true", *names, says=says)
+    message = "{name} is {value!r}, expected one of {expected}: what is trained stays in float32"
+    return choice_field("32-true", names, message=message)
 
 
 def check_precision(precision: str, dtype: str) -> None:

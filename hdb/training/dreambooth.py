@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.weights import weights_of
-from hdb.limits import above, between
+from hdb.diffusion.weights import named_weights
+from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Stage, Timesteps, timesteps
 from hdb.training.fitting import Steps
@@ -24,12 +24,12 @@ class DreamBoothOptions:
     `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
     """
 
-    num_steps: int = between(1200, 1)
-    lr: float = above(5e-6, 0)
-    batch_size: int = between(1, 1)
+    num_steps: int = number_field(1200, ge=1)
+    lr: float = number_field(5e-6, gt=0)
+    batch_size: int = number_field(1, ge=1)
     timesteps: str = timesteps()
-    prior_preservation: float = between(1.0, 0)
-    num_class_pictures: int = between(200, 1)
+    prior_preservation: float = number_field(1.0, ge=0)
+    num_class_pictures: int = number_field(200, ge=1)
 
 
 class DreamBoothFinetuning(Stage):
@@ -38,8 +38,8 @@ class DreamBoothFinetuning(Stage):
         loss = diffusion loss of the photo + weight · diffusion loss of class pictures        all weights move
 
     The only stage that changes the base: it trains the base's own parameters, so one person at a time, and whoever
-    runs it keeps what they were (`hdb.diffusion.weights.exchanged`). They are still no part of this module, and in no
-    checkpoint.
+    runs it keeps what they were (`hdb.diffusion.weights.exchange_weights`). They are still no part of this module,
+    and in no checkpoint.
 
     Args:
         reference: latents of the reference.
@@ -69,7 +69,7 @@ class DreamBoothFinetuning(Stage):
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         self.register_buffer("reference", reference.detach(), persistent=False)
         self.prompt, self.options, self.prior, self.gradient_clip = prompt, options, prior, gradient_clip
-        self.weights = weights_of(personalized.diffusion)
+        self.weights = named_weights(personalized.diffusion)
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)

@@ -195,8 +195,8 @@ class ThetaFitting(RowFitting):
     """
 
     def __init__(self, personalized: PersonalizedDiffusion, *, start: Residuals, **fitting: Any) -> None:
-        personalized.lidb.check(start.layout)
-        start.layout.check(start.theta, finite=True)
+        personalized.lidb.check_layout(start.layout)
+        start.layout.check_theta(start.theta, finite=True)
         super().__init__(personalized, start=start.theta, **fitting)
         self.layout: Layout = start.layout
         self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # of prompts that no step reads differently
@@ -222,6 +222,6 @@ class ThetaFitting(RowFitting):
         checkpoint["state_dict"] = {"thetas": checkpoint["state_dict"]["rows"]}  # what these rows are
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.layout.check_digest(checkpoint["layout_digest"], of="the checkpoint")
+        self.layout.check_digest(checkpoint["layout_digest"], name="the checkpoint")
         self.loss = torch.tensor(checkpoint.get("loss", 0.0))
         checkpoint["state_dict"] = {"rows": checkpoint["state_dict"]["thetas"]}

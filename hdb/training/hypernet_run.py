@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
-from hdb.limits import above, between, one_of
+from hdb.limits import choice_field, number_field
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import WholeCheckpoints, best_saver, readable, saver
@@ -36,13 +36,15 @@ class ScheduleOptions:
     the best by it, beside the last.
     """
 
-    max_steps: int = between(100_000, 1)
-    max_minutes: float | None = above(None, 0)
-    val_every: int = between(1000, 1)
-    checkpoint_every: int = between(200, 1)
-    accumulate_grad_batches: int = between(1, 1)
-    ema_decay: float | None = between(None, 0, 0.99999)
-    best_metric: str | None = one_of(None, *BEST, says="{name} is {value!r}, expected one of {words}, or null")
+    max_steps: int = number_field(100_000, ge=1)
+    max_minutes: float | None = number_field(None, gt=0)
+    val_every: int = number_field(1000, ge=1)
+    checkpoint_every: int = number_field(200, ge=1)
+    accumulate_grad_batches: int = number_field(1, ge=1)
+    ema_decay: float | None = number_field(None, ge=0, le=0.99999)
+    best_metric: str | None = choice_field(
+        None, BEST, message="{name} is {value!r}, expected one of {expected}, or null"
+    )
 
 
 def fit_hypernet(

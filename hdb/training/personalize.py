@@ -9,7 +9,7 @@ from torch import Tensor
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.limits import above, between, one_of
+from hdb.limits import choice_field, number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
@@ -36,17 +36,17 @@ class FinetuningOptions:
     draws for the class prompt; `mask` face weighs the loss to the face in the photo's frame.
     """
 
-    basis: str = one_of("lidb", "lidb", "free")
-    rank: int = between(4, 1)
-    num_steps: int = between(40, 1)
-    lr: float | None = above(None, 0)
-    batch_size: int = between(4, 1)
+    basis: str = choice_field("lidb", ("lidb", "free"))
+    rank: int = number_field(4, ge=1)
+    num_steps: int = number_field(40, ge=1)
+    lr: float | None = number_field(None, gt=0)
+    batch_size: int = number_field(4, ge=1)
     timesteps: str = timesteps()
     stratified: bool = True
     train_text_encoder: bool = True
-    prior_preservation: float = between(0.0, 0)
-    num_class_pictures: int = between(32, 1)
-    mask: str | None = one_of(None, "face", says="{name} is {value!r}, expected {words} or null")
+    prior_preservation: float = number_field(0.0, ge=0)
+    num_class_pictures: int = number_field(32, ge=1)
+    mask: str | None = choice_field(None, ("face",), message="{name} is {value!r}, expected {expected} or null")
 
     def check(self, layout: Layout) -> None:
         """Raises ValueError if a prediction of this layout cannot be finetuned so."""

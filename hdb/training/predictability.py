@@ -43,7 +43,7 @@ def predictability(embeddings: Float[Tensor, "m e"], people: Residuals) -> Predi
         ValueError: fewer than 10 people, another number of embeddings than of thetas, or thetas that are not finite, or
             all the same.
     """
-    people.layout.check(people.theta, finite=True)
+    people.layout.check_theta(people.theta, finite=True)
     num = len(people)
     if len(embeddings) != num:
         raise ValueError(f"{len(embeddings)} embeddings and {num} thetas given, expected one of each per person")
@@ -52,7 +52,7 @@ def predictability(embeddings: Float[Tensor, "m e"], people: Residuals) -> Predi
     turn = torch.arange(num) % 5
     fitted, choosing, scored = ((turn < 3).nonzero()[:, 0], (turn == 3).nonzero()[:, 0], (turn == 4).nonzero()[:, 0])
     embeddings, thetas = embeddings.detach().cpu().double(), people.theta.detach().cpu().double()
-    changes = thetas - people.layout.initial()  # what is the same for all is larger than what is personal
+    changes = thetas - people.layout.initial_theta()  # what is the same for all is larger than what is personal
     known, scores, ridges = torch.cat([fitted, choosing]), [], []
     for products in (changes @ changes.mT, residual_products(Residuals(thetas, people.layout))):
         ridge = max(RIDGES.tolist(), key=lambda x: r_squared(embeddings, products, fitted, choosing, ridge=x))

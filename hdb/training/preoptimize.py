@@ -13,7 +13,7 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.files import write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.limits import above, between
+from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, ThetaFitting
@@ -27,10 +27,10 @@ class PreoptimizationOptions:
     towards the mean row per unit of learning rate; with 0 the identities are independent.
     """
 
-    num_steps: int = between(500, 1)
-    lr: float = above(5e-3, 0)
-    views_per_step: int = between(1, 1)
-    mean_pull: float = between(0.0, 0)
+    num_steps: int = number_field(500, ge=1)
+    lr: float = number_field(5e-3, gt=0)
+    views_per_step: int = number_field(1, ge=1)
+    mean_pull: float = number_field(0.0, ge=0)
     timesteps: str = timesteps()
 
 
@@ -95,7 +95,7 @@ def save_thetas(folder: str | Path, shard: int, people: Residuals, *, identities
     Raises:
         ValueError: thetas that are not finite.
     """
-    people.layout.check(people.theta, finite=True)
+    people.layout.check_theta(people.theta, finite=True)
     tensors = {"thetas": people.theta.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
     return write_safetensors(shard_path(folder, shard), tensors, {"layout_digest": people.layout.digest})
 
@@ -113,10 +113,10 @@ def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"
     for path in paths:
         try:
             with safe_open(path, "pt") as file:
-                layout.check_digest((file.metadata() or {}).get("layout_digest", "(none)"), of=str(path))
+                layout.check_digest((file.metadata() or {}).get("layout_digest", "(none)"), name=str(path))
                 thetas.append(file.get_tensor("thetas"))
                 identities.append(file.get_tensor("identities"))
         except SafetensorError as error:
             raise ValueError(f"{path} is no readable shard of thetas: {error}") from None
-        layout.check(thetas[-1], finite=True)
+        layout.check_theta(thetas[-1], finite=True)
     return torch.cat(thetas), torch.cat(identities)

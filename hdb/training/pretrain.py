@@ -9,9 +9,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion.denoise import Denoised
+from hdb.diffusion.denoise import DenoisingOutput
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.transfer import moved
+from hdb.diffusion.transfer import to_device
 from hdb.faces.caches import Cached
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceFeatures
@@ -65,7 +65,7 @@ class HyperNetPretraining(Stage):
         options = options or PretrainingOptions()
         super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
         layout = personalized.layout
-        layout.check_digest(hypernet.layout.digest, of="the hypernetwork")
+        layout.check_digest(hypernet.layout.digest, name="the hypernetwork")
         check_distance(options.distance)
         options.check(
             learn_bases=hypernet.bases is not None,
@@ -75,7 +75,7 @@ class HyperNetPretraining(Stage):
         hypernet.identifier = personalized.diffusion.identifier  # as its prompts are read from now on
         self.hypernet, self.options = hypernet, options
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
-        layout.check(self.target_thetas)
+        layout.check_theta(self.target_thetas)
         self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
         self.own_minus_other = PeopleMean()
         self.validated_at: int | None = None  # the step
@@ -86,7 +86,7 @@ class HyperNetPretraining(Stage):
         if alpha:
             noise, timesteps = self.drawn_share(len(theta), generator := self.step_generator(batch_idx))
             prompts, latents = self.training_prompts(batch.prompts, generator), self.target_latents(batch)
-            draws = {"noise": moved(noise, self.device), "timesteps": moved(timesteps, self.device)}
+            draws = {"noise": to_device(noise, self.device), "timesteps": to_device(timesteps, self.device)}
             people = Residuals(theta, self.hypernet.layout)
             denoised = self.personalized.denoise(people, latents, prompts, **draws)
             loss = loss + alpha * denoised.losses.mean()
@@ -105,8 +105,8 @@ class HyperNetPretraining(Stage):
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
         """Moves the pictures, and what is known of them; who they show is asked on the CPU."""
-        cached = batch.cached and Cached(*(moved(tensor, device) for tensor in batch.cached))
-        pictures = {"reference": moved(batch.reference, device), "target": moved(batch.target, device)}
+        cached = batch.cached and Cached(*(to_device(tensor, device) for tensor in batch.cached))
+        pictures = {"reference": to_device(batch.reference, device), "target": to_device(batch.target, device)}
         return batch._replace(cached=cached, **pictures)
 
     def prompts(self, prompts: Sequence[str]) -> list[str]:
@@ -126,7 +126,7 @@ class HyperNetPretraining(Stage):
         if batch.cached is None:
             return self.hypernet(batch.reference)
         features = FaceFeatures(batch.cached.embedding, batch.cached.tokens)
-        return self.hypernet.refine(self.hypernet.standardized(features))
+        return self.hypernet.refine(self.hypernet.standardize_features(features))
 
     def target_latents(self, batch: FaceBatch) -> Float[Tensor, "n c h8 w8"]:
         return self.latents(batch.target) if batch.cached is None else batch.cached.latents
@@ -135,7 +135,7 @@ class HyperNetPretraining(Stage):
         return self.diffusion.encode_images(images).float()
 
     def identity_losses(
-        self, denoised: Denoised, batch: FaceBatch, timesteps: Int[Tensor, " n"]
+        self, denoised: DenoisingOutput, batch: FaceBatch, timesteps: Int[Tensor, " n"]
     ) -> Float[Tensor, " k"]:
         """The identity loss of those k samples that it looks at.
 
@@ -148,7 +148,7 @@ class HyperNetPretraining(Stage):
         rows = torch.nonzero(looked_at).squeeze(1)[: self.options.identity_samples]
         if not len(rows):
             return denoised.losses[:0]
-        rows, timesteps = moved(rows, self.device), moved(timesteps[rows], self.device)
+        rows, timesteps = to_device(rows, self.device), to_device(timesteps[rows], self.device)
         noisy, noise_pred = denoised.noisy_latents[rows], denoised.noise_pred[rows].float()
         images = self.diffusion.decode_latents(self.diffusion.predict_clean(noisy, noise_pred, timesteps))
         with torch.no_grad():
@@ -160,7 +160,7 @@ class HyperNetPretraining(Stage):
         """The weight-space loss of those k of the n identities that have a target."""
         known = [(i, self.target_rows[name]) for i, name in enumerate(identities.tolist()) if name in self.target_rows]
         batch_rows, target_rows = (list(rows) for rows in zip(*known, strict=True)) if known else ([], [])
-        targets = moved(self.target_thetas[target_rows], theta.device)
+        targets = to_device(self.target_thetas[target_rows], theta.device)
         unpack = self.hypernet.layout.unpack
         predicted = unpack(theta if len(batch_rows) == len(theta) else theta[batch_rows])
         return weight_space_loss(predicted, unpack(targets), distance=self.options.distance, reduction="none")
@@ -223,10 +223,12 @@ class HyperNetPretraining(Stage):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps a frozen encoder out of the file, and puts in what `HyperNet.from_checkpoint` needs."""
         checkpoint["hypernet"] = self.hypernet.config
-        checkpoint["state_dict"] = {f"hypernet.{name}": value for name, value in self.hypernet.own_state().items()}
+        checkpoint["state_dict"] = {
+            f"hypernet.{name}": value for name, value in self.hypernet.trainable_state_dict().items()
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.hypernet.decoder_layout.check_digest(checkpoint["hypernet"]["layout_digest"], of="the checkpoint")
+        self.hypernet.decoder_layout.check_digest(checkpoint["hypernet"]["layout_digest"], name="the checkpoint")
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hdb.limits import above, between, one_of
+from hdb.limits import choice_field, number_field
 from hdb.losses import DISTANCES
-from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT, names_somebody
+from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT, has_identifier
 from hdb.training.denoising import timesteps
 
 
@@ -29,27 +29,27 @@ class PretrainingOptions:
     empty prompt, too: without it nobody teaches theta what it does there.
     """
 
-    alpha: float = between(1.0, 0)
-    beta: float = between(1.0, 0)
-    gamma: float = between(0.0, 0)
-    identity_until: float = above(0.85, 0, 1)
+    alpha: float = number_field(1.0, ge=0)
+    beta: float = number_field(1.0, ge=0)
+    gamma: float = number_field(0.0, ge=0)
+    identity_until: float = number_field(0.85, gt=0, le=1)
     identity_styled: bool = False
-    identity_samples: int = between(16, 1)
-    distance: str = one_of("residuals", *DISTANCES)
-    lr: float = above(1e-4, 0)
-    linear_lr: float = above(1e-3, 0)
-    bases_lr: float | None = above(None, 0)
-    warmup_steps: int = between(100, 0)
-    weight_decay: float = between(0.01, 0)
-    adam_beta2: float = between(0.999, 0, 0.99999)
+    identity_samples: int = number_field(16, ge=1)
+    distance: str = choice_field("residuals", DISTANCES)
+    lr: float = number_field(1e-4, gt=0)
+    linear_lr: float = number_field(1e-3, gt=0)
+    bases_lr: float | None = number_field(None, gt=0)
+    warmup_steps: int = number_field(100, ge=0)
+    weight_decay: float = number_field(0.01, ge=0)
+    adam_beta2: float = number_field(0.999, ge=0, le=0.99999)
     timesteps: str = timesteps()
     instance_prompt: str = INSTANCE_PROMPT
-    condition_dropout: float = between(0.0, 0, 1)
-    num_val_draws: int = between(4, 1)
+    condition_dropout: float = number_field(0.0, ge=0, le=1)
+    num_val_draws: int = number_field(4, ge=1)
 
     def check(self, *, learn_bases: bool, freeze_encoder: bool, has_targets: bool) -> None:
         """Raises ValueError if the losses cannot be those of such a hypernetwork and such data."""
-        if not names_somebody(self.instance_prompt):
+        if not has_identifier(self.instance_prompt):
             raise ValueError(f"instance_prompt is {self.instance_prompt!r}, expected one with {IDENTIFIER} in it")
         if not self.alpha and not self.beta:
             raise ValueError("alpha and beta are both 0: expected at least one loss to train on")

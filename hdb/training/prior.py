@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.transfer import moved
+from hdb.diffusion.transfer import to_device
 from hdb.prompts import CLASS_PROMPT
 
 
@@ -31,7 +31,7 @@ class Prior:
     def draw(self, num: int, generator: torch.Generator) -> Float[Tensor, "num c h w"]:
         """Some of the class pictures."""
         rows: Int[Tensor, " num"] = torch.randint(len(self.latents), (num,), generator=generator)
-        return self.latents[moved(rows, self.latents.device)]
+        return self.latents[to_device(rows, self.latents.device)]
 
 
 def class_latents(

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hdb.files import write_json
-from hdb.limits import Limit, between, limited
+from hdb.limits import Limit, limited_field, number_field
 from hdb.training.device import placed, readied
 
 T, Items = TypeVar("T"), TypeVar("Items", bound=Sequence | torch.Tensor)
@@ -43,8 +43,8 @@ class ProcessOptions:
     """
 
     devices: str = "1"
-    num_nodes: int = between(1, 1)
-    strategy: str = limited("auto", _AGAIN)
+    num_nodes: int = number_field(1, ge=1)
+    strategy: str = limited_field("auto", _AGAIN)
 
     @property
     def processes(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from hdb.signals import stopping
+from hdb.signals import current_stop_request
 
 
 class WholeSteps(L.Callback):
@@ -25,26 +25,26 @@ class WholeSteps(L.Callback):
         self.step = trainer.global_step
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        stopping().within_step = True
+        current_stop_request().within_step = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         taken, self.step = trainer.global_step > self.step, trainer.global_step
         if not taken or (trainer.world_size > 1 and not self.all_asked(trainer)):
             return  # and still within the step: a signal in between waits, too
-        stopping().within_step = False
-        if stopping().asked:
+        current_stop_request().within_step = False
+        if current_stop_request().signal:
             raise KeyboardInterrupt
 
     def all_asked(self, trainer: L.Trainer) -> bool:
         """Whether one of several processes was asked to stop; then all are."""
         if self.step % self.every:
             return False
-        asked = trainer.strategy.reduce_boolean_decision(stopping().asked is not None, all=False)
-        stopping().asked = stopping().asked or (signal.SIGTERM if asked else None)
+        asked = trainer.strategy.reduce_boolean_decision(current_stop_request().signal is not None, all=False)
+        current_stop_request().signal = current_stop_request().signal or (signal.SIGTERM if asked else None)
         return asked
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        stopping().within_step = False
+        current_stop_request().within_step = False
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        stopping().within_step = False
+        current_stop_request().within_step = False

@@ -9,7 +9,7 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
-from hdb.limits import above, between
+from hdb.limits import number_field
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
 from hdb.training.denoising import Timesteps, timesteps
 from hdb.training.fitting import FittingOptions, RowFitting
@@ -23,9 +23,9 @@ class TextualInversionOptions:
     timestep per person and step.
     """
 
-    num_steps: int = between(5000, 1)
-    lr: float = above(5e-4, 0)
-    batch_size: int = between(1, 1)
+    num_steps: int = number_field(5000, ge=1)
+    lr: float = number_field(5e-4, gt=0)
+    batch_size: int = number_field(1, ge=1)
     timesteps: str = timesteps()
     initial_word: str = "face"
 

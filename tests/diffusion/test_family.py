@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hdb.diffusion.family import check_configs, read_configs
-from hdb.diffusion.pipeline import WEIGHTS
+from hdb.diffusion.folder import WEIGHTS
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.options import LiDBOptions
 
@@ -39,18 +39,21 @@ def folder(tiny_base, tmp_path) -> Path:
 
 @pytest.mark.parametrize(("part", "changes", "message"), FOREIGN)
 def test_what_would_be_misread_is_refused_by_name_before_a_weight_is_read(folder, part, changes, message):
-    from hdb.diffusion.facts import base_rows
+    from hdb.diffusion.facts import describe_base
 
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    for look in (lambda: StableDiffusion.from_pretrained(folder), lambda: base_rows(str(folder), LiDBOptions(4, 3))):
+    for look in (
+        lambda: StableDiffusion.from_pretrained(folder),
+        lambda: describe_base(str(folder), LiDBOptions(4, 3)),
+    ):
         with pytest.raises(ValueError, match=message):
             look()
 
 
 @pytest.mark.parametrize("how", ["pickled", "torn", "no scheduler"])
 def test_inspect_refuses_the_folders_that_loading_refuses(folder, how):
-    from hdb.diffusion.facts import base_rows
+    from hdb.diffusion.facts import describe_base
 
     weights = folder / "unet" / WEIGHTS["unet"]
     if how == "pickled":
@@ -60,7 +63,10 @@ def test_inspect_refuses_the_folders_that_loading_refuses(folder, how):
     else:
         shutil.rmtree(folder / "scheduler")
     said = []
-    for look in (lambda: StableDiffusion.from_pretrained(folder), lambda: base_rows(str(folder), LiDBOptions(4, 3))):
+    for look in (
+        lambda: StableDiffusion.from_pretrained(folder),
+        lambda: describe_base(str(folder), LiDBOptions(4, 3)),
+    ):
         with pytest.raises(ValueError, match="holds the pickled|is cut off|lacks scheduler") as refused:
             look()
         said.append(str(refused.value))
@@ -69,16 +75,16 @@ def test_inspect_refuses_the_folders_that_loading_refuses(folder, how):
 
 def test_published_configurations_of_1_5_and_2_1_are_bases():
     configs = read_configs(Path("configs/sd15"))
-    check_configs(configs, of="1.5")
+    check_configs(configs, name="1.5")
     # What 2.1 says otherwise: https://huggingface.co/stabilityai/stable-diffusion-2-1
     other = {
         "unet": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
         "text_encoder": {"hidden_size": 1024, "architectures": ["CLIPTextModel"]},
         "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
     }
-    check_configs({part: configs[part] | other.get(part, {}) for part in configs}, of="2.1")
+    check_configs({part: configs[part] | other.get(part, {}) for part in configs}, name="2.1")
     with pytest.raises(ValueError, match="of half reads text embeddings 1024 wide, the text encoder makes 768"):
-        check_configs(configs | {"unet": configs["unet"] | other["unet"]}, of="half")
+        check_configs(configs | {"unet": configs["unet"] | other["unet"]}, name="half")
 
 
 def test_weights_of_a_variant_are_read_whole_or_divided(folder, tiny_diffusion):

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.options import LiDBOptions
@@ -17,12 +17,12 @@ TIMESTEP = torch.tensor(500)
 
 @pytest.fixture
 def personalized(tiny_diffusion) -> PersonalizedDiffusion:
-    return PersonalizedDiffusion(tiny_diffusion, layout_of(tiny_diffusion, LiDBOptions(a=6, b=4)))
+    return PersonalizedDiffusion(tiny_diffusion, build_layout(tiny_diffusion, LiDBOptions(a=6, b=4)))
 
 
 @pytest.fixture
 def people(personalized) -> Residuals:
-    theta = personalized.layout.initial().repeat(2, 1)
+    theta = personalized.layout.initial_theta().repeat(2, 1)
     return Residuals(theta + torch.randn(theta.shape, generator=torch.Generator().manual_seed(0)), personalized.layout)
 
 
@@ -44,7 +44,11 @@ def test_two_scales_are_those_of_the_formula(personalized, people, noisy, scale,
     with personalized.bound(people):
         person = asked(diffusion, noisy, PROMPTS)
         guided = IdentityGuidance(
-            diffusion, PROMPTS, as_base=personalized.lidb.unbound, scale=scale, identity=identity
+            diffusion,
+            PROMPTS,
+            unbound=personalized.lidb.unbound,
+            guidance_scale=scale,
+            identity_guidance_scale=identity,
         )(noisy, TIMESTEP)
         assert torch.equal(asked(diffusion, noisy, PROMPTS), person)  # bound as before
     assert (person - base).abs().max() > 1e-3
@@ -57,7 +61,7 @@ def test_one_scale_asks_the_person_about_both_prompts(personalized, people, nois
     diffusion = personalized.diffusion
     with personalized.bound(people):
         nothing, prompt = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
-        guided = ClassifierFreeGuidance(diffusion, PROMPTS, num_people=2, scale=3.0)(noisy, TIMESTEP)
+        guided = ClassifierFreeGuidance(diffusion, PROMPTS, num_people=2, guidance_scale=3.0)(noisy, TIMESTEP)
     assert_close(guided, nothing + 3 * (prompt - nothing), rtol=0, atol=1e-4)
 
 

@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from hdb.diffusion.original import original_name, write_checkpoint
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.files import read_header
+from hdb.files import read_safetensors_header
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
 
 
 @pytest.fixture
 def subject(tiny_diffusion) -> Subject:
-    layout = Layout.of(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
-    return Subject(layout.initial(), layout, {"base": "tiny", "prediction_type": "epsilon", "resolution": "64"})
+    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    return Subject(layout.initial_theta(), layout, {"base": "tiny", "prediction_type": "epsilon", "resolution": "64"})
 
 
 @pytest.fixture
@@ -102,12 +102,14 @@ def test_a_single_file_is_read_as_the_base_it_was_written_from(attends, tiny_bas
         expected = getattr(tiny_diffusion, part).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in getattr(read, part).state_dict().items())
     assert torch.equal(read.encode_prompts(["a [V] face"]), tiny_diffusion.encode_prompts(["a [V] face"]))
-    shapes = {name: entry["shape"] for name, entry in read_header(path)[0].items() if ".attn_1.q.weight" in name}
+    shapes = {
+        name: entry["shape"] for name, entry in read_safetensors_header(path)[0].items() if ".attn_1.q.weight" in name
+    }
     assert bool(shapes) is attends and all(shape[2:] == [1, 1] for shape in shapes.values())
 
 
 def test_a_single_file_says_that_it_is_a_whole_model(single):
-    fields = read_header(single)[1]
+    fields = read_safetensors_header(single)[1]
     assert fields["modelspec.architecture"] == "stable-diffusion-v1" and fields["modelspec.implementation"] == "sgm"
     assert fields["modelspec.title"] == "Ann" and "ss_network_module" not in fields
 

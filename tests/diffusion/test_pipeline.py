@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from hdb.diffusion.pipeline import WEIGHTS, find_pipeline
+from hdb.diffusion.folder import WEIGHTS, find_pipeline
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def test_a_revision_is_refused_for_a_folder_and_asked_of_the_hub_with_an_id(tiny
         asked.update(options, name=name)
         return str(tiny_base)
 
-    monkeypatch.setattr("hdb.diffusion.pipeline.snapshot_download", hub)
+    monkeypatch.setattr("hdb.diffusion.folder.snapshot_download", hub)
     assert StableDiffusion.from_pretrained("some/model", revision="1a2b").name == "some/model@1a2b"
     assert (asked["name"], asked["revision"]) == ("some/model", "1a2b")
     assert "unet/diffusion_pytorch_model.safetensors" in asked["allow_patterns"]

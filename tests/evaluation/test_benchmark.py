@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from experiments import benchmark
 from experiments.cli import code
 from experiments.config import Benchmark, load
-from hdb.diffusion.base import fitted
-from hdb.diffusion.random_base import random_stable_diffusion
+from hdb.diffusion.base import prepare_for_device
+from hdb.diffusion.random_base import build_random_stable_diffusion
 from hdb.evaluation.cost import cost, matmul_ceiling, paired_ratios
 from hdb.evaluation.workloads import Workloads, base_of
 
@@ -78,11 +78,11 @@ def test_a_base_of_configs_alone_is_drawn_at_random(measure, tiny_base, tmp_path
     assert result == 0 and results["base"] == "shapes, random weights" and "bfloat16" in results["ceiling"]
     (tmp_path / "shapes" / "vae.json").unlink()
     with pytest.raises(ValueError, match=r"shapes lacks vae/config.json \(or vae.json\): expected a base or"):
-        random_stable_diffusion(Path("shapes"), device=CPU, dtype=torch.float32)
+        build_random_stable_diffusion(Path("shapes"), device=CPU, dtype=torch.float32)
 
 
 def test_shapes_of_stable_diffusion_15_have_its_published_sizes():
-    diffusion = random_stable_diffusion(ROOT / "configs/sd15", device=torch.device("meta"), dtype=torch.float32)
+    diffusion = build_random_stable_diffusion(ROOT / "configs/sd15", device=torch.device("meta"), dtype=torch.float32)
     sizes = {part: sum(weight.numel() for weight in getattr(diffusion, part).parameters()) for part in ("unet", "vae")}
     sizes["text_encoder"] = sum(weight.numel() for weight in diffusion.text_encoder.parameters())
     assert sizes == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -123,7 +123,7 @@ def test_ceiling_is_a_rate_that_a_small_product_does_not_pass():
 
 def test_unknown_settings_are_refused(measure, tiny_diffusion, capsys):
     with pytest.raises(ValueError, match="memory is 'tiny', expected normal or low"):
-        fitted(tiny_diffusion, memory="tiny")
+        prepare_for_device(tiny_diffusion, memory="tiny")
     assert measure("dtype=int8")[0] == 2
     assert "dtype is 'int8', expected one of float32, float16, bfloat16" in capsys.readouterr().err
 

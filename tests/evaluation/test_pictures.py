@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.sheet import comparison
@@ -18,7 +18,7 @@ def test_prompts_of_an_evaluation_stand_six_abreast_and_the_others_below(tmp_pat
         for person in range(2):
             for prompt in range(8):
                 shade = levels[person, prompt] / 255 * sign
-                save_image(to_image(shade.expand(3, 8, 8)), tmp_path / pictures.path(method, person, prompt, 0))
+                save_image(to_pil(shade.expand(3, 8, 8)), tmp_path / pictures.path(method, person, prompt, 0))
     sheet = comparison(pictures, methods=["hyperdreambooth", "oracle"])
     assert sheet.width == 128 * (1 + 2 * 6)
     gray, block = np.array(sheet)[..., 0], sheet.height // 2

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import plan
 from experiments.config import Pretrain, load
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import CPU_ATTENTION
@@ -16,8 +16,8 @@ from hdb.evaluation.operations import Pieces
 from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.plan import Planner, RateOptions, rate_of
 from hdb.faces.sources import FaceBatch
-from hdb.hypernet.options import HyperNetOptions, new_hypernet
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.options import HyperNetOptions, build_hypernet
+from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
 from hdb.methods.table import MethodOptions
 from hdb.training.callbacks import PreviewOptions
@@ -42,7 +42,7 @@ def pieces(tiny_base, net) -> Pieces:
 
 def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny_base, net):
     base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
-    hypernet = new_hypernet(net, face_encoder(net.encoder), layout_of(base, LIDB))
+    hypernet = build_hypernet(net, load_face_encoder(net.encoder), build_layout(base, LIDB))
     stage = HyperNetPretraining(
         PersonalizedDiffusion(base, hypernet.layout), hypernet, options=PretrainingOptions(beta=0.0)
     )

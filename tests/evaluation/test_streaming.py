@@ -16,7 +16,7 @@ from hdb.evaluation.people import ProtocolOptions, Unseen
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.scores import Answers, Panel, scored
 from hdb.evaluation.search import Trial
-from hdb.limits import check
+from hdb.limits import check_limits
 from hdb.methods.protocol import Photos
 from hdb.methods.table import OURS
 from hdb.metrics.judges import JudgeOptions, Judges
@@ -140,10 +140,10 @@ def test_scores_are_the_mean_cosines_of_a_persons_pictures(judges, people, tmp_p
 
 
 def test_a_model_of_ones_own_is_read_once_for_all_prompts(tiny_diffusion, tmp_path, monkeypatch, people):
-    from hdb.diffusion.weights import weights_of
+    from hdb.diffusion.weights import named_weights
     from hdb.methods import dreambooth
 
-    weights = {name: value.detach().clone() for name, value in weights_of(tiny_diffusion).items()}
+    weights = {name: value.detach().clone() for name, value in named_weights(tiny_diffusion).items()}
     paths = [tmp_path / f"{name}.safetensors" for name in people.names]
     dreambooth.PersonalModels(tiny_diffusion, [weights] * 3).save(paths, about=[{}] * 3)
     reads, real = [], dreambooth.load_file
@@ -187,4 +187,4 @@ def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judge
 
 def test_what_is_drawn_otherwise_must_be_a_method():
     with pytest.raises(ValueError, match="without_identity_guidance is .'lora'., expected some of unpersonalized, "):
-        check(ProtocolOptions(without_identity_guidance=["lora"]))
+        check_limits(ProtocolOptions(without_identity_guidance=["lora"]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hdb.diffusion.sheet import save_image, to_image
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.evaluation import tables
 from hdb.evaluation.page import page
 from hdb.evaluation.people import Unseen
@@ -244,7 +244,7 @@ def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versi
     for name in results["methods"]:
         for person in range(2):
             for prompt in range(2):
-                save_image(to_image(torch.rand(3, 8, 8)), tmp_path / pictures.path(name, person, prompt, 0))
+                save_image(to_pil(torch.rand(3, 8, 8)), tmp_path / pictures.path(name, person, prompt, 0))
     plot, about = trade_off(results, {}), {"versions": {"hdb": "0.1", "torch": "2.x"}}
     text = page(results | about, pictures, plot=plot, grid=Image.new("RGB", (9, 9)))
     parser = Parser()

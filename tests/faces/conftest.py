@@ -7,7 +7,7 @@ from gray import save_gray
 from PIL import Image
 from skimage import data
 
-from hdb.diffusion.sheet import to_image
+from hdb.diffusion.sheet import to_pil
 from hdb.faces.crop import FaceCropper
 from hdb.faceworld.world import FaceWorld
 
@@ -25,14 +25,14 @@ def portraits() -> list[Image.Image]:
     pairs = [
         (world.identity(i), world.view(i, 0).replace(yaw=yaw, roll=0.0)) for i, yaw in enumerate((-5.0, 8.0, 35.0))
     ]
-    return [to_image(picture) for picture in world.render(pairs)]
+    return [to_pil(picture) for picture in world.render(pairs)]
 
 
 @pytest.fixture(scope="session")
 def turned() -> Image.Image:
     """A person with a yaw of 50 degrees."""
     world = FaceWorld(resolution=128)
-    return to_image(world.render([(world.identity(0), world.view(0, 0).replace(yaw=50.0, roll=0.0))])[0])
+    return to_pil(world.render([(world.identity(0), world.view(0, 0).replace(yaw=50.0, roll=0.0))])[0])
 
 
 @pytest.fixture(scope="session")

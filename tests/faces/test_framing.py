@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hdb.diffusion.sheet import to_image
+from hdb.diffusion.sheet import to_pil
 from hdb.faces.crop import FaceCropper
-from hdb.faceworld import FaceWorld
 from hdb.faces.framing import Framing
+from hdb.faceworld import FaceWorld
 from hdb.faceworld.view import sample_nuisances
 
 EYES = 0.5 - 0.0269  # height of the point between the eyes: a tenth of the way to the mouth above the center
@@ -33,13 +33,13 @@ def test_eyes_of_a_render_and_of_its_crop_are_where_the_world_puts_them(world, y
     view = view.replace(shift=(0.0, 0.0), zoom=1.0, roll=0.0, yaw=yaw, pitch=pitch)
     drift = 64 / world._head.framing.side * PUPILS * np.sin(np.radians([yaw, pitch]))
     for portrait in world.render([(world.identity(2000 + k), view) for k in range(3)]):
-        crop = cropper.crop(to_image(portrait), resolution=64)
+        crop = cropper.crop(to_pil(portrait), resolution=64)
         assert np.abs(middle_of_eyes(cropper, portrait) - [32, 64 * EYES] - drift).max() < 1.5
         assert np.abs(middle_of_eyes(cropper, crop) - [32, 64 * EYES]).max() < 1.5
 
 
 def middle_of_eyes(cropper: FaceCropper, picture: torch.Tensor) -> np.ndarray:
-    left, right = cropper.choose(to_image(picture)).landmarks[:2]
+    left, right = cropper.choose(to_pil(picture)).landmarks[:2]
     return (left + right) / 2
 
 

@@ -12,7 +12,7 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import read_network
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import written_at
+from hdb.hypernet.trained import modification_time
 from hdb.lidb.layout import Layout, Slot
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
@@ -42,9 +42,9 @@ def trained(net: HyperNet, *, num_steps: int = 3) -> HyperNet:
 
 
 def test_prediction_starts_near_the_shared_start_of_the_layout():
-    change = hypernet()(photos()) - LAYOUT.initial()
+    change = hypernet()(photos()) - LAYOUT.initial_theta()
     assert 0 < change.abs().max() < 0.1
-    assert torch.equal(hypernet(iterations=0)(photos()), LAYOUT.initial().expand(3, -1))
+    assert torch.equal(hypernet(iterations=0)(photos()), LAYOUT.initial_theta().expand(3, -1))
 
 
 def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
@@ -57,17 +57,17 @@ def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
 
 def test_learned_bases_start_with_the_residuals_of_the_frozen_ones():
     frozen, learned = trained(hypernet()), hypernet(learn_bases=True)
-    learned.load_own_state({**learned.own_state(), **frozen.own_state()})
-    assert learned.layout == LAYOUT.freed and learned.decoder_layout == LAYOUT
+    learned.load_trainable_state_dict({**learned.trainable_state_dict(), **frozen.trainable_state_dict()})
+    assert learned.layout == LAYOUT.as_lora and learned.decoder_layout == LAYOUT
     for theta, expected in ((learned(photos()), frozen(photos())), (learned.mean_theta, frozen.mean_theta)):
-        assert_close(theta, LAYOUT.freed.pack(LAYOUT.fold(expected)), rtol=1e-5, atol=1e-6)
+        assert_close(theta, LAYOUT.as_lora.pack(LAYOUT.fold(expected)), rtol=1e-5, atol=1e-6)
 
 
 def test_learned_bases_are_trained_with_the_network_and_reach_residuals_out_of_the_frozen_ones():
     start, net = hypernet(learn_bases=True).bases, trained(hypernet(learn_bases=True))
     for before, after in zip(start.parameters(), net.bases.parameters(), strict=True):
         assert (after - before).abs().max() > 1e-3
-    down_aux = SLOTS[0].aux(seed=0)[0]
+    down_aux = SLOTS[0].aux_bases(seed=0)[0]
     down = net.layout.unpack(net(photos()))[SLOTS[0].name][0]
     outside = down - down @ down_aux.mT @ down_aux
     assert outside.norm() > 1e-2 * down.norm()
@@ -79,7 +79,7 @@ def test_one_step_moves_learned_bases_as_far_whatever_their_width():
         slot = Slot("unet.to_q", width, width, a=4, b=3)
         bases = LearnedBases(Layout((slot,)))
         optimizer = torch.optim.Adam(bases.parameters(), lr=1e-3)
-        bases(bases.layout.initial() + 0.1).square().sum().backward()
+        bases(bases.layout.initial_theta() + 0.1).square().sum().backward()
         before = bases.aux()[slot.name][0].detach().clone()
         optimizer.step()
         moved[width] = (bases.aux()[slot.name][0] - before).norm().item()
@@ -87,8 +87,8 @@ def test_one_step_moves_learned_bases_as_far_whatever_their_width():
 
 
 def test_a_free_layout_has_no_bases_to_learn():
-    with pytest.raises(ValueError, match=f"free layout of {LAYOUT.freed.size} numbers has no bases to learn"):
-        hypernet(layout=LAYOUT.freed, learn_bases=True)
+    with pytest.raises(ValueError, match=f"free layout of {LAYOUT.as_lora.size} numbers has no bases to learn"):
+        hypernet(layout=LAYOUT.as_lora, learn_bases=True)
 
 
 def test_a_network_with_learned_bases_comes_back_and_others_are_stored_as_ever(tmp_path):
@@ -96,7 +96,7 @@ def test_a_network_with_learned_bases_comes_back_and_others_are_stored_as_ever(t
     net.save(tmp_path / "learned")
     loaded = HyperNet.from_folder(tmp_path / "learned").eval()
     assert torch.equal(loaded(photos()), net(photos()))
-    assert loaded.layout == LAYOUT.freed
+    assert loaded.layout == LAYOUT.as_lora
     hypernet().save(tmp_path / "frozen")
     config, state, _ = read_network(tmp_path / "frozen", kind="a hypernetwork")
     assert config["format_version"] == 2 and "learn_bases" not in config
@@ -123,7 +123,7 @@ def test_iterations_refine_the_previous_theta():
     features = net.forward_features(photos())
     change = net.mean.expand(3, -1)
     for k in range(4):
-        assert_close(net.refine(features, iterations=k), LAYOUT.initial() + change)
+        assert_close(net.refine(features, iterations=k), LAYOUT.initial_theta() + change)
         change = change + net.decoder(net.decoder.face_tokens(features), change)
     # Steps differ: the decoder sees where the last one led.
     first, second, third = (net.refine(features, iterations=k) for k in (0, 1, 2))
@@ -159,13 +159,13 @@ def test_direct_path_alone_fits_a_linear_map_of_the_embedding():
 
 def test_standardized_embeddings_leave_what_is_common_to_the_mean():
     net = trained(hypernet(iterations=0))
-    net.standardize(net.encoder(photos()).embedding)
+    net.fit_standardization(net.encoder(photos()).embedding)
     embedding = net.forward_features(photos()).embedding
     assert_close(embedding.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
     assert_close(embedding.std(0), torch.ones(6), rtol=1e-4, atol=1e-4)
     assert_close(net(photos()).mean(0, keepdim=True), net.mean_theta, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="at least 2 embeddings, not 1"):
-        net.standardize(embedding[:1])
+        net.fit_standardization(embedding[:1])
 
 
 def test_building_leaves_the_global_generator_alone_and_depends_on_the_seed():
@@ -183,14 +183,14 @@ def test_higher_ranks_and_slots_of_different_size_fill_theta_in_layout_order():
         net.decoder.weights_out[1].zero_()  # silences the second slot, and only that
         net.mean.zero_()
         net.linear_path.weight.zero_()
-    change = layout.unpack(net(photos()) - layout.initial())
+    change = layout.unpack(net(photos()) - layout.initial_theta())
     assert [bool(down.abs().sum() + up.abs().sum() > 0) for down, up in change.values()] == [True, False, True]
 
 
 @pytest.mark.parametrize("freeze_encoder", [True, False])
 def test_a_saved_network_predicts_the_same(tmp_path, freeze_encoder):
     net = trained(hypernet(freeze_encoder=freeze_encoder)).eval()
-    net.standardize(net.encoder(photos()).embedding)
+    net.fit_standardization(net.encoder(photos()).embedding)
     net.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = HyperNet.from_folder(tmp_path).eval()
@@ -272,9 +272,9 @@ def test_a_full_disk_leaves_the_old_network_and_no_remains(tmp_path, monkeypatch
 def test_weights_of_another_network_are_refused():
     net = hypernet()
     with pytest.raises(ValueError, match="another hypernetwork: .*missing"):
-        net.load_own_state({"mean": torch.zeros(LAYOUT.size)})
+        net.load_trainable_state_dict({"mean": torch.zeros(LAYOUT.size)})
     with pytest.raises(ValueError, match="another hypernetwork"):
-        net.load_own_state({**net.own_state(), "mean": torch.zeros(1)})
+        net.load_trainable_state_dict({**net.trainable_state_dict(), "mean": torch.zeros(1)})
 
 
 def test_impossible_numbers_are_refused():
@@ -332,6 +332,6 @@ def test_a_run_depends_on_when_the_network_was_written_and_on_nothing_beside_it(
         (tmp_path / name).touch()
         os.utime(tmp_path / name, ns=(5, 5))
     (tmp_path / "gate.json").touch()
-    assert written_at(tmp_path) == "5"
+    assert modification_time(tmp_path) == "5"
     os.utime(tmp_path / "model.safetensors", ns=(7, 7))
-    assert written_at(tmp_path) == written_at(tmp_path / "model.safetensors") == "7"
+    assert modification_time(tmp_path) == modification_time(tmp_path / "model.safetensors") == "7"

@@ -24,7 +24,7 @@ def sd15():
 
 @pytest.fixture(scope="session")
 def sd15_layout(sd15) -> Layout:
-    return Layout.of(**sd15)
+    return Layout.from_models(**sd15)
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def models(tiny_base):
 
 @pytest.fixture
 def layout(models) -> Layout:
-    return Layout.of(**models, a=6, b=3)
+    return Layout.from_models(**models, a=6, b=3)
 
 
 @pytest.fixture
 def people(layout) -> torch.Tensor:
     """Theta of three people, strong enough to change every output."""
     generator = torch.Generator().manual_seed(1)
-    return layout.initial() + 0.3 * torch.randn(3, layout.size, generator=generator)
+    return layout.initial_theta() + 0.3 * torch.randn(3, layout.size, generator=generator)

@@ -42,7 +42,7 @@ def test_zero_residual_changes_nothing_bitwise(models, layout):
     lidb = LiDB(**models, layout=layout)
     assert torch.equal(outputs(models), base)
     for n in (1, 3):
-        lidb.bind(layout.initial().repeat(n, 1))
+        lidb.bind(layout.initial_theta().repeat(n, 1))
         assert torch.equal(outputs(models), base)
 
 
@@ -81,11 +81,11 @@ def test_relaxing_leaves_the_output(models, layout, people):
 
 def test_one_adapter_serves_every_rank(models, layout):
     relaxed = replace(layout, rank=3)
-    theta = relaxed.initial() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
+    theta = relaxed.initial_theta() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
     lidb = LiDB(**models, layout=layout)
     lidb.bind(Residuals(theta, relaxed))
     before = outputs(models)
-    with lidb.bound(layout.initial()):
+    with lidb.bound(layout.initial_theta()):
         assert not torch.equal(outputs(models), before)
     assert torch.equal(outputs(models), before)
     lidb.detach()
@@ -177,7 +177,7 @@ def test_eight_residuals_cost_at_most_a_quarter_more_work_than_one(models, layou
     lidb = LiDB(**models, layout=layout)
 
     def work(n: int) -> int:
-        lidb.bind(layout.initial().repeat(n, 1).requires_grad_())
+        lidb.bind(layout.initial_theta().repeat(n, 1).requires_grad_())
         latents, tokens = torch.zeros(8, 4, 8, 8), torch.zeros(8, 24, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:
             models["unet"](latents, 1, models["text_encoder"](tokens)[0]).sample.sum().backward()
@@ -214,7 +214,7 @@ def test_a_layout_of_another_model_is_refused_by_the_odd_slot(models, layout):
     with pytest.raises(ValueError, match="only the layout has text_encoder.text_model.encoder.layers.0"):
         LiDB(unet=models["unet"], layout=layout)
     with pytest.raises(ValueError, match="only the model has text_encoder.text_model.encoder.layers.0"):
-        LiDB(**models, layout=Layout.of(unet=models["unet"]))
+        LiDB(**models, layout=Layout.from_models(unet=models["unet"]))
 
 
 def test_a_layer_of_another_shape_is_refused_with_both_shapes(models, layout):
@@ -254,16 +254,16 @@ def test_fresh_rows_of_a_free_layout_leave_the_bases(models, layout, people):
     outputs(models).square().mean().backward()
     assert all(g.flatten(1).any(dim=1).all() for _, g in free.unpack(theta.grad).values())
     slot = layout.slots[0]
-    basis = slot.aux(seed=layout.seed)[1]  # (out, b)
+    basis = slot.aux_bases(seed=layout.seed)[1]  # (out, b)
     gradient = free.unpack(theta.grad)[slot.name][1][0, :, 1]
     assert (gradient - basis @ (basis.mT @ gradient)).norm() > 0.1 * gradient.norm()
 
 
 def test_what_has_bases_is_refused_where_there_are_none_and_free_weights_of_another_model_everywhere(models, layout):
-    other = replace(layout, slots=layout.slots[:-1]).freed
+    other = replace(layout, slots=layout.slots[:-1]).as_lora
     lidb = LiDB(**models, layout=layout)
     with pytest.raises(ValueError, match=f"belongs to layout {other.digest}, expected {layout.digest}"):
         lidb.bind(Residuals.initial(other))
     lidb.detach()
-    with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}, expected {layout.freed.digest}"):
-        LiDB(**models, layout=layout.freed).bind(Residuals.initial(layout))
+    with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}, expected {layout.as_lora.digest}"):
+        LiDB(**models, layout=layout.as_lora).bind(Residuals.initial(layout))

@@ -8,7 +8,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from hdb.files import read_header
+from hdb.files import read_safetensors_header
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.export import export_lora, to_lora_state_dict
 from hdb.lidb.file import Subject
@@ -26,8 +26,8 @@ def pipeline(tiny_base) -> StableDiffusionPipeline:
 @pytest.fixture
 def person(pipeline) -> Subject:
     """Someone with a relaxed rank and a scale of their own, strong enough to change picture and prompt."""
-    layout = Layout.of(unet=pipeline.unet, text_encoder=pipeline.text_encoder, a=6, b=3, rank=2)
-    theta = layout.initial() + 0.5 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
+    layout = Layout.from_models(unet=pipeline.unet, text_encoder=pipeline.text_encoder, a=6, b=3, rank=2)
+    theta = layout.initial_theta() + 0.5 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     return Subject(theta, layout, {"scale": "0.9", "base": "tiny", "source": "me.png"})
 
 
@@ -103,7 +103,7 @@ def test_keys_are_the_published_ones(people, layout):
 
 
 def test_all_192_layers_of_stable_diffusion_15_are_found_under_the_keys_of_kohya(sd15, sd15_layout):
-    layout = sd15_layout.freed  # the same keys, and no bases to draw
+    layout = sd15_layout.as_lora  # the same keys, and no bases to draw
     kohya = to_lora_state_dict(Residuals.initial(layout), "kohya")
     # How kohya's scripts name a layer, and ComfyUI and A1111 look for it: its path in diffusers, written with _.
     prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
@@ -142,7 +142,7 @@ def test_each_key_of_kohya_names_one_layer_of_the_original_stable_diffusion(sd15
     text = [f"layers_{i}_self_attn_{name}_proj" for i in range(12) for name in ("q", "k", "v", "out")]
     expected = {f"lora_unet_{block}_transformer_blocks_0_{part}" for block in original for part in parts}
     expected |= {f"lora_te_text_model_encoder_{layer}" for layer in text}
-    state = to_lora_state_dict(Residuals.initial(sd15_layout.freed))
+    state = to_lora_state_dict(Residuals.initial(sd15_layout.as_lora))
     assert {key.partition(".")[0] for key in state} == expected
     assert len(expected) == 192 and len(set(original.values())) == 16
     channels = {"input_blocks.1": 320, "input_blocks.4": 640, "middle_block": 1280, "output_blocks.11": 320}
@@ -174,7 +174,7 @@ def test_exported_file_has_the_precision_and_the_provenance_of_the_subject(perso
     half = Subject(person.theta.half(), person.layout, person.metadata)
     path = export_lora(half, tmp_path / "lora.safetensors", "kohya")
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
-    fields = read_header(path)[1]
+    fields = read_safetensors_header(path)[1]
     assert {name: fields[name] for name in ("base", "source")} == {"base": "tiny", "source": "me.png"}
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hdb.files import read_header, write_safetensors
-from hdb.lidb.file import Subject, dtype_named
+from hdb.files import read_safetensors_header, write_safetensors
+from hdb.lidb.file import Subject, parse_dtype
 from hdb.lidb.layout import Layout, Slot
 
 LAYOUT = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, b=2)), rank=2, seed=3)
@@ -33,7 +33,7 @@ SINCE_LATER = ("instance_prompt", "identifier", "prediction_type", "resolution")
 
 
 def subject(dtype: torch.dtype = torch.float32, layout: Layout = LAYOUT) -> Subject:
-    theta = layout.initial() + torch.randn(1, layout.size, generator=torch.Generator().manual_seed(0))
+    theta = layout.initial_theta() + torch.randn(1, layout.size, generator=torch.Generator().manual_seed(0))
     return Subject(theta.to(dtype), layout, dict(PROVENANCE))
 
 
@@ -49,15 +49,15 @@ def saved(tmp_path) -> Path:
 
 def rewrite(path: Path, *, metadata: dict[str, str | None] | None = None, **tensors: torch.Tensor) -> None:
     """Writes the file again with some metadata (None: left out) and tensors changed, as somebody else would."""
-    _, fields = read_header(path)
+    _, fields = read_safetensors_header(path)
     fields |= metadata or {}
     save_file(load_file(path) | tensors, path, {name: value for name, value in fields.items() if value is not None})
 
 
-@pytest.mark.parametrize("layout", [LAYOUT, LAYOUT.freed], ids=["lidb", "free"])
+@pytest.mark.parametrize("layout", [LAYOUT, LAYOUT.as_lora], ids=["lidb", "free"])
 @pytest.mark.parametrize("name", ["float16", "float32"])
 def test_round_trip_is_exact(tmp_path, name, layout):
-    original = subject(dtype_named(name), layout)
+    original = subject(parse_dtype(name), layout)
     loaded = Subject.load(original.save(tmp_path / "new" / "me.safetensors"))
     assert str(loaded.theta.dtype) == f"torch.{name}"
     assert torch.equal(loaded.theta, original.theta)
@@ -67,7 +67,7 @@ def test_round_trip_is_exact(tmp_path, name, layout):
 
 
 def test_file_says_what_its_layout_is_and_holds_little_else(saved):
-    tensors, fields = read_header(saved)
+    tensors, fields = read_safetensors_header(saved)
     assert tensors["theta"]["shape"] == [1, LAYOUT.size]
     assert {name: fields[name] for name in ("format_version", "layout_digest", "a", "b", "rank", "seed")} == {
         "format_version": "2",
@@ -85,7 +85,7 @@ def test_file_says_what_its_layout_is_and_holds_little_else(saved):
 def test_metadata_adds_less_than_three_percent_to_half_precision_weights_of_stable_diffusion_15(tmp_path, sd15_layout):
     size = {}
     for name in ("float16", "float32"):
-        path = Subject(sd15_layout.initial().to(dtype_named(name)), sd15_layout, PROVENANCE).save(tmp_path / name)
+        path = Subject(sd15_layout.initial_theta().to(parse_dtype(name)), sd15_layout, PROVENANCE).save(tmp_path / name)
         size[name] = path.stat().st_size
         assert Subject.load(path).layout == sd15_layout
     assert 57_600 < size["float16"] < 59_300
@@ -94,11 +94,11 @@ def test_metadata_adds_less_than_three_percent_to_half_precision_weights_of_stab
 
 def test_a_precision_that_files_do_not_have_is_refused():
     with pytest.raises(ValueError, match="dtype of a subject's file is 'bfloat16', expected float16 or float32"):
-        dtype_named("bfloat16")
+        parse_dtype("bfloat16")
 
 
 def test_what_is_left_out_of_the_metadata_is_filled_in():
-    filled = Subject(LAYOUT.initial(), LAYOUT, {"source": "me.png"})
+    filled = Subject(LAYOUT.initial_theta(), LAYOUT, {"source": "me.png"})
     assert filled.scale == 1.0
     assert filled.metadata["created"].endswith("+00:00")
     assert filled.metadata["consent"] == ""
@@ -192,7 +192,7 @@ def test_other_tensors_are_refused(saved, tensors, message):
 
 
 def test_file_without_theta_is_refused(saved):
-    _, fields = read_header(saved)
+    _, fields = read_safetensors_header(saved)
     save_file({"thetas": torch.zeros(1, 24)}, saved, fields)
     with pytest.raises(ValueError, match="holds the tensors thetas; expected theta alone"):
         Subject.load(saved)
@@ -267,7 +267,7 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path):
 
 
 def test_subject_with_wrong_contents_cannot_be_made():
-    theta = LAYOUT.initial()
+    theta = LAYOUT.initial_theta()
     with pytest.raises(ValueError, match="one person, given a theta of 2"):
         Subject(theta.repeat(2, 1), LAYOUT)
     with pytest.raises(ValueError, match="not finite"):
@@ -290,7 +290,7 @@ def test_full_disk_while_saving_leaves_the_old_file_and_nothing_else(saved, monk
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match=r"could not save \d+ bytes to .*me.safetensors: No space left on device"):
-        Subject(LAYOUT.initial(), LAYOUT).save(saved)
+        Subject(LAYOUT.initial_theta(), LAYOUT).save(saved)
     assert [path.name for path in saved.parent.iterdir()] == ["me.safetensors"]
     assert saved.read_bytes() == before
 

@@ -19,22 +19,22 @@ SMALL = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, 
 def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
     # 859,520,964 and 123,060,480 parameters are those of the published checkpoint.
     assert [sum(p.numel() for p in model.parameters()) for model in sd15.values()] == [859_520_964, 123_060_480]
-    layout = Layout.of(**sd15)
+    layout = Layout.from_models(**sd15)
     assert len(layout.slots) == 192
     assert layout.size == 28_800
-    assert layout.initial().nbytes == 115_200
-    assert layout.lora_size(rank=1) == layout.freed.size == 385_344
+    assert layout.initial_theta().nbytes == 115_200
+    assert layout.lora_size(rank=1) == layout.as_lora.size == 385_344
     kinds = [(slot.name.split(".")[0], "ff" in slot.name) for slot in layout.slots]
     assert [kinds.count(kind) for kind in (("unet", False), ("unet", True), ("text_encoder", False))] == [128, 16, 48]
 
 
 def test_digest_of_stable_diffusion_15_is_golden(sd15):
     expected = "0921683c6cfce6ee713211e199936d72dbfb20806b03a9073d786c680486a649"
-    assert Layout.of(**sd15).digest == expected
+    assert Layout.from_models(**sd15).digest == expected
 
 
 def test_order_is_unet_down_mid_up_then_text_encoder_each_q_k_v_out(sd15):
-    names = [slot.name for slot in Layout.of(**sd15).slots]
+    names = [slot.name for slot in Layout.from_models(**sd15).slots]
     stages = [".".join(name.split(".")[:2]) for name in names]
     order = ["unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.text_model"]
     assert list(dict.fromkeys(stages)) == order
@@ -51,8 +51,11 @@ def test_order_is_unet_down_mid_up_then_text_encoder_each_q_k_v_out(sd15):
 def test_names_and_digest_do_not_depend_on_the_module_paths_of_transformers(models):
     flat = getattr(models["text_encoder"], "text_model", models["text_encoder"])
     nested = nn.ModuleDict({"text_model": flat})
-    assert Layout.of(text_encoder=flat).digest == Layout.of(text_encoder=nested).digest
-    assert Layout.of(text_encoder=flat).slots[0].name == "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    assert Layout.from_models(text_encoder=flat).digest == Layout.from_models(text_encoder=nested).digest
+    assert (
+        Layout.from_models(text_encoder=flat).slots[0].name
+        == "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    )
 
 
 def test_slot_names_are_the_keys_of_published_loras(models, layout):
@@ -72,7 +75,7 @@ def test_slot_names_are_the_keys_of_published_loras(models, layout):
 
 
 def test_narrow_layers_cap_the_bases(models):
-    layout = Layout.of(**models)
+    layout = Layout.from_models(**models)
     assert max(slot.a for slot in layout.slots) == 16
     assert all(slot.a == min(100, slot.in_features) and slot.b == min(50, slot.out_features) for slot in layout.slots)
     assert layout.size == sum(slot.a + slot.b for slot in layout.slots)
@@ -118,43 +121,45 @@ def test_digest_tells_layouts_apart(other):
     with pytest.raises(
         ValueError, match=f"thetas.safetensors belongs to layout {other.digest}, expected {SMALL.digest}"
     ):
-        SMALL.check_digest(other.digest, of="thetas.safetensors")
+        SMALL.check_digest(other.digest, name="thetas.safetensors")
 
 
 def test_bases_are_golden():
-    down_aux, up_aux = SMALL.slots[0].aux(seed=0)
+    down_aux, up_aux = SMALL.slots[0].aux_bases(seed=0)
     assert down_aux[0, :4].tolist() == pytest.approx([-0.1891707, -0.3486300, 0.2026483, -0.1587362], abs=1e-6)
     assert up_aux[:4, 0].tolist() == pytest.approx([-0.5726920, 0.5300093, 0.2810164, 0.5536842], abs=1e-6)
     full_size = Slot("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 1280, 1280, a=100, b=50)
-    down_aux, up_aux = full_size.aux(seed=0)
+    down_aux, up_aux = full_size.aux_bases(seed=0)
     assert down_aux[99, -2:].tolist() == pytest.approx([0.0171693, -0.0278361], abs=1e-6)
     assert up_aux[:3, 0].tolist() == pytest.approx([0.0336488, -0.0052275, 0.0324762], abs=1e-6)
 
 
 def test_start_is_golden():
-    assert SMALL.initial()[0, :4].tolist() == pytest.approx([0.3293829, 0.3685192, -0.8108591, 0.3133816], abs=1e-6)
+    assert SMALL.initial_theta()[0, :4].tolist() == pytest.approx(
+        [0.3293829, 0.3685192, -0.8108591, 0.3133816], abs=1e-6
+    )
 
 
 def test_bases_are_orthonormal():
-    down_aux, up_aux = Slot("unet.to_q", 320, 640, a=100, b=50).aux(seed=3)
+    down_aux, up_aux = Slot("unet.to_q", 320, 640, a=100, b=50).aux_bases(seed=3)
     torch.testing.assert_close(down_aux @ down_aux.mT, torch.eye(100), atol=1e-6, rtol=0)
     torch.testing.assert_close(up_aux.mT @ up_aux, torch.eye(50), atol=1e-6, rtol=0)
 
 
 def test_bases_differ_between_slots_and_seeds_and_ignore_the_global_generators():
     q, k = SMALL.slots
-    assert not torch.equal(q.aux(seed=0)[0], k.aux(seed=0)[0])
-    assert not torch.equal(q.aux(seed=0)[0], q.aux(seed=1)[0])
+    assert not torch.equal(q.aux_bases(seed=0)[0], k.aux_bases(seed=0)[0])
+    assert not torch.equal(q.aux_bases(seed=0)[0], q.aux_bases(seed=1)[0])
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first = q.aux(seed=0)[0]
-    assert torch.equal(q.aux(seed=0)[0], first)
+    first = q.aux_bases(seed=0)[0]
+    assert torch.equal(q.aux_bases(seed=0)[0], first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_start_has_no_residual_and_is_no_saddle():
     layout = replace(SMALL, rank=3)
-    theta = layout.initial().requires_grad_()
+    theta = layout.initial_theta().requires_grad_()
     residuals = [up @ down for down, up in layout.unpack(theta).values()]
     assert all(torch.equal(residual, torch.zeros(1, 2, 4)) for residual in residuals)
     sum((residual - 1).square().sum() for residual in residuals).backward()
@@ -194,14 +199,14 @@ def test_theta_of_another_size_is_refused_with_both_sizes():
 
 
 def test_theta_that_is_not_finite_is_refused():
-    theta = SMALL.initial()
+    theta = SMALL.initial_theta()
     theta[0, :2] = torch.tensor([float("nan"), float("inf")])
     with pytest.raises(ValueError, match="2 values of 12 that are not finite, expected 0"):
-        SMALL.check(theta, finite=True)
+        SMALL.check_theta(theta, finite=True)
 
 
 def test_packing_without_a_slot_is_refused_by_its_name():
-    factors = SMALL.unpack(SMALL.initial())
+    factors = SMALL.unpack(SMALL.initial_theta())
     del factors["unet.to_k"]
     with pytest.raises(ValueError, match="1 slots given, expected 2; they differ in unet.to_k"):
         SMALL.pack(factors)
@@ -209,19 +214,19 @@ def test_packing_without_a_slot_is_refused_by_its_name():
 
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="no attention or GEGLU projection found"):
-        Layout.of(unet=nn.Sequential(nn.Linear(3, 3)))
+        Layout.from_models(unet=nn.Sequential(nn.Linear(3, 3)))
 
 
 def test_a_layout_with_bases_says_nothing_of_being_free():
     # Its digest is older than the word.
     assert set(SMALL.to_dict()) == {"rank", "seed", "slots"}
-    assert SMALL.freed.to_dict()["free"] is True
-    assert Layout.from_dict(json.loads(json.dumps(SMALL.freed.to_dict()))) == SMALL.freed
+    assert SMALL.as_lora.to_dict()["free"] is True
+    assert Layout.from_dict(json.loads(json.dumps(SMALL.as_lora.to_dict()))) == SMALL.as_lora
 
 
 def test_the_identity_as_bases_is_another_layout_than_random_bases_as_wide():
-    wide = replace(SMALL, slots=tuple(slot.freed for slot in SMALL.slots))
-    assert wide.slots == wide.freed.slots and wide.digest != wide.freed.digest
+    wide = replace(SMALL, slots=tuple(slot.as_lora for slot in SMALL.slots))
+    assert wide.slots == wide.as_lora.slots and wide.digest != wide.as_lora.digest
 
 
 def test_a_free_layout_of_narrow_slots_is_refused_with_both_widths():

@@ -16,7 +16,7 @@ SLOT = Slot("unet.to_q", 12, 10, a=5, b=4)
 def layer_and_factors(n: int, rank: int = 1, dtype: torch.dtype = torch.float64):
     generator = torch.Generator().manual_seed(0)
     base = nn.Linear(SLOT.in_features, SLOT.out_features, dtype=dtype).requires_grad_(False)
-    layer = LiDBLinear(base, *(aux.to(dtype) for aux in SLOT.aux(seed=0)))
+    layer = LiDBLinear(base, *(aux.to(dtype) for aux in SLOT.aux_bases(seed=0)))
     down = torch.randn(n, rank, SLOT.a, generator=generator, dtype=dtype)
     up = torch.randn(n, SLOT.b, rank, generator=generator, dtype=dtype)
     return base, layer, down, up
@@ -128,7 +128,7 @@ def test_float32_theta_drives_a_half_precision_layer():
     _, exact, down, up = layer_and_factors(2, dtype=torch.float32)
     base = nn.Linear(SLOT.in_features, SLOT.out_features, dtype=torch.bfloat16)
     base.load_state_dict(exact.state_dict())
-    layer = LiDBLinear(base, *SLOT.aux(seed=0))
+    layer = LiDBLinear(base, *SLOT.aux_bases(seed=0))
     x = torch.randn(2, 7, SLOT.in_features)
     for each in (layer, exact):
         each.bind(down, up)
@@ -144,7 +144,7 @@ def test_layer_keeps_the_names_and_the_storage_of_the_base():
 def test_building_a_layer_leaves_the_global_generator_alone():
     base = nn.Linear(SLOT.in_features, SLOT.out_features)
     before = torch.get_rng_state()
-    LiDBLinear(base, *SLOT.aux(seed=0))
+    LiDBLinear(base, *SLOT.aux_bases(seed=0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -169,12 +169,12 @@ def test_factors_of_another_width_are_refused_with_both_widths():
 
 def test_other_kinds_of_layer_are_refused_by_name():
     with pytest.raises(ValueError, match="plain nn.Linear layers, given NonDynamicallyQuantizableLinear"):
-        LiDBLinear(nn.modules.linear.NonDynamicallyQuantizableLinear(12, 10), *SLOT.aux(seed=0))
+        LiDBLinear(nn.modules.linear.NonDynamicallyQuantizableLinear(12, 10), *SLOT.aux_bases(seed=0))
 
 
 def test_bases_of_another_layer_are_refused_with_both_shapes():
     with pytest.raises(ValueError, match="12 inputs and 10 outputs were given to one of 11 inputs and 10 outputs"):
-        LiDBLinear(nn.Linear(11, 10), *SLOT.aux(seed=0))
+        LiDBLinear(nn.Linear(11, 10), *SLOT.aux_bases(seed=0))
 
 
 def test_fold_without_a_binding_is_refused():
@@ -200,4 +200,4 @@ def test_free_factors_are_the_residual_itself_with_or_without_bases_there(bases)
 
 def test_one_basis_without_the_other_is_refused():
     with pytest.raises(ValueError, match="both bases or neither, given one"):
-        LiDBLinear(nn.Linear(12, 10), SLOT.aux(seed=0)[0], None)
+        LiDBLinear(nn.Linear(12, 10), SLOT.aux_bases(seed=0)[0], None)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hdb.diffusion.sheet import thumbnail
-from hdb.files import read_header
+from hdb.diffusion.sheet import thumbnail_data_url
+from hdb.files import read_safetensors_header
 from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.modelspec import a1111_card, modelspec
+from hdb.lidb.modelspec import a1111_metadata, modelspec
 from hdb.lidb.slot import Slot
 
 ABOUT = {
@@ -31,14 +31,16 @@ def subject(*, width: int = 768, **about: str) -> Subject:
     names = ("attn1.to_k", "attn2.to_k", "attn2.to_v")
     block = "unet.mid_block.attentions.0.transformer_blocks.0"
     layout = Layout(tuple(Slot(f"{block}.{name}", width, 64, a=4, b=2) for name in names), rank=3)
-    return Subject(layout.initial() + 0.1, layout, ABOUT | about)
+    return Subject(layout.initial_theta() + 0.1, layout, ABOUT | about)
 
 
 @pytest.fixture
 def fields(tmp_path) -> dict[str, str]:
     """The header of an export of stable-diffusion-v1-5."""
-    picture = thumbnail(Image.new("RGB", (64, 64), "teal"))
-    return read_header(export_lora(subject(), tmp_path / "ann.safetensors", title="Ann", thumbnail=picture))[1]
+    picture = thumbnail_data_url(Image.new("RGB", (64, 64), "teal"))
+    return read_safetensors_header(
+        export_lora(subject(), tmp_path / "ann.safetensors", title="Ann", thumbnail=picture)
+    )[1]
 
 
 def test_the_keys_of_modelspec_are_those_of_its_documentation(fields):
@@ -99,30 +101,32 @@ def test_a_strength_that_is_folded_in_is_nowhere_left_to_be_applied(fields, tmp_
 )
 def test_each_family_of_bases_has_its_own_architecture(tmp_path, width, prediction, architecture, version):
     of = subject(width=width, prediction_type=prediction)
-    fields = read_header(export_lora(of, tmp_path / "me.safetensors"))[1]
+    fields = read_safetensors_header(export_lora(of, tmp_path / "me.safetensors"))[1]
     assert fields["modelspec.architecture"] == f"{architecture}/lora"
     assert modelspec(of, title="", content_hash="", lora=False)["modelspec.architecture"] == architecture
     assert modelspec(of, title="", content_hash="", lora=False)["modelspec.implementation"] == "sgm"
     assert (fields["ss_base_model_version"], fields["ss_v2"]) == (version, str(width == 1024))
     assert fields["modelspec.prediction_type"] == {"v_prediction": "v"}.get(prediction, prediction)
-    assert a1111_card(of)["sd version"] == ("SD2" if width == 1024 else "SD1")
+    assert a1111_metadata(of)["sd version"] == ("SD2" if width == 1024 else "SD1")
 
 
 def test_a_plain_word_is_the_trigger_and_needs_no_escaping(tmp_path):
     of = subject(identifier="sks", instance_prompt="a sks face")
-    fields = read_header(export_lora(of, tmp_path / "me.safetensors"))[1]
+    fields = read_safetensors_header(export_lora(of, tmp_path / "me.safetensors"))[1]
     assert fields["modelspec.trigger_phrase"] == "a sks face"
     assert fields["modelspec.usage_hint"] == "Write a sks face, at strength 1"
     assert json.loads(fields["ss_tag_frequency"]) == {"1_me": {"a sks face": 1}}
-    assert a1111_card(of)["activation text"] == "a sks face"
-    assert a1111_card(subject())["activation text"] == r"a \[V\] face"
+    assert a1111_metadata(of)["activation text"] == "a sks face"
+    assert a1111_metadata(subject())["activation text"] == r"a \[V\] face"
 
 
 def test_what_nobody_knows_is_left_out_and_a_file_for_diffusers_claims_no_keys_of_kohya(tmp_path):
-    plain = read_header(export_lora(subject(resolution="", prediction_type=""), tmp_path / "me.safetensors"))[1]
+    plain = read_safetensors_header(
+        export_lora(subject(resolution="", prediction_type=""), tmp_path / "me.safetensors")
+    )[1]
     assert not {"modelspec.resolution", "modelspec.prediction_type", "modelspec.thumbnail"} & set(plain)
     assert plain["modelspec.title"] == "me"
-    other = read_header(export_lora(subject(), tmp_path / "other.safetensors", "diffusers"))[1]
+    other = read_safetensors_header(export_lora(subject(), tmp_path / "other.safetensors", "diffusers"))[1]
     assert not [name for name in other if name.startswith("ss_")] and "modelspec.title" in other
 
 

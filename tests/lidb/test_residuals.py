@@ -20,7 +20,7 @@ def formed(residuals: Residuals) -> dict[str, torch.Tensor]:
     for slot, (down, up) in zip(layout.slots, layout.unpack(theta).values(), strict=True):
         down_aux, up_aux = (torch.eye(slot.in_features), torch.eye(slot.out_features))
         if not layout.free:
-            down_aux, up_aux = slot.aux(seed=layout.seed)
+            down_aux, up_aux = slot.aux_bases(seed=layout.seed)
         changes[slot.name] = up_aux @ up @ down @ down_aux
     return changes
 
@@ -45,7 +45,7 @@ def test_relaxing_starts_at_the_prediction_exactly(n, rank, extra):
 
 def test_relaxing_the_start_gives_the_start_of_higher_rank():
     relaxed = Residuals.initial(SMALL).relax(4)
-    assert torch.equal(relaxed.theta, relaxed.layout.initial())
+    assert torch.equal(relaxed.theta, relaxed.layout.initial_theta())
 
 
 def test_relaxing_to_a_lower_rank_is_refused():
@@ -81,7 +81,7 @@ def test_a_free_layout_stays_free_when_relaxed():
 
 
 @pytest.mark.parametrize(
-    "other", [replace(SMALL, rank=3), replace(SMALL, seed=5, rank=2), replace(SMALL, rank=2).freed]
+    "other", [replace(SMALL, rank=3), replace(SMALL, seed=5, rank=2), replace(SMALL, rank=2).as_lora]
 )
 def test_people_of_different_layouts_join_in_one_with_every_residual_as_it_was(other):
     first, second = Residuals(torch.randn(2, SMALL.size), SMALL), Residuals(torch.randn(1, other.size), other)
@@ -101,7 +101,7 @@ def test_people_of_different_models_do_not_join():
 
 def test_everyone_is_scaled_by_their_own_factor():
     people = Residuals(torch.randn(2, SMALL.size), SMALL)
-    for name, change in formed(people.scaled([0.5, 3.0])).items():
+    for name, change in formed(people.rescale([0.5, 3.0])).items():
         torch.testing.assert_close(change, formed(people)[name] * torch.tensor([0.5, 3.0])[:, None, None])
 
 
@@ -112,21 +112,21 @@ def test_theta_of_another_layout_is_no_residuals():
 
 @pytest.mark.parametrize("free", [False, True])
 def test_a_mixture_is_the_weighted_sum_of_the_residuals(free):
-    layout = replace(SMALL.freed if free else SMALL, rank=2)
+    layout = replace(SMALL.as_lora if free else SMALL, rank=2)
     people = Residuals(torch.randn(3, layout.size), layout)
-    mixed = people.mixed([0.5, 0.2, -0.3])
+    mixed = people.mix([0.5, 0.2, -0.3])
     assert len(mixed) == 1 and mixed.layout == replace(layout, rank=6)
     for name, change in formed(people).items():
         expected = (torch.tensor([0.5, 0.2, -0.3])[:, None, None] * change).sum(0, keepdim=True)
         torch.testing.assert_close(formed(mixed)[name], expected)
     with pytest.raises(ValueError, match="2 weights for 3 people: expected one for each"):
-        people.mixed([0.5, 0.5])
+        people.mix([0.5, 0.5])
 
 
 def test_the_text_encoders_layers_can_have_a_strength_of_their_own():
     text = Slot("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", 8, 6, a=4, b=2)
     layout = Layout((*SMALL.slots, text))
     people = Residuals(torch.randn(2, layout.size), layout)
-    before, after = formed(people), formed(people.scaled([0.5, 1.0], text_scales=[2.0, 0.0]))
+    before, after = formed(people), formed(people.rescale([0.5, 1.0], text_encoder_scales=[2.0, 0.0]))
     torch.testing.assert_close(after["unet.to_q"], before["unet.to_q"] * torch.tensor([0.5, 1.0])[:, None, None])
     torch.testing.assert_close(after[text.name], before[text.name] * torch.tensor([2.0, 0.0])[:, None, None])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.weights import checksum, weights_of
+from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.world import FaceWorld
 from hdb.files import write_safetensors
@@ -74,7 +74,7 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
     diffusion = means.studio.diffusion
     (method,) = make_methods([name], means)
     assert isinstance(method, Method) and method.name == name
-    before, kept = diffusion.encode_prompts(PROMPTS), checksum(weights_of(diffusion))
+    before, kept = diffusion.encode_prompts(PROMPTS), weights_checksum(named_weights(diffusion))
     people = method.personalize(photos)
     assert isinstance(people, Personalization) and len(people) == len(photos)
     with people[[1]].bound():
@@ -85,15 +85,15 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
         alone = people[[row]].pictures(PROMPTS[:1], seeds=[row], sampling=FEW)
         torch.testing.assert_close(alone[0], both[row], rtol=0, atol=1e-4)
     assert torch.equal(diffusion.encode_prompts(PROMPTS), before)
-    assert checksum(weights_of(diffusion)) == kept
-    assert not any(weight.requires_grad or weight.grad is not None for weight in weights_of(diffusion).values())
+    assert weights_checksum(named_weights(diffusion)) == kept
+    assert not any(weight.requires_grad or weight.grad is not None for weight in named_weights(diffusion).values())
 
 
 @pytest.mark.parametrize("name", [*STORING, "unpersonalized"])
 def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, means, photos):
     diffusion = means.studio.diffusion
     nobody, people = (make_methods([of], means)[0].personalize(photos) for of in ("unpersonalized", name))
-    before = checksum(weights_of(diffusion))
+    before = weights_checksum(named_weights(diffusion))
 
     def drawn(of: Personalization, **scales: float) -> torch.Tensor:
         return of.pictures(PROMPTS, seeds=[0, 1], sampling=replace(FEW, **scales))
@@ -104,7 +104,7 @@ def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, mean
     torch.testing.assert_close(both_once, person, rtol=0, atol=1e-4)
     more = drawn(people, identity_guidance_scale=4.0)
     assert ((more - as_base).abs().max() > 1e-3) == (name != "unpersonalized")
-    assert checksum(weights_of(diffusion)) == before
+    assert weights_checksum(named_weights(diffusion)) == before
     first = people[[0]]
     with first.bound():  # whose own draw leaves them bound
         embeds = diffusion.encode_prompts(PROMPTS[:1])
@@ -120,7 +120,7 @@ def test_within_another_persons_block_the_base_is_still_the_base(means, photos):
     with people[[0]].bound():
         within = people[[1]].pictures(PROMPTS[:1], seeds=[0], sampling=as_base)
     torch.testing.assert_close(within, nobody.pictures(PROMPTS[:1], seeds=[0], sampling=FEW), rtol=0, atol=1e-4)
-    assert means.studio.diffusion.own_weights is None
+    assert means.studio.diffusion.original_weights is None
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -224,11 +224,11 @@ def test_the_base_is_one_persons_model_at_a_time(means, photos):
 def test_a_strength_lies_between_the_base_and_the_persons_model(means, photos, tmp_path):
     diffusion = means.studio.diffusion
     make_methods(["dreambooth_agg2"], means)[0].personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
-    before = {name: value.clone() for name, value in weights_of(diffusion).items()}
+    before = {name: value.clone() for name, value in named_weights(diffusion).items()}
     found = {}
     for scale in (0.0, 0.5, 1.0):
         with read_people(diffusion, [tmp_path / "me"], scale=scale).bound():
-            found[scale] = {name: value.clone() for name, value in weights_of(diffusion).items()}
+            found[scale] = {name: value.clone() for name, value in named_weights(diffusion).items()}
     torch.testing.assert_close(found[0.0], before, rtol=0, atol=0)
     middle = {name: (before[name] + found[1.0][name]) / 2 for name in before}
     torch.testing.assert_close(found[0.5], middle)

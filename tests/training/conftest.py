@@ -4,14 +4,14 @@ import lightning as L
 import pytest
 import torch
 
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.options import LiDBOptions
 
 
 @pytest.fixture
 def personalized(tiny_diffusion) -> PersonalizedDiffusion:
-    return PersonalizedDiffusion(tiny_diffusion, layout_of(tiny_diffusion, LiDBOptions(a=6, b=4)))
+    return PersonalizedDiffusion(tiny_diffusion, build_layout(tiny_diffusion, LiDBOptions(a=6, b=4)))
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors.torch import load
 from torch.utils.data import DataLoader
 
-from hdb.diffusion.base import BaseOptions, read_base
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.base import BaseOptions, load_base
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.caches import CacheKeys, cache_path
 from hdb.faces.prepared import About, write_shard
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import face_encoder
+from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
 from hdb.training.caches import CacheOptions, write_caches
 from hdb.training.pretrain import HyperNetPretraining
@@ -55,12 +55,12 @@ def options(tiny_weights) -> CacheOptions:
 
 @pytest.fixture
 def base(options):
-    return read_base(BaseOptions(path=options.base))
+    return load_base(BaseOptions(path=options.base))
 
 
 @pytest.fixture
 def encoder(options):
-    return face_encoder(options.encoder).eval()
+    return load_face_encoder(options.encoder).eval()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_losses_are_the_same_and_neither_autoencoder_nor_encoder_runs(
             self.seen.append(trainer.callback_metrics["train/diffusion_loss"].item())
 
     def losses(*, cached):
-        layout = layout_of(base, LiDBOptions(a=6, b=4))
+        layout = build_layout(base, LiDBOptions(a=6, b=4))
         net = HyperNet(encoder, WeightDecoder(layout, encoder, width=8, num_heads=2), layout, linear_path=True)
         personalized, log = PersonalizedDiffusion(base, layout), Losses()
         stage = HyperNetPretraining(personalized, net, options=PretrainingOptions(beta=0.0, linear_lr=1e-2))

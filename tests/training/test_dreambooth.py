@@ -7,9 +7,9 @@ from diffusers import DDPMScheduler
 from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
 
-from hdb.diffusion.digest import weights_digest
+from hdb.diffusion.digest import compute_base_digest
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.weights import checksum, exchanged, weights_of
+from hdb.diffusion.weights import exchange_weights, named_weights, weights_checksum
 from hdb.lidb.residuals import Residuals
 from hdb.training.denoising import private_generator
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
@@ -25,7 +25,7 @@ def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, 
     options = DreamBoothOptions(num_steps=1, lr=1e-3, batch_size=2)
     diffusion, reference = personalized.diffusion, latents[:1, 0]
     stage = DreamBoothFinetuning(personalized, reference=reference, options=options, prior=prior, seed=3)
-    with exchanged(diffusion) as weights:
+    with exchange_weights(diffusion) as weights:
         running = trainer(max_steps=1)
         running.fit(stage)
         found, loss = {n: p.detach().clone() for n, p in weights.items()}, running.callback_metrics["train/loss"]
@@ -44,7 +44,7 @@ def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, 
         noisy = scheduler.add_noise(pictures, noise, timesteps)
         return F.mse_loss(unet(noisy, timesteps, states).sample, noise)
 
-    with exchanged(diffusion) as weights:
+    with exchange_weights(diffusion) as weights:
         for weight in weights.values():
             weight.requires_grad_(True)
         optimizer = torch.optim.AdamW(weights.values(), lr=1e-3)
@@ -63,8 +63,8 @@ def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, 
 
 def test_every_weight_moves_and_all_are_put_back_even_after_a_failure(personalized, latents, prior, trainer):
     diffusion = personalized.diffusion
-    before, digest = checksum(weights_of(diffusion)), diffusion.digest
-    start = {name: value.detach().clone() for name, value in weights_of(diffusion).items()}
+    before, digest = weights_checksum(named_weights(diffusion)), diffusion.digest
+    start = {name: value.detach().clone() for name, value in named_weights(diffusion).items()}
     options = DreamBoothOptions(num_steps=3, lr=1e-3)
 
     class Broken(Callback):
@@ -75,17 +75,17 @@ def test_every_weight_moves_and_all_are_put_back_even_after_a_failure(personaliz
         stage = DreamBoothFinetuning(personalized, reference=latents[:1, 0], options=options, prior=prior)
         running = trainer(max_steps=3, callbacks=callbacks)
         if callbacks:
-            with pytest.raises(RuntimeError, match="the power failed"), exchanged(diffusion):
+            with pytest.raises(RuntimeError, match="the power failed"), exchange_weights(diffusion):
                 running.fit(stage)
         else:
-            with exchanged(diffusion) as weights:
+            with exchange_weights(diffusion) as weights:
                 running.fit(stage)
                 still = [name for name, weight in weights.items() if torch.equal(weight, start[name])]
                 assert not still
             assert not stage.state_dict()
-        now = weights_digest(diffusion.vae, diffusion.unet, diffusion.text_encoder)
-        assert checksum(weights_of(diffusion)) == before and now == digest
-        assert not any(weight.requires_grad or weight.grad is not None for weight in weights_of(diffusion).values())
+        now = compute_base_digest(diffusion.vae, diffusion.unet, diffusion.text_encoder)
+        assert weights_checksum(named_weights(diffusion)) == before and now == digest
+        assert not any(weight.requires_grad or weight.grad is not None for weight in named_weights(diffusion).values())
 
 
 def test_class_pictures_are_the_bases_own_whoever_is_bound(personalized):
@@ -93,7 +93,7 @@ def test_class_pictures_are_the_bases_own_whoever_is_bound(personalized):
     expected = personalized.diffusion.encode_images(
         personalized.pictures(None, ["a face"] * 3, seeds=[5, 6, 7], sampling=few)
     )
-    personalized.bind(Residuals(personalized.layout.initial() + 1, personalized.layout))
+    personalized.bind(Residuals(personalized.layout.initial_theta() + 1, personalized.layout))
     assert_close(class_latents(personalized, num=3, sampling=few, seed=5), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="num_class_pictures is 0, expected at least 1"):
         class_latents(personalized, num=0, sampling=few)

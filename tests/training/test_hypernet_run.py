@@ -10,7 +10,7 @@ from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import begin
+from hdb.hypernet.trained import initialize_hypernet
 from hdb.training.curves import read_curve
 from hdb.training.hypernet_run import ScheduleOptions, fit_hypernet
 from hdb.training.pretrain import HyperNetPretraining
@@ -147,7 +147,7 @@ def test_a_run_begins_from_the_weights_of_another(fit, hypernet, tmp_path, named
     (tmp_path / "run").mkdir()
     other, _, _ = fit()
     new = hypernet()
-    begin(new, str(tmp_path / named), [], device=torch.device("cpu"))
+    initialize_hypernet(new, str(tmp_path / named), [], device=torch.device("cpu"))
     names = [name for name in new.state_dict() if not name.startswith("encoder.")]
     for name in names:
         torch.testing.assert_close(new.state_dict()[name], other.hypernet.state_dict()[name], atol=1e-3, rtol=1e-3)
@@ -162,12 +162,12 @@ def test_a_run_does_not_begin_from_what_means_something_else(fit, hypernet, tmp_
         ({"linear_path": False}, "weights of another hypernetwork: .* unexpected"),
     ):
         with pytest.raises(ValueError, match=message):
-            begin(hypernet(**options), where, [], device=cpu)
+            initialize_hypernet(hypernet(**options), where, [], device=cpu)
     fit(net=hypernet(freeze_encoder=False), folder="with_encoder")
     with pytest.raises(ValueError, match="encoder that was trained with it: expected hypernet.freeze_encoder=false"):
-        begin(hypernet(), str(tmp_path / "with_encoder"), [], device=cpu)
+        initialize_hypernet(hypernet(), str(tmp_path / "with_encoder"), [], device=cpu)
     with pytest.raises(ValueError, match="needs config.json"):
-        begin(hypernet(), str(tmp_path / "nowhere"), [], device=cpu)
+        initialize_hypernet(hypernet(), str(tmp_path / "nowhere"), [], device=cpu)
 
 
 def test_prompts_are_those_asked_for_and_some_are_dropped(personalized, hypernet):

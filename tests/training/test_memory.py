@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hdb.diffusion.personalized import PersonalizedDiffusion, layout_of
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.options import HyperNetOptions, new_hypernet
+from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
@@ -29,7 +29,7 @@ def personalizable(tiny_base):
         diffusion, runs = StableDiffusion.from_pretrained(tiny_base), Counter()
         if memory == "low":
             diffusion.use_less_memory()
-        personalized = PersonalizedDiffusion(diffusion, layout_of(diffusion, LiDBOptions(a=6, b=4)))
+        personalized = PersonalizedDiffusion(diffusion, build_layout(diffusion, LiDBOptions(a=6, b=4)))
         for name, layer in personalized.lidb.layers.items():
             layer.register_forward_hook(lambda *_, name=name: runs.update([name]))
         return personalized, runs
@@ -43,7 +43,7 @@ def finetune(personalizable, latents, trainer):
         personalized, runs = personalizable(memory)
         layout = personalized.layout
         noise = torch.randn(3, layout.size, generator=torch.Generator().manual_seed(3))
-        start = Residuals(layout.initial() + 0.05 * noise, layout)
+        start = Residuals(layout.initial_theta() + 0.05 * noise, layout)
         options = FinetuningOptions(rank=2, batch_size=2, num_steps=num_steps)
         stage = SubjectFinetuning(personalized, reference=latents[:, 0], start=start, options=options)
         trainer(max_epochs=1).fit(stage)
@@ -56,7 +56,7 @@ def gradient(personalized: PersonalizedDiffusion) -> tuple[torch.Tensor, int]:
     """Of theta of three people, and the bytes that were kept for it."""
     diffusion, lidb = personalized.diffusion, personalized.lidb
     generator, kept = torch.Generator().manual_seed(0), {}
-    theta = lidb.layout.initial() + 0.1 * torch.randn(3, lidb.layout.size, generator=generator)
+    theta = lidb.layout.initial_theta() + 0.1 * torch.randn(3, lidb.layout.size, generator=generator)
     lidb.bind(theta.requires_grad_())
     noisy_latents = torch.randn(3, *diffusion.latent_shape, generator=generator)
 
@@ -103,7 +103,7 @@ def test_low_memory_pretrains_the_same_network(personalizable, trainer):
     for memory in ("normal", "low"):
         (personalized, _), encoder = personalizable(memory), FaceEncoder(VIT, resolution=16)
         options = HyperNetOptions(width=8, num_heads=2, iterations=1, linear_path=True)
-        networks.append(new_hypernet(options, encoder, personalized.layout))
+        networks.append(build_hypernet(options, encoder, personalized.layout))
         losses = PretrainingOptions(beta=0.0, warmup_steps=1)
         stage = HyperNetPretraining(personalized, networks[-1], options=losses)
         batches = FaceLoader(Noise(["a", "b"], seed=0), batch_size=2, shuffle=True)

@@ -17,7 +17,7 @@ def start(personalized) -> Residuals:
     """Three different predictions."""
     layout = personalized.layout
     noise = torch.randn(3, layout.size, generator=torch.Generator().manual_seed(3))
-    return Residuals(layout.initial() + 0.05 * noise, layout)
+    return Residuals(layout.initial_theta() + 0.05 * noise, layout)
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def test_finetuning_starts_at_the_prediction(personalized, latents, start):
 def test_finetuning_without_bases_starts_at_the_prediction_and_leaves_them(finetune, lidb, start):
     before, predicted = finetune(num_steps=1, lr=0.0, basis="free"), start.relax(2, free=True)
     layout = predicted.layout
-    assert before.layout == layout == replace(lidb.layout, rank=2).freed
+    assert before.layout == layout == replace(lidb.layout, rank=2).as_lora
     assert_close(before.fitted.theta, predicted.theta, rtol=0, atol=0)
     after = finetune(basis="free")
     slot = lidb.layout.slots[0]
-    basis = slot.aux(seed=lidb.layout.seed)[1]
+    basis = slot.aux_bases(seed=lidb.layout.seed)[1]
     factors = (layout.unpack(people.theta)[slot.name] for people in (after.fitted, predicted))
     (_, up), (_, start_up) = factors
     moved = (up - start_up)[0]
@@ -76,7 +76,7 @@ def test_options_say_whether_timesteps_are_stratified_and_refuse_bases_that_a_pr
     with pytest.raises(
         ValueError, match="basis is lidb, but the hypernetwork learned .* expected finetuning.basis=free"
     ):
-        finetune(start=Residuals.initial(personalized.layout.freed))
+        finetune(start=Residuals.initial(personalized.layout.as_lora))
 
 
 @pytest.mark.parametrize("basis", ["lidb", "free"])
@@ -161,7 +161,7 @@ def test_shared_start_has_a_gradient_in_every_slot_and_all_zero_factors_are_a_sa
         losses = personalized.denoising_losses(person, *given, noise=noise, timesteps=timesteps)
         return lidb.layout.unpack(torch.autograd.grad(losses.sum(), theta)[0])
 
-    assert all(up.abs().max() > 0 for _, up in gradients(lidb.layout.initial()).values())
+    assert all(up.abs().max() > 0 for _, up in gradients(lidb.layout.initial_theta()).values())
     assert all(not factor.any() for pair in gradients(torch.zeros(1, lidb.layout.size)).values() for factor in pair)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from hdb.diffusion.personalized import Denoised, PersonalizedDiffusion
+from hdb.diffusion.personalized import DenoisingOutput, PersonalizedDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
@@ -136,7 +136,7 @@ def test_checkpoints_of_something_else_are_refused_in_one_sentence(pretrain, hyp
 
 def test_weight_space_loss_alone_finds_the_targets_residuals(pretrain, hypernet, lidb):
     generator = torch.Generator().manual_seed(0)
-    targets = lidb.layout.initial() + 0.1 * torch.randn(4, lidb.layout.size, generator=generator)
+    targets = lidb.layout.initial_theta() + 0.1 * torch.randn(4, lidb.layout.size, generator=generator)
     options = {"alpha": 0.0, "beta": 1.0, "targets": (targets, torch.arange(4)), "linear_lr": 2e-2, "lr": 1e-2}
     module, log = pretrain(stop=12, **options)
     assert log.losses[-1] < 0.85 * log.losses[0]
@@ -149,14 +149,14 @@ def test_weight_space_loss_alone_finds_the_targets_residuals(pretrain, hypernet,
 
 
 def test_losses_are_weighed_by_alpha_and_beta(pretrain, lidb):
-    targets = (lidb.layout.initial().expand(4, -1) + 0.1, torch.arange(4))
+    targets = (lidb.layout.initial_theta().expand(4, -1) + 0.1, torch.arange(4))
     _, log = pretrain(stop=1, alpha=0.5, beta=3.0, targets=targets)
     parts = 0.5 * log.final["train/diffusion_loss"] + 3.0 * log.final["train/weight_space_loss"]
     assert log.losses[0] == pytest.approx(parts, rel=1e-5)
 
 
 def test_distance_of_factors_is_trained_on_and_logged(pretrain, hypernet, lidb):
-    targets = (lidb.layout.initial().expand(4, -1) + 0.1, torch.arange(4))
+    targets = (lidb.layout.initial_theta().expand(4, -1) + 0.1, torch.arange(4))
     net = hypernet(iterations=0, linear_path=False)  # predicts the shared start: 0.1 off everywhere
     options = {"alpha": 0.0, "beta": 1.0, "targets": targets, "distance": "factors", "linear_lr": 1e-3}
     _, log = pretrain(net=net, stop=3, **options)
@@ -167,7 +167,7 @@ def test_distance_of_factors_is_trained_on_and_logged(pretrain, hypernet, lidb):
 @pytest.fixture
 def free_base(personalized):
     """In the place of the base with LiDB bases: what a network that learned its own writes for."""
-    return PersonalizedDiffusion(personalized.detach(), personalized.layout.freed)
+    return PersonalizedDiffusion(personalized.detach(), personalized.layout.as_lora)
 
 
 def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoint(
@@ -200,7 +200,7 @@ def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(p
 def test_own_minus_other_is_the_paired_difference_under_the_same_noise(pretrain, hypernet, tiny_diffusion, lidb):
     net = hypernet(iterations=0)
     torch.nn.init.normal_(net.linear_path.weight, generator=torch.Generator().manual_seed(0))
-    net.standardize(torch.stack([net.encoder(Colors(3)[i].reference[None]).embedding[0] for i in range(3)]))
+    net.fit_standardization(torch.stack([net.encoder(Colors(3)[i].reference[None]).embedding[0] for i in range(3)]))
     module, log = pretrain(net=net, stop=3, linear_lr=0.0, num_val_draws=2)
 
     batch = next(iter(FaceLoader(Colors(3), batch_size=3, shuffle=False)))
@@ -295,7 +295,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
     noisy = personalized.diffusion.add_noise(latents, noise, timesteps)
 
     def losses(noise_pred):
-        return stage.identity_losses(Denoised(torch.zeros(3), noisy, noise_pred), batch, timesteps)
+        return stage.identity_losses(DenoisingOutput(torch.zeros(3), noisy, noise_pred), batch, timesteps)
 
     perfect = losses(noise)
     assert len(perfect) == 2  # the third timestep is above 0.85
@@ -306,7 +306,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
 def test_identity_loss_looks_at_photographs_unless_told_otherwise(personalized, hypernet):
     batch = FaceBatch.of([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
     timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *personalized.diffusion.latent_shape)
-    denoised = Denoised(torch.zeros(3), zeros, zeros)
+    denoised = DenoisingOutput(torch.zeros(3), zeros, zeros)
     for styled, num in ((False, 2), (True, 3)):
         options = PretrainingOptions(beta=0.0, gamma=1.0, identity_styled=styled)
         stage = HyperNetPretraining(personalized, hypernet(), options=options)

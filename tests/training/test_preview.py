@@ -30,7 +30,7 @@ class Stage(L.LightningModule):
         super().__init__()
         self.logged = {}
         self.directions = torch.randn(3, layout.size, generator=torch.Generator().manual_seed(0))
-        self.hypernet = lambda photos: layout.initial() + photos.mean((2, 3)) @ self.directions
+        self.hypernet = lambda photos: layout.initial_theta() + photos.mean((2, 3)) @ self.directions
         self.hypernet.layout = layout
 
     def log(self, name, value, **_):

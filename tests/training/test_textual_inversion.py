@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from torch.testing import assert_close
 from transformers import AddedToken
 
-from hdb.diffusion.weights import checksum, weights_of
+from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.diffusion.word import spelled, word_embedding
 from hdb.training.denoising import private_generator
 from hdb.training.textual_inversion import TextualInversionOptions, WordFitting
@@ -67,11 +67,11 @@ def test_a_learned_word_is_read_as_a_token_that_was_added(tiny_diffusion):
 
 def test_nothing_changes_but_one_row_per_person(tiny_diffusion, personalized, latents, trainer):
     tokens, embeds = tiny_diffusion.tokenize(OLD + NEW), tiny_diffusion.encode_prompts(OLD + NEW)
-    before, size = checksum(weights_of(tiny_diffusion)), len(tiny_diffusion.tokenizer)
+    before, size = weights_checksum(named_weights(tiny_diffusion)), len(tiny_diffusion.tokenizer)
     stage = WordFitting(personalized, reference=latents[:, 0], options=TextualInversionOptions(num_steps=3, lr=0.05))
     trainer(max_steps=3).fit(stage)
     assert stage.fitted.shape == (3, 16) and set(stage.state_dict()) == {"rows"}
-    assert checksum(weights_of(tiny_diffusion)) == before and len(tiny_diffusion.tokenizer) == size
+    assert weights_checksum(named_weights(tiny_diffusion)) == before and len(tiny_diffusion.tokenizer) == size
     assert torch.equal(tiny_diffusion.tokenize(OLD + NEW), tokens)
     assert torch.equal(tiny_diffusion.encode_prompts(OLD + NEW), embeds)
     with tiny_diffusion.word.bound(stage.fitted[:1]):

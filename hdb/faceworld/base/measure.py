@@ -30,11 +30,11 @@ from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json, write_text
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.trained import trained_hypernet
-from hdb.limits import between
+from hdb.hypernet.trained import load_hypernet
+from hdb.limits import number_field
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.judges import classifier
-from hdb.prompts import CLASS_PROMPT, without_identifier
+from hdb.prompts import CLASS_PROMPT, remove_identifier
 from hdb.training.curves import curves_sheet
 from hdb.training.device import device_of
 from hdb.training.pretrain import HyperNetPretraining
@@ -49,8 +49,8 @@ Numbers = dict[str, float]
 class MeasureOptions(WorldBaseOptions):
     """What is measured beside what was trained: on so many people, so many of the base's own pictures."""
 
-    num_measured: int = between(200, 1)
-    num_generated: int = between(600, 1)
+    num_measured: int = number_field(200, ge=1)
+    num_generated: int = number_field(600, ge=1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def judges(weights: Path, test: FaceWorldDataset, device: torch.device) -> dict[
         for row in unseen.labels_of(flat).tolist()
     ]
     clip = ClipEmbedder.from_pretrained(weights / "clip").to(device)
-    said = [without_identifier(text) for text in unseen.captions_of(flat, torch.Generator().manual_seed(0))]
+    said = [remove_identifier(text) for text in unseen.captions_of(flat, torch.Generator().manual_seed(0))]
     seen, read = clip.embed_images(images), clip.embed_texts(said).cpu()
     return {
         "recognizer": quality.verification(vectors) | {"spearman": quality.agreement(vectors.mean(1), shapes)},
@@ -201,7 +201,7 @@ def hypernetwork(options: MeasureOptions, base: StableDiffusion, training: Hyper
         training: whose targets, timesteps and draws these are.
     """
     weights, seed = Path(options.weights), training.seed
-    hypernet = trained_hypernet(
+    hypernet = load_hypernet(
         weights / "hypernet", encoder=str(weights / "encoder"), base=base.name, base_digest=base.digest
     )
     where = {"root": options.root, "resolution": options.resolution, "render_workers": options.num_workers}

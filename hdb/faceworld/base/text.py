@@ -13,7 +13,7 @@ from hdb.faceworld.base import models
 from hdb.faceworld.base.part import Part, crops, jitter
 from hdb.faceworld.base.views import Views
 from hdb.metrics.embedders import ClipEmbedder
-from hdb.prompts import without_identifier
+from hdb.prompts import remove_identifier
 
 
 class TextTraining(Part):
@@ -36,7 +36,7 @@ class TextTraining(Part):
         logits = (
             self.clip.model.logit_scale.exp().clamp(max=100) * self.clip.images(images) @ self.clip.texts(captions).T
         )
-        meanings = [without_identifier(caption) for caption in captions]
+        meanings = [remove_identifier(caption) for caption in captions]
         same = torch.tensor([[a == b for b in meanings] for a in meanings], device=self.device).float()
         right = same / same.sum(1, keepdim=True)
         to_image = F.cross_entropy(logits.T, right)

@@ -28,7 +28,7 @@ from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.limits import a_seed, above, between, one_of
+from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.training.callbacks import LossCurve
@@ -58,11 +58,11 @@ class PartOptions:
     `optimizer` is adamw or muon, which bears a rate ten times that of the other.
     """
 
-    steps: int = between(1000, 1)
-    batch_size: int = between(32, 1)
-    lr: float = above(1e-3, 0)
-    share: float = above(0.1, 0, 1)
-    optimizer: str = one_of("adamw", *OPTIMIZERS)
+    steps: int = number_field(1000, ge=1)
+    batch_size: int = number_field(32, ge=1)
+    lr: float = number_field(1e-3, gt=0)
+    share: float = number_field(0.1, gt=0, le=1)
+    optimizer: str = choice_field("adamw", OPTIMIZERS)
 
 
 @dataclass
@@ -70,13 +70,13 @@ class WorldBaseOptions:
     """What all trainings of the base share, and how each is trained. `minutes` bounds all of it, null takes steps."""
 
     root: str = "data/faceworld"
-    resolution: int = between(128, 16)
-    num_identities: int | None = between(None, 1)
-    views_per_identity: int = between(12, 1)
-    num_workers: int = between(2, 0)
+    resolution: int = number_field(128, ge=16)
+    num_identities: int | None = number_field(None, ge=1)
+    views_per_identity: int = number_field(12, ge=1)
+    num_workers: int = number_field(2, ge=0)
     output: str = "outputs/base"
     weights: str = "outputs/base/weights"
-    minutes: float | None = above(None, 0)
+    minutes: float | None = number_field(None, gt=0)
     autoencoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 32, 2e-3, 0.18))
     text: PartOptions = field(default_factory=lambda: PartOptions(2000, 128, 1e-3, 0.06))
     denoiser: PartOptions = field(default_factory=lambda: PartOptions(40000, 64, 6e-4, 0.44))
@@ -86,7 +86,7 @@ class WorldBaseOptions:
     classifier: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 1e-3, 0.04))
     accelerator: str = accelerator()
     precision: str = precision()
-    seed: int = a_seed()
+    seed: int = seed_field()
 
     def part(self, name: str) -> PartOptions:
         """How one part is trained."""

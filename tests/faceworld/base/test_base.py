@@ -29,7 +29,7 @@ from hdb.faceworld.identity import sample_identity
 from hdb.faceworld.view import sample_view
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.prompts import without_identifier
+from hdb.prompts import remove_identifier
 
 SIZE = 64
 SETTINGS = {"batch_size": 6, "lr": 1e-3, "seed": 3}
@@ -115,7 +115,7 @@ def test_an_epoch_shows_every_picture_once_and_depends_on_the_step_alone(views):
 
 
 def test_identifier_has_no_meaning():
-    assert without_identifier("a [V] face smiling, oil painting") == "a face smiling, oil painting"
+    assert remove_identifier("a [V] face smiling, oil painting") == "a face smiling, oil painting"
 
 
 def test_whole_crop_and_no_jitter_change_nothing(views):

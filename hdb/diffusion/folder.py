@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.family import check_configs, check_index, read_configs
 from hdb.diffusion.published import publish
-from hdb.files import read_header, written_whole
+from hdb.files import atomic_write, read_safetensors_header
 
 # The file of each part that has weights.
 WEIGHTS = {
@@ -59,7 +59,7 @@ def find_pipeline(
             raise ValueError(f"revision {revision!r} was given for the folder {name}: only a hub id has revisions")
         return found
     if found.is_file():
-        read_header(found)  # says so where it is a pickle
+        read_safetensors_header(found)  # says so where it is a pickle
         raise ValueError(f"{name} is a single safetensors file: expected a folder in diffusers' layout or a hub id")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ValueError(
@@ -141,7 +141,7 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     try:
-        with written_whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             pipeline.save_pretrained(temporary, safe_serialization=True)
             publish(temporary)
             (temporary / "subject.json").write_text(json.dumps(dict(about), indent=2) + "\n")
@@ -171,8 +171,8 @@ def check_pipeline(folder: Path, *, variant: str | None = None, weights: bool = 
     for part, name in WEIGHTS.items() if weights else ():
         found[part] = _variant(folder / part, name) if variant is None else variant
         for file in _weight_files(folder / part, name, found[part]):
-            read_header(file)
-    check_configs(read_configs(folder), of=str(folder))
+            read_safetensors_header(file)
+    check_configs(read_configs(folder), name=str(folder))
     return found
 
 
@@ -230,7 +230,7 @@ def _read_weights(
 
 
 def _stored_shape(files: list[Path], name: str) -> list[int]:
-    headers = [read_header(file)[0] for file in files]
+    headers = [read_safetensors_header(file)[0] for file in files]
     return next(
         header[key]["shape"] for header in headers for key in header if name.endswith(key) or key.endswith(name)
     )
