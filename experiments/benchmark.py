@@ -22,12 +22,12 @@ from hdb.evaluation.workloads import Workloads
 from hdb.files import write_json
 from hdb.runs.folder import check_folder
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
     config = load(Benchmark, argv)
-    device, folder = device_of(config.accelerator), own_place(config.output)
+    device, folder = select_device(config.accelerator), own_place(config.output)
     check_folder(folder, list(named_paths(config)))
     with claim(folder, config, result="results.json", inputs={"time": time.ctime()}):
         measure(config, folder, device)

@@ -28,15 +28,15 @@ def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
             left, broken = None, error
         ranks = sys.modules.get("hdb.training.ranks")  # a command that has not loaded it is alone
         if broken is not None and stop_request.signal is None:  # else the signal broke it
-            if ranks is None or not ranks.lost_another(broken):
+            if ranks is None or not ranks.is_lost_process_error(broken):
                 raise broken
-            left = ranks.say_lost()
+            left = ranks.report_lost_process()
         if ranks is not None:
-            ranks.leave()
+            ranks.mark_finished()
         if stop_request.signal is None and left is not None:
             return left
         # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
-        return stop_request.report() if ranks is None or ranks.is_first() else 0
+        return stop_request.report() if ranks is None or ranks.is_rank_zero() else 0
 
 
 def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:

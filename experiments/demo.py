@@ -18,9 +18,9 @@ from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.people import draw_test_face
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.trained import check_networks_exist, load_hypernet, resolve_hypernet_path
+from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
-from hdb.methods.studio import Studio
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
 
 def portraits(config: Demo) -> Portraits:
     """The base and the hypernetwork, read once for everybody."""
-    path, device = resolve_hypernet_path(config.hypernet), device_of(config.accelerator)
+    path, device = resolve_hypernet_path(config.hypernet), select_device(config.accelerator)
     check_networks_exist(hypernet=path, encoder=config.encoder)
     base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "sampling": config.sampling, "seed": config.seed}
-    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)
-    method = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
+    context = TrainingContext(PersonalizedDiffusion(base, hypernet.layout), trainer=machine, **how)
+    method = HyperDreamBooth(hypernet, Finetuner(context, config.finetuning))
     world = FaceWorld(resolution=base.resolution)
     return Portraits(
         method,

@@ -20,12 +20,12 @@ from hdb.evaluation.search import searched
 from hdb.evaluation.subjects import subjects_folder
 from hdb.hypernet.trained import check_networks_exist, load_hypernet, modification_time, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
-from hdb.methods.studio import Studio
-from hdb.methods.table import Means, make_methods, methods_named
+from hdb.methods.context import MethodContext, TrainingContext
+from hdb.methods.table import make_methods, methods_named
 from hdb.metrics.judges import Judges, classifier
 from hdb.prompts import read_prompts, remove_identifier
 from hdb.runs.locks import own_place
-from hdb.training.ranks import alone, start
+from hdb.training.ranks import single_process_trainer_args, start_processes
 
 
 def main(argv: list[str]) -> None:
@@ -38,13 +38,13 @@ def main(argv: list[str]) -> None:
     check_networks_exist(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
     source = open_people(config.faces)
-    people, device = unseen(source, config, hypernet=path), start(config, accelerator=config.accelerator)
+    people, device = unseen(source, config, hypernet=path), start_processes(config, accelerator=config.accelerator)
     base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
-    machine = {"accelerator": config.accelerator, "precision": config.precision} | alone(device)
+    machine = {"accelerator": config.accelerator, "precision": config.precision} | single_process_trainer_args(device)
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
-    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
-    methods = make_methods(chosen, Means(hypernet, studio, config, oracle_of(source), subjects_folder(folder)))
+    context = TrainingContext(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
+    methods = make_methods(chosen, MethodContext(context, hypernet, config, oracle_of(source), subjects_folder(folder)))
     judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
     panel = Panel(judges, [remove_identifier(prompt) for prompt in prompts], expected, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": modification_time(path)}

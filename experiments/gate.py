@@ -15,15 +15,15 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
 from hdb.evaluation.people import ProtocolOptions, unseen
 from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, load_hypernet, resolve_hypernet_path
+from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
-from hdb.methods.studio import Studio
 from hdb.metrics.judges import recognizer
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
     config = load(MeasureGate, argv)
-    path, device, num = resolve_hypernet_path(config.hypernet), device_of(config.accelerator), config.num_identities
+    path, device, num = resolve_hypernet_path(config.hypernet), select_device(config.accelerator), config.num_identities
     check_networks_exist(hypernet=path, encoder=config.encoder)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
     people = unseen(open_people(config.faces), protocol, hypernet=path, split=config.split)
@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
     hypernet, prompts = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device), config.prompts
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
     how = {"prompt": config.instance_prompt, "trainer": machine, "sampling": config.sampling, "seed": config.seed}
-    studio = Studio(PersonalizedDiffusion(base, hypernet.layout), **how)
-    method, judge, seen, truth = HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning)), None, [], []
+    context = TrainingContext(PersonalizedDiffusion(base, hypernet.layout), **how)
+    method, judge, seen, truth = HyperDreamBooth(hypernet, Finetuner(context, config.finetuning)), None, [], []
     if config.split == "test":
         judge = recognizer(config.recognizer).to(device)
     for start in tqdm(range(0, num, config.subjects_per_batch), desc="people"):

@@ -16,7 +16,7 @@ from hdb.diffusion.sampling import prompt_warnings, tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_pil
 from hdb.methods.kinds import read_people, refuse_unreadable
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
     grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
     with writing(grid, *files, config=config, overwrite=config.overwrite):
-        base = load_base(config.base, device=device_of(config.accelerator), memory=config.memory)
+        base = load_base(config.base, device=select_device(config.accelerator), memory=config.memory)
         strength = {
             "scale": config.scale,
             "text_encoder_scale": config.text_encoder_scale,

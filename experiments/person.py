@@ -8,8 +8,8 @@ from experiments.config import Personalize
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.crop import FaceCropper
 from hdb.hypernet.hypernet import HyperNet
+from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
-from hdb.methods.studio import Studio
 
 
 def read_references(config: Personalize, *, resolution: int) -> Tensor:
@@ -39,5 +39,5 @@ def method_of(
     """
     machine = {"accelerator": config.accelerator, "precision": config.precision, "log_every_n_steps": 1}
     how = {"prompt": config.instance_prompt, "trainer": machine | {"logger": logger}, "dtype": dtype}
-    studio = Studio(personalized, sampling=config.sampling, seed=config.seed, **how)
-    return HyperDreamBooth(hypernet, Finetuner(studio, config.finetuning))
+    context = TrainingContext(personalized, sampling=config.sampling, seed=config.seed, **how)
+    return HyperDreamBooth(hypernet, Finetuner(context, config.finetuning))

@@ -19,14 +19,18 @@ from hdb.evaluation.gate import judged
 from hdb.hypernet.trained import load_hypernet, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
 from hdb.methods.protocol import Photos
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
     config = load(Personalize, argv)
     output, dtype = place_of_file(config.output), parse_dtype(config.dtype)
     check_mode(config)
-    path, device, preview = resolve_hypernet_path(config.hypernet), device_of(config.accelerator), preview_path(output)
+    path, device, preview = (
+        resolve_hypernet_path(config.hypernet),
+        select_device(config.accelerator),
+        preview_path(output),
+    )
     picture, prompts = output.with_suffix(".png"), config.prompts
     with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
         config.refuse_missing(path)

@@ -17,7 +17,7 @@ from hdb.faces.people import SPLITS_FILE
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.runs.locks import own_place
 from hdb.training.predictability import LEAST_PEOPLE
-from hdb.training.ranks import alone, is_first, start, write_once
+from hdb.training.ranks import is_rank_zero, single_process_trainer_args, start_processes, write_json_on_rank_zero
 from hdb.training.targets import ShardFitting, predictable
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     num = len(everybody.splits.train or ())
     if config.encoder and num and num < LEAST_PEOPLE:
         raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
-    device = start(config, accelerator=config.accelerator)
+    device = start_processes(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
     diffusion = load_base(config.base, device=device, **how)
     personalized = PersonalizedDiffusion(diffusion, build_layout(diffusion, config.lidb))
@@ -44,14 +44,15 @@ def main(argv: list[str]) -> None:
         views_per_identity=config.faces.views_per_identity,
         num_workers=config.faces.num_workers,
         checkpoint_every=config.checkpoint_every,
-        trainer={"accelerator": config.accelerator, "precision": config.precision} | alone(device),
+        trainer={"accelerator": config.accelerator, "precision": config.precision}
+        | single_process_trainer_args(device),
         seed=config.seed,
     )
     with claim(folder, asked, result=result, inputs={"base_digest": diffusion.digest}):
-        write_once(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
+        write_json_on_rank_zero(folder / SPLITS_FILE, asdict(replace(everybody.splits, train=people.names)))
         with wandb_run(config, stage="preoptimize", output=folder) as logger:
             fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
-            if is_first() and (name := config.encoder):
+            if is_rank_zero() and (name := config.encoder):
                 known = predictable(
                     folder, people, personalized.layout, load_face_encoder(name), name=name, device=device
                 )

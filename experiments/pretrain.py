@@ -24,7 +24,7 @@ from hdb.training.callbacks import PreviewPeople
 from hdb.training.hypernet_run import fit_hypernet
 from hdb.training.preoptimize import load_thetas
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.ranks import start, world_size, write_once
+from hdb.training.ranks import start_processes, world_size, write_json_on_rank_zero
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     check_folder(folder, config)
     people = open_people(faces)
     splits = people.splits  # are checked before gigabytes are read
-    device = start(config, accelerator=config.accelerator)
+    device = start_processes(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
     layout = build_layout(base := load_base(config.base, device=device, **how), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
@@ -49,15 +49,21 @@ def main(argv: list[str]) -> None:
     stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=seed)
     data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=seed)
     facts = {"base_digest": base.digest, "encoder_digest": hypernet.encoder_digest, "processes": world_size()}
-    how = {"accelerator": config.accelerator, "precision": config.precision, "callbacks": [preview]} | config.processes
+    how = {
+        "accelerator": config.accelerator,
+        "precision": config.precision,
+        "callbacks": [preview],
+    } | config.trainer_args
     with claim(folder, config, result="metrics.json", inputs=facts, free=LOOKED_AT) as resume:
-        write_once(folder / SPLITS_FILE, asdict(splits))
+        write_json_on_rank_zero(folder / SPLITS_FILE, asdict(splits))
         with wandb_run(config, stage="pretrain", output=folder) as logger:
             scores = fit_hypernet(stage, data, folder, schedule=config, trainer=how | {"logger": logger}, resume=resume)
             log_network(logger, folder / "hypernet", scores=scores, upload=config.upload)
             log_winner(logger, folder, scores)
         scores["seconds"] = time.perf_counter() - started
-        write_once(folder / "metrics.json", scores | {"base": base.name, **facts, "skipped": train.skipped.counts})
+        write_json_on_rank_zero(
+            folder / "metrics.json", scores | {"base": base.name, **facts, "skipped": train.skipped.counts}
+        )
     print(f"{folder / 'last.ckpt'}: {scores['step']} steps, {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}")
 
 

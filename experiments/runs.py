@@ -8,7 +8,7 @@ from experiments.config import dotted
 from experiments.outputs import named_paths
 from experiments.tracking import check_mode
 from hdb.runs import folder as folders
-from hdb.training.ranks import once
+from hdb.training.ranks import on_rank_zero
 
 # Settings that change how a run works and not its result. The first list is of last names (`num_workers` of `faces`),
 # the others of beginnings.
@@ -46,7 +46,7 @@ def claim(
         if key.rpartition(".")[2] not in WAYS and not key.startswith((*ELSEWHERE, *free))
     }
     named = [*named_paths(config), *(("what is read", path) for path in reads)]
-    return once(folders.run_folder(folder, settings | inputs, result=result, reads=named))
+    return on_rank_zero(folders.run_folder(folder, settings | inputs, result=result, reads=named))
 
 
 def check_folder(folder: Path, config: object) -> None:

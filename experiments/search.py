@@ -19,13 +19,13 @@ from hdb.evaluation.search import Trial, named, plans
 from hdb.files import write_json
 from hdb.hypernet.trained import load_hypernet, modification_time, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
-from hdb.methods.studio import Studio
-from hdb.methods.table import SCALE, Means, make_methods
+from hdb.methods.context import MethodContext, TrainingContext
+from hdb.methods.table import SCALE, make_methods
 from hdb.metrics.judges import Judges
 from hdb.prompts import read_prompts, remove_identifier
 from hdb.runs.folder import added_to
 from hdb.runs.locks import own_place
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     path, folder, device = (
         resolve_hypernet_path(config.hypernet),
         own_place(config.output),
-        device_of(config.accelerator),
+        select_device(config.accelerator),
     )
     with added_to(folder, [*named_paths(config), ("hypernet", path)]):
         config.refuse_missing(path)
@@ -45,7 +45,9 @@ def main(argv: list[str]) -> None:
         hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
         machine = {"accelerator": config.accelerator, "precision": config.precision}
         how = {"prompt": config.instance_prompt, "trainer": machine, "dtype": parse_dtype(config.dtype)}
-        studio = Studio(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how)
+        context = TrainingContext(
+            PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how
+        )
         panel = Panel(Judges.read(config.judges, device=device), [remove_identifier(of) for of in prompts])
         trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
         depends = {"base": base.digest, "hypernetwork": modification_time(path)}
@@ -53,10 +55,12 @@ def main(argv: list[str]) -> None:
         def place(name: str, setting: Search, words: tuple[str, ...] = ()) -> Path:
             return folder / name / named(words, dotted(replace(setting, methods=None, grids={}, output="")) | depends)
 
-        (nobody,) = make_methods(SCALE[:1], Means(hypernet, studio))
+        (nobody,) = make_methods(SCALE[:1], MethodContext(context, hypernet))
         base_alone = trial.of(nobody, place(nobody.name, config))
         for name, plan in planned.items():
-            made = (make_methods([name], Means(hypernet, studio, of_words[words], oracle))[0] for words in plan)
+            made = (
+                make_methods([name], MethodContext(context, hypernet, of_words[words], oracle))[0] for words in plan
+            )
             tried = zip(plan, made, (place(name, of_words[words], words) for words in plan), strict=True)
             outcome = trial.compare(tried, unpersonalized=base_alone, within=config.clip_t_within)
             write_json(folder / f"{name}.json", outcome | depends)

@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.config import dotted
 from hdb.lidb.file import Subject
 from hdb.runs.logger import PatientLogger, attempted, mode_of, started
-from hdb.training.ranks import is_first
+from hdb.training.ranks import is_rank_zero
 
 PERSONAL = ("reference", "more_references", "output", "source", "consent")  # what names a person, of a config
 
@@ -36,8 +36,8 @@ def wandb_logger(config: object, *, stage: str, output: str | Path, keep: bool =
     if private:
         settings = {name: value for name, value in settings.items() if name not in PERSONAL}
     about = {"project": project, "name": config.wandb.name, "stage": stage, "config": settings}
-    mode = check_mode(config) if is_first() else "disabled"
-    return started(Path(output), mode=mode, keep=keep and is_first(), private=private, **about)
+    mode = check_mode(config) if is_rank_zero() else "disabled"
+    return started(Path(output), mode=mode, keep=keep and is_rank_zero(), private=private, **about)
 
 
 def check_mode(config: object) -> str:
@@ -55,5 +55,5 @@ def log_subject(logger: PatientLogger, path: Path, *, sheet: Image.Image, second
 
 def log_network(logger: PatientLogger, folder: Path, *, scores: Mapping[str, float], upload: bool) -> None:
     """Where asked, the hypernetwork's folder with the run's scores, as an artifact of the name of the run's folder."""
-    if upload and is_first():
+    if upload and is_rank_zero():
         logger.log_files(folder.parent.name, *sorted(folder.iterdir()), kind="hypernet", about=scores)

@@ -33,7 +33,8 @@ from hdb.metrics.embedders import FaceNet
 from hdb.metrics.judges import JudgeOptions, Judges, Scores, classifier
 from hdb.training import device
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
-from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
@@ -264,9 +265,9 @@ def test_precisions_that_round_what_is_trained_or_lose_its_gradients_are_refused
 def test_products_of_float32_are_in_tf32_on_a_gpu(monkeypatch, kind, expected):
     chosen = []
     trainer = type("Trainer", (), {"strategy": type("Strategy", (), {"root_device": torch.device(kind)})})
-    monkeypatch.setattr(device, "placed", lambda **how: trainer)
+    monkeypatch.setattr(device, "probe_trainer", lambda **how: trainer)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
-    assert device.device_of("auto").type == kind and chosen == expected
+    assert device.select_device("auto").type == kind and chosen == expected
 
 
 def test_the_digest_of_a_frozen_encoder_is_taken_once(hypernet, monkeypatch):

@@ -147,12 +147,12 @@ def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) ->
 
 def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
-    assert f"error: {ranks.GONE}" in killed(1, room, plan, room / "no-second")
+    assert f"error: {ranks.LOST_PROCESS}" in killed(1, room, plan, room / "no-second")
 
 
 def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
-    assert f"error: {ranks.GONE}" in killed(0, room, plan, room / "no-first")
+    assert f"error: {ranks.LOST_PROCESS}" in killed(0, room, plan, room / "no-first")
     again = together(room, plan)
     said, errors = again.communicate(timeout=3600)
     assert again.returncode == 0, errors

@@ -20,10 +20,10 @@ from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
 from hdb.hypernet.trained import check_networks_exist
 from hdb.limits import choice_field, number_field, seed_field, texts_field
-from hdb.methods.table import MethodOptions
+from hdb.methods.context import MethodOptions
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.personalize import FinetuningOptions
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.ranks import ProcessOptions
 
 

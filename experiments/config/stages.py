@@ -26,7 +26,7 @@ from hdb.lidb.options import LiDBOptions
 from hdb.limits import choice_field, number_field, seed_field, texts_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.caches import CacheOptions
-from hdb.training.personalize import FinetuningOptions
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.ranks import ProcessOptions
 

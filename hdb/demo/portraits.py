@@ -69,7 +69,7 @@ class Portraits:
     ) -> None:
         self.method, self.path, self.cropper, self.sampling = method, path, cropper, sampling
         self.example_face, self.oracle = example_face, oracle
-        self.personalized = method.finetuner.studio.personalized
+        self.personalized = method.finetuner.context.personalized
         self.resolution, self.turn = self.personalized.diffusion.resolution, threading.Lock()
 
     def look(self, picture: Picture) -> Looked:
@@ -97,8 +97,8 @@ class Portraits:
     def personalize(self, photo: Float[Tensor, "3 r r"], *, example: str | None = None, told: Told) -> Made:
         """Predicts and finetunes."""
         finetuner, hypernet = self.method.finetuner, self.method.hypernet
-        trainer = dict(finetuner.studio.trainer) | {"callbacks": [Telling(told, finetuner.options.num_steps)]}
-        ours = HyperDreamBooth(hypernet, Finetuner(replace(finetuner.studio, trainer=trainer), finetuner.options))
+        trainer = dict(finetuner.context.trainer) | {"callbacks": [Telling(told, finetuner.options.num_steps)]}
+        ours = HyperDreamBooth(hypernet, Finetuner(replace(finetuner.context, trainer=trainer), finetuner.options))
         with self.turn:
             before = Residuals(predict(hypernet, photo[None]), hypernet.layout)
             return Made(photo, before, ours.personalize(Photos(["photo"], photo[None])), example)

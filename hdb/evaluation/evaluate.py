@@ -17,7 +17,7 @@ from hdb.evaluation.summary import summarize
 from hdb.evaluation.tables import Table, all_tables
 from hdb.methods.protocol import Method
 from hdb.methods.table import OURS, SCALE
-from hdb.training.ranks import go_on_alone, own, world_size
+from hdb.training.ranks import continue_on_rank_zero, rank_shard, world_size
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def evaluate(
     pictures = Pictures(people, prompts, folder, num_pictures=options.num_pictures, seed=seed)
     if world_size() > 1:
         for name, (personalization, _) in made.items():
-            drawing = {"people": own(range(len(people.names))), "sampling": options.sampling_of(name, sampling)}
+            drawing = {"people": rank_shard(range(len(people.names))), "sampling": options.sampling_of(name, sampling)}
             pictures.draw(name, personalization, **drawing)
-        go_on_alone()
+        continue_on_rank_zero()
     answers = Answers(panel, people)
     per_method = {
         name: scored(pictures.drawn(name, of, sampling=options.sampling_of(name, sampling)), panel, answers)

@@ -18,7 +18,7 @@ from hdb.evaluation.people import Unseen
 from hdb.faces.picture import open_picture, to_tensor
 from hdb.files import write_text
 from hdb.methods.protocol import Personalization
-from hdb.training.ranks import is_first
+from hdb.training.ranks import is_rank_zero
 
 
 class Batch(NamedTuple):
@@ -55,7 +55,7 @@ class Pictures:
         self, method: str, personalization: Personalization, *, people: Sequence[int], sampling: SamplingOptions
     ) -> None:
         """Draws and saves what is missing of some people, by their numbers."""
-        for person in tqdm(people, desc=method, disable=not is_first()):
+        for person in tqdm(people, desc=method, disable=not is_rank_zero()):
             for _ in self._present(method, personalization[[person]], person, sampling=sampling):
                 pass
 

@@ -15,10 +15,10 @@ from hdb.evaluation.people import ProtocolOptions
 from hdb.limits import choice_field, number_field
 from hdb.methods.table import OURS, SCALE, MethodOptions, methods_named
 from hdb.training.callbacks import PreviewOptions
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 from hdb.training.dreambooth import DreamBoothOptions
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.textual_inversion import TextualInversionOptions
@@ -48,7 +48,7 @@ def rate_of(options: RateOptions, *, half: bool) -> float:
     if options.tflops is not None:
         return 1e12 * options.tflops
     if options.device == "this":
-        return matmul_ceiling(device_of("auto"), torch.bfloat16 if half else torch.float32)
+        return matmul_ceiling(select_device("auto"), torch.bfloat16 if half else torch.float32)
     return 1e12 * options.utilization * DEVICES[options.device][0 if half else 1]
 
 

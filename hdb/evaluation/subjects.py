@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hdb.files import write_json
 from hdb.methods.protocol import Method, Personalization, Photos, StoringMethod
-from hdb.training.ranks import agreed, gathered, is_first, own, rank, wait, world_size
+from hdb.training.ranks import all_gather, barrier, broadcast_from_rank_zero, is_rank_zero, rank, rank_shard, world_size
 
 # Of one person, as results.json has it: seconds as one of a batch, seconds_alone, bytes.
 Cost = dict[str, float]
@@ -35,7 +35,7 @@ def personalize_everybody(
     paths, seconds = [place / f"{name}.safetensors" for name in photos.names], read_seconds(place)
     times = place / ("seconds.json" if world_size() == 1 else f"seconds-{rank()}.json")
     size = min(at_once, method.at_once or at_once)
-    for start in own(range(0, len(photos), size)):
+    for start in rank_shard(range(0, len(photos), size)):
         some = slice(start, start + size)
         if all(name in seconds for name in photos.names[some]):
             continue
@@ -49,7 +49,9 @@ def personalize_everybody(
     seconds = join_seconds(place, seconds)
     cost = {
         "seconds": sum(seconds.values()) / len(photos),
-        "seconds_alone": agreed(lambda: seconds_alone(method, photos, place / "alone.json", known=seconds, size=size)),
+        "seconds_alone": broadcast_from_rank_zero(
+            lambda: seconds_alone(method, photos, place / "alone.json", known=seconds, size=size)
+        ),
         "bytes": sum(path.stat().st_size for path in paths) / len(photos),
     }
     return method.load(paths), cost
@@ -63,12 +65,12 @@ def read_seconds(place: Path) -> dict[str, float]:
 
 def join_seconds(place: Path, seconds: dict[str, float]) -> dict[str, float]:
     """The seconds of all processes, which the first writes into one file."""
-    joined = {name: each for of_process in gathered(seconds) for name, each in of_process.items()}
-    if world_size() > 1 and is_first():
+    joined = {name: each for of_process in all_gather(seconds) for name, each in of_process.items()}
+    if world_size() > 1 and is_rank_zero():
         write_json(place / "seconds.json", joined)
         for part in place.glob("seconds-*.json"):
             part.unlink()
-    wait()
+    barrier()
     return joined
 
 

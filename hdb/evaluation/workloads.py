@@ -27,7 +27,8 @@ from hdb.lidb.residuals import Residuals
 from hdb.limits import choice_field, number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import accelerator, check_precision, precision, timed
-from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions

@@ -15,9 +15,9 @@ from hdb.diffusion.guidance import UnboundContext
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import copy_weights, exchange_weights, named_weights, weights_checksum
+from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
-from hdb.methods.studio import Studio
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
 
 Weights = Mapping[str, Tensor]
@@ -32,55 +32,36 @@ class DreamBooth:
     Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
     """
 
-    name = "dreambooth"
     at_once = 1
 
-    def __init__(self, studio: Studio, options: DreamBoothOptions) -> None:
-        self.studio, self.options = studio, options
+    def __init__(self, context: TrainingContext, options: DreamBoothOptions, *, name: str = "dreambooth") -> None:
+        self.context, self.options, self.name = context, options, name
 
     def personalize(self, photos: Photos) -> "PersonalModels":
-        studio = self.studio
-        models = [self._finetune(latents) for latents in studio.latents(photos.images).split(1)]
-        return PersonalModels(studio.diffusion, models, dtype=studio.dtype)
+        context = self.context
+        models = [self._finetune(latents) for latents in context.latents(photos.images).split(1)]
+        return PersonalModels(context.diffusion, models, dtype=context.dtype)
 
     def _finetune(self, reference: Float[Tensor, "1 c h w"]) -> Weights:
-        studio, options = self.studio, self.options
+        context, options = self.context, self.options
         stage = DreamBoothFinetuning(
-            studio.personalized,
+            context.personalized,
             reference=reference,
-            prompt=studio.prompt,
+            prompt=context.prompt,
             options=options,
-            prior=studio.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
-            seed=studio.seed,
+            prior=context.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            seed=context.seed,
         )
-        before = weights_checksum(named_weights(studio.diffusion))
-        with exchange_weights(studio.diffusion) as weights:
-            studio.fit(stage, num_steps=options.num_steps)
+        before = weights_checksum(named_weights(context.diffusion))
+        with exchange_weights(context.diffusion) as weights:
+            context.fit(stage, num_steps=options.num_steps)
             trained = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
-        if (after := weights_checksum(named_weights(studio.diffusion))) != before:
-            raise RuntimeError(f"{self.name} left the base with the weights_checksum {after}, it was {before}")
+        if (after := weights_checksum(named_weights(context.diffusion))) != before:
+            raise RuntimeError(f"{self.name} left the base with the checksum {after}, it was {before}")
         return trained
 
     def load(self, paths: Sequence[Path]) -> "PersonalModels":
-        return PersonalModels.read(self.studio.diffusion, paths)
-
-
-class DreamBoothAgg1(DreamBooth):
-    """A third of the steps at a higher rate.
-
-    Source: Ruiz et al., HyperDreamBooth, section 5.2 ("DreamBooth-Agg-1"), https://arxiv.org/abs/2307.06949
-    """
-
-    name = "dreambooth_agg1"
-
-
-class DreamBoothAgg2(DreamBooth):
-    """As many steps as HyperDreamBooth's, at a still higher rate.
-
-    Source: Ruiz et al., HyperDreamBooth, section 5.2 ("DreamBooth-Agg-2"), https://arxiv.org/abs/2307.06949
-    """
-
-    name = "dreambooth_agg2"
+        return PersonalModels.read(self.context.diffusion, paths)
 
 
 class PersonalModels:

@@ -12,36 +12,37 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import predict
 from hdb.lidb.residuals import Residuals
+from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
-from hdb.methods.studio import Studio
 from hdb.methods.theta import PersonalTheta
-from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning
 
 
 @dataclass(frozen=True)
 class Finetuner:
-    """The 40 steps that several methods end with, in a studio."""
+    """The 40 steps that several methods end with, in a context."""
 
-    studio: Studio
+    context: TrainingContext
     options: FinetuningOptions = field(default_factory=FinetuningOptions)
 
     def finetune(self, views: Float[Tensor, "n v 3 h w"], start: Residuals) -> PersonalTheta:
         """All people together, each on their own photos, from one start for all or one for each."""
-        studio, options = self.studio, self.options
+        context, options = self.context, self.options
         stage = SubjectFinetuning(
-            studio.personalized,
-            reference=studio.latents(views.flatten(0, 1)).unflatten(0, views.shape[:2]),
+            context.personalized,
+            reference=context.latents(views.flatten(0, 1)).unflatten(0, views.shape[:2]),
             start=start,
-            prompt=studio.prompt,
+            prompt=context.prompt,
             options=options,
-            prior=studio.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
-            seed=studio.seed,
+            prior=context.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            seed=context.seed,
         )
-        studio.fit(stage, num_steps=options.num_steps)
-        return PersonalTheta(studio.personalized, stage.fitted, dtype=studio.dtype, prompt=studio.prompt)
+        context.fit(stage, num_steps=options.num_steps)
+        return PersonalTheta(context.personalized, stage.fitted, dtype=context.dtype, prompt=context.prompt)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
-        return PersonalTheta.load(self.studio.personalized, paths, dtype=self.studio.dtype)
+        return PersonalTheta.load(self.context.personalized, paths, dtype=self.context.dtype)
 
 
 def predicted(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
@@ -57,20 +58,29 @@ class HyperDreamBooth:
     Of several photos of one person the prediction is the mean of theirs, and finetuning sees all.
     Paper: one photo.
 
+    Args:
+        iterations: passes of the decoder; None is the network's own number.
+
     Raises:
         ValueError: finetuning is to stay within bases that the hypernetwork has left, or below its rank.
 
     Source: Ruiz et al., HyperDreamBooth, section 4, https://arxiv.org/abs/2307.06949
     """
 
-    name = "hyperdreambooth"
     at_once = None
-    iterations: int | None = None  # of the decoder; None is the network's own number
 
-    def __init__(self, hypernet: HyperNet, finetuner: Finetuner) -> None:
+    def __init__(
+        self,
+        hypernet: HyperNet,
+        finetuner: Finetuner,
+        *,
+        name: str = "hyperdreambooth",
+        iterations: int | None = None,
+    ) -> None:
         finetuner.options.check(hypernet.layout)
-        finetuner.studio.diffusion.set_identifier(hypernet.identifier)  # as when it was trained
+        finetuner.context.diffusion.set_identifier(hypernet.identifier)  # as when it was trained
         self.hypernet, self.finetuner = hypernet, finetuner
+        self.name, self.iterations = name, iterations
 
     def personalize(self, photos: Photos) -> PersonalTheta:
         return self.finetuner.finetune(photos.views, predicted(self.hypernet, photos, iterations=self.iterations))
@@ -79,31 +89,20 @@ class HyperDreamBooth:
         return self.finetuner.load(paths)
 
 
-class OneIteration(HyperDreamBooth):
-    """The same with a decoder that looks once: nothing is refined.
-
-    Source: Ruiz et al., HyperDreamBooth, section 5.3 ("k = 1"), https://arxiv.org/abs/2307.06949
-    """
-
-    name = "k1"
-    iterations = 1
-
-
 class NoHyper:
     """Finetuning alone, from the start that everyone shares.
 
     Source: Ruiz et al., HyperDreamBooth, section 5.3 ("No Hyper"), https://arxiv.org/abs/2307.06949
     """
 
-    name = "no_hyper"
     at_once = None
 
-    def __init__(self, finetuner: Finetuner) -> None:
-        finetuner.options.check(finetuner.studio.personalized.layout)
-        self.finetuner = finetuner
+    def __init__(self, finetuner: Finetuner, *, name: str = "no_hyper") -> None:
+        finetuner.options.check(finetuner.context.personalized.layout)
+        self.finetuner, self.name = finetuner, name
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.views, Residuals.initial(self.finetuner.studio.personalized.layout))
+        return self.finetuner.finetune(photos.views, Residuals.initial(self.finetuner.context.personalized.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)

@@ -1,115 +1,110 @@
-"""The list of methods, in the order of the table, and how each is made."""
+"""The table of methods: the name of each and how it is built."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from hdb.hypernet.hypernet import HyperNet
-from hdb.limits import number_field
-from hdb.methods.dreambooth import DreamBooth, DreamBoothAgg1, DreamBoothAgg2
-from hdb.methods.hyperdreambooth import (
-    Finetuner,
-    HyperDreamBooth,
-    MeanTheta,
-    NoHyper,
-    OneIteration,
-    OnlyHyper,
-    SomebodyElse,
-)
-from hdb.methods.lora import LoRADreamBooth, lora_options
+from hdb.methods.context import MethodContext
+from hdb.methods.dreambooth import DreamBooth
+from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth, MeanTheta, NoHyper, OnlyHyper, SomebodyElse
 from hdb.methods.protocol import Method
-from hdb.methods.studio import Studio
 from hdb.methods.textual_inversion import TextualInversion
 from hdb.methods.unpersonalized import Unpersonalized
-from hdb.training.dreambooth import DreamBoothOptions
-from hdb.training.personalize import FinetuningOptions
-from hdb.training.textual_inversion import TextualInversionOptions
 
 
-@dataclass
-class MethodOptions:
-    """How each method trains. Steps are the paper's, rates are open there; `experiments.search` finds those of a base.
+def _finetuner(context: MethodContext) -> Finetuner:
+    return Finetuner(context.training, context.options.finetuning)
 
-    `finetuning` is of ours and its ablations; `no_hyper_lr` is the rate of finetuning from zero, null that of
-    `finetuning`, at which it would look worse than it is.
+
+def _mean_theta(context: MethodContext) -> Method:
+    return MeanTheta(context.training.personalized, context.require_hypernet("mean_theta"))
+
+
+def _dreambooth_agg1(context: MethodContext) -> Method:
+    """DreamBooth with a third of the steps at a higher rate. HyperDreamBooth, section 5.2: "DreamBooth-Agg-1"."""
+    return DreamBooth(context.training, context.options.dreambooth_agg1, name="dreambooth_agg1")
+
+
+def _dreambooth_agg2(context: MethodContext) -> Method:
+    """DreamBooth with HyperDreamBooth's 40 steps at a still higher rate. Section 5.2: "DreamBooth-Agg-2"."""
+    return DreamBooth(context.training, context.options.dreambooth_agg2, name="dreambooth_agg2")
+
+
+def _lora_dreambooth(context: MethodContext) -> Method:
+    """An ordinary LoRA from zero: `no_hyper` without the LiDB bases, with steps and a rate of its own.
+
+    Source: Ryu, Low-rank Adaptation for Fast Text-to-Image Diffusion Fine-tuning; the paper's "LoRA DreamBooth".
     """
-
-    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    no_hyper_lr: float | None = number_field(None, gt=0)
-    lora_dreambooth: FinetuningOptions = field(default_factory=lora_options)
-    dreambooth: DreamBoothOptions = field(default_factory=DreamBoothOptions)
-    dreambooth_agg1: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=400, lr=1e-5))
-    dreambooth_agg2: DreamBoothOptions = field(default_factory=lambda: DreamBoothOptions(num_steps=40, lr=5e-5))
-    textual_inversion: TextualInversionOptions = field(default_factory=TextualInversionOptions)
-
-    def settings(self) -> dict[str, Any]:
-        """Every setting here by its name, those of a method together."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(MethodOptions)}
-        return {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}
+    return NoHyper(Finetuner(context.training, context.options.lora_dreambooth), name="lora_dreambooth")
 
 
-@dataclass(frozen=True)
-class Means:
-    """What methods are made of.
-
-    Args:
-        oracle: draws the true answers, where the source of people has them.
-        subjects: folder with a folder of files for each method, if there is one.
-    """
-
-    hypernet: HyperNet
-    studio: Studio
-    options: MethodOptions = field(default_factory=MethodOptions)
-    oracle: Method | None = None
-    subjects: Path | None = None
-
-    @property
-    def finetuner(self) -> Finetuner:
-        return Finetuner(self.studio, self.options.finetuning)
-
-    @property
-    def from_zero(self) -> Finetuner:
-        options, lr = self.options.finetuning, self.options.no_hyper_lr
-        return Finetuner(self.studio, options if lr is None else replace(options, lr=lr))
+def _only_hyper(context: MethodContext) -> Method:
+    return OnlyHyper(
+        context.training.personalized, context.require_hypernet("only_hyper"), dtype=context.training.dtype
+    )
 
 
-# None where the means do not have what a method needs. The first knows nothing of the person, the last is the truth;
-# whoever looks at another one's files comes after it.
-METHODS: dict[str, Callable[[Means], Method | None]] = {
-    "unpersonalized": lambda means: Unpersonalized(means.studio.personalized),
-    "mean_theta": lambda means: MeanTheta(means.studio.personalized, means.hypernet),
-    "textual_inversion": lambda means: TextualInversion(means.studio, means.options.textual_inversion),
-    "dreambooth": lambda means: DreamBooth(means.studio, means.options.dreambooth),
-    "dreambooth_agg1": lambda means: DreamBoothAgg1(means.studio, means.options.dreambooth_agg1),
-    "dreambooth_agg2": lambda means: DreamBoothAgg2(means.studio, means.options.dreambooth_agg2),
-    "lora_dreambooth": lambda means: LoRADreamBooth(Finetuner(means.studio, means.options.lora_dreambooth)),
-    "only_hyper": lambda means: OnlyHyper(means.studio.personalized, means.hypernet, dtype=means.studio.dtype),
-    "no_hyper": lambda means: NoHyper(means.from_zero),
-    "k1": lambda means: OneIteration(means.hypernet, means.finetuner),
-    "hyperdreambooth": lambda means: HyperDreamBooth(means.hypernet, means.finetuner),
-    "somebody_else": lambda means: SomebodyElse(means.finetuner, means.subjects / OURS) if means.subjects else None,
-    "oracle": lambda means: means.oracle,
-}
-OURS = "hyperdreambooth"  # what all others are compared with
+def _no_hyper(context: MethodContext) -> Method:
+    options = context.options.finetuning
+    if context.options.no_hyper_lr is not None:
+        options = replace(options, lr=context.options.no_hyper_lr)
+    return NoHyper(Finetuner(context.training, options))
+
+
+def _k1(context: MethodContext) -> Method:
+    """HyperDreamBooth with one pass of the decoder. HyperDreamBooth, section 5.3: "k = 1"."""
+    return HyperDreamBooth(context.require_hypernet("k1"), _finetuner(context), name="k1", iterations=1)
+
+
+def _hyperdreambooth(context: MethodContext) -> Method:
+    return HyperDreamBooth(context.require_hypernet(OURS), _finetuner(context))
+
+
+def _somebody_else(context: MethodContext) -> Method | None:
+    return SomebodyElse(_finetuner(context), context.subjects / OURS) if context.subjects else None
+
+
+OURS = "hyperdreambooth"  # the method that all others are compared with
 SCALE = ("unpersonalized", "oracle")  # 0 and 1 of normalized scores
+
+# In the order of results. A row returns None if the context lacks what the method is optional on. `somebody_else` reads
+# the files of `hyperdreambooth` and so comes after it.
+METHODS: dict[str, Callable[[MethodContext], Method | None]] = {
+    "unpersonalized": lambda context: Unpersonalized(context.training.personalized),
+    "mean_theta": _mean_theta,
+    "textual_inversion": lambda context: TextualInversion(context.training, context.options.textual_inversion),
+    "dreambooth": lambda context: DreamBooth(context.training, context.options.dreambooth),
+    "dreambooth_agg1": _dreambooth_agg1,
+    "dreambooth_agg2": _dreambooth_agg2,
+    "lora_dreambooth": _lora_dreambooth,
+    "only_hyper": _only_hyper,
+    "no_hyper": _no_hyper,
+    "k1": _k1,
+    "hyperdreambooth": _hyperdreambooth,
+    "somebody_else": _somebody_else,
+    "oracle": lambda context: context.oracle,
+}
 
 
 def methods_named(names: Sequence[str] | None) -> tuple[str, ...]:
-    """These methods in the order of the table; None is all of them.
+    """Method names in the order of the table; None selects all.
 
     Raises:
-        ValueError: an unknown one, or ours is not among them.
+        ValueError: An unknown name, or `hyperdreambooth` is missing.
     """
     if names is None:
         return tuple(METHODS)
-    if (unknown := sorted(set(names) - set(METHODS))) or OURS not in names:
+    unknown = sorted(set(names) - set(METHODS))
+    if unknown or OURS not in names:
         problem = f"unknown method {unknown[0]!r}" if unknown else f"methods is {', '.join(names)}"
         raise ValueError(f"{problem}, expected {OURS} and some of {', '.join(METHODS)} to compare it with")
     return tuple(method for method in METHODS if method in names)
 
 
-def make_methods(names: Sequence[str], means: Means) -> list[Method]:
-    """Those of the methods that the means allow."""
-    made = [METHODS[name](means) for name in names]
-    return [method for method in made if method is not None]
+def make_methods(names: Sequence[str], context: MethodContext) -> list[Method]:
+    """Builds the named methods, without those that the context has no people or files for.
+
+    Raises:
+        ValueError: A method needs a hypernetwork and the context has none.
+    """
+    methods = [METHODS[name](context) for name in names]
+    return [method for method in methods if method is not None]

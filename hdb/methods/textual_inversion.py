@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
-from hdb.methods.studio import Studio
 from hdb.training.textual_inversion import TextualInversionOptions, WordFitting, check_prompt
 
 
@@ -30,24 +30,24 @@ class TextualInversion:
     name = "textual_inversion"
     at_once = None
 
-    def __init__(self, studio: Studio, options: TextualInversionOptions) -> None:
-        check_prompt(studio.prompt)
-        self.studio, self.options = studio, options
+    def __init__(self, context: TrainingContext, options: TextualInversionOptions) -> None:
+        check_prompt(context.prompt)
+        self.context, self.options = context, options
 
     def personalize(self, photos: Photos) -> "PersonalWords":
-        studio = self.studio
+        context = self.context
         stage = WordFitting(
-            studio.personalized,
-            reference=studio.latents(photos.images),
-            prompt=studio.prompt,
+            context.personalized,
+            reference=context.latents(photos.images),
+            prompt=context.prompt,
             options=self.options,
-            seed=studio.seed,
+            seed=context.seed,
         )
-        studio.fit(stage, num_steps=self.options.num_steps)
-        return PersonalWords(studio.diffusion, stage.fitted, dtype=studio.dtype)
+        context.fit(stage, num_steps=self.options.num_steps)
+        return PersonalWords(context.diffusion, stage.fitted, dtype=context.dtype)
 
     def load(self, paths: Sequence[Path]) -> "PersonalWords":
-        return PersonalWords.read(self.studio.diffusion, paths)
+        return PersonalWords.read(self.context.diffusion, paths)
 
 
 class PersonalWords:

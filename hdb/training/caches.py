@@ -21,7 +21,7 @@ from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.limits import number_field
-from hdb.training.device import accelerator, device_of
+from hdb.training.device import accelerator, select_device
 
 Pictures = Float[Tensor, "n 3 h w"]
 
@@ -56,7 +56,7 @@ def write_caches(shards: Sequence[Path], options: CacheOptions, *, resolution: i
     Args:
         resolution: side of the pictures in the shards.
     """
-    device = device_of(options.accelerator)
+    device = select_device(options.accelerator)
     if options.base is not None:
         base = load_base(BaseOptions(path=options.base, revision=options.revision), device=device)
         _write(shards, LATENTS, base.autoencoder_digest, lambda p: {"": base.encode_images(p)}, options, resolution)

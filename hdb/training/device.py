@@ -38,12 +38,12 @@ def check_precision(precision: str, dtype: str) -> None:
         raise ValueError(f"{given}: expected precision bf16-mixed, or a base in float16")
 
 
-def device_of(accelerator: str) -> torch.device:
-    """Where a Trainer with this accelerator works, readied; raises as `placed`."""
-    return readied(placed(accelerator=accelerator, devices=1).strategy.root_device)
+def select_device(accelerator: str) -> torch.device:
+    """Where a Trainer with this accelerator works; raises as `probe_trainer`."""
+    return configure_device(probe_trainer(accelerator=accelerator, devices=1).strategy.root_device)
 
 
-def placed(**where: Any) -> Trainer:
+def probe_trainer(**where: Any) -> Trainer:
     """A Trainer that is only asked where it works.
 
     Args:
@@ -59,7 +59,7 @@ def placed(**where: Any) -> Trainer:
         raise ValueError(f"this machine has no {given} ({error}): expected what it has, as auto does") from None
 
 
-def readied(device: torch.device) -> torch.device:
+def configure_device(device: torch.device) -> torch.device:
     """The device; on a GPU products of float32 matrices are from now on in TF32, three times as fast as in full."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +14,8 @@ from hdb.faces.framing import face_weight
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.training.denoising import Stage, Timesteps
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.prior import Prior
-
-MASKS = (None, "face")
 
 
 class Steps:
@@ -43,37 +41,6 @@ class Steps:
         self.next = state["next"]
 
 
-@dataclass(frozen=True)
-class FittingOptions:
-    """How rows are fitted.
-
-    Args:
-        batch_size: draws of a picture, noise and timestep per person and step.
-        stratified: put the timesteps of a step into equal shares.
-        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
-        gradient_clip: largest norm of one row's gradient.
-        mask: `face` weighs the loss of a picture to the face in its frame, None looks at all of it.
-        train_text_encoder: False leaves the text encoder's part of a theta as it starts.
-
-    Raises:
-        ValueError: an unknown mask.
-    """
-
-    num_steps: int
-    lr: float
-    batch_size: int
-    timesteps: Timesteps
-    stratified: bool = True
-    mean_pull: float = 0.0
-    gradient_clip: float = 1.0
-    mask: str | None = None
-    train_text_encoder: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mask not in MASKS:
-            raise ValueError(f"mask is {self.mask!r}, expected face or null")
-
-
 class RowFitting(Stage):
     """Fits n rows to the pictures of n people in one batch: what all stages that leave the base alone have in common.
 
@@ -85,6 +52,9 @@ class RowFitting(Stage):
         latents: v pictures of each of n people, encoded once.
         prompts: one for all pictures, or those of each person and picture.
         start: one row for all or n.
+        options: steps, rate, draws per step, timesteps, mask; what is about relaxation is not looked at here.
+        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
+        gradient_clip: largest norm of one row's gradient.
         prior: what the base knows of anybody, to be preserved.
 
     Raises:
@@ -98,11 +68,13 @@ class RowFitting(Stage):
         latents: Float[Tensor, "n v c h w"],
         prompts: str | Sequence[Sequence[str]],
         start: Float[Tensor, "_ p"],
-        options: FittingOptions,
+        options: FinetuningOptions,
+        mean_pull: float = 0.0,
+        gradient_clip: float = 1.0,
         prior: Prior | None = None,
         seed: int,
     ) -> None:
-        super().__init__(personalized, timesteps=options.timesteps, seed=seed)
+        super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
         num_people, num_views = latents.shape[:2]
         prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
         if [len(views) for views in prompts] != [num_views] * num_people:
@@ -114,6 +86,7 @@ class RowFitting(Stage):
         weight = torch.from_numpy(face_weight(latents.shape[-1])) if options.mask else None
         self.register_buffer("weight", weight, persistent=False)
         self.prompts, self.options, self.prior = prompts, options, prior
+        self.mean_pull, self.gradient_clip = mean_pull, gradient_clip
         self.loss = torch.zeros(())  # of the last step
 
     @abstractmethod
@@ -169,20 +142,20 @@ class RowFitting(Stage):
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
         norm = self.rows.grad.norm(dim=1, keepdim=True)
-        self.rows.grad.mul_((self.options.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
+        self.rows.grad.mul_((self.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         lr = optimizer.param_groups[0]["lr"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.options.mean_pull:  # not in a hook after the batch: checkpoints are written before those
+        if self.mean_pull:  # not in a hook after the batch: checkpoints are written before those
             with torch.no_grad():
                 mean = self.rows.mean(0, keepdim=True).expand_as(self.rows)
-                self.rows.lerp_(mean, lr * self.options.mean_pull)
+                self.rows.lerp_(mean, lr * self.mean_pull)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW([self.rows], lr=self.options.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW([self.rows], lr=self.options.learning_rate, weight_decay=0.0)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.options.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -17,7 +17,7 @@ from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import WholeCheckpoints, best_saver, readable, saver
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.ranks import agreed, is_first
+from hdb.training.ranks import broadcast_from_rank_zero, is_rank_zero
 from hdb.training.stopping import WholeSteps
 
 LOOK_EVERY = 10  # steps: to look at a number is to wait for the device
@@ -85,12 +85,14 @@ def fit_hypernet(
         plugins=[WholeCheckpoints()],
         **(dict(trainer) | {"callbacks": [*own, *trainer.get("callbacks", ())]}),
     )
-    fitting.fit(stage, data, ckpt_path=agreed(lambda: readable(last) if resume else None), weights_only=True)
+    fitting.fit(
+        stage, data, ckpt_path=broadcast_from_rank_zero(lambda: readable(last) if resume else None), weights_only=True
+    )
     fitting.save_checkpoint(last)
     if average is not None:
         average.pass_on(stage)
     hypernet = stage.hypernet
-    if is_first():
+    if is_rank_zero():
         hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)
         write_curve(folder, curve.points)
     if stage.validated_at != fitting.global_step:  # drawing people once is slow enough

@@ -15,8 +15,9 @@ from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps, timesteps
-from hdb.training.fitting import FittingOptions, ThetaFitting
+from hdb.training.denoising import timesteps
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.fitting import ThetaFitting
 
 
 @dataclass
@@ -66,20 +67,20 @@ class Preoptimization(ThetaFitting):
         gradient_clip: float = 1.0,
         seed: int = 0,
     ) -> None:
-        fit = options or PreoptimizationOptions()
+        options = options or PreoptimizationOptions()
         super().__init__(
             personalized,
             latents=latents,
             prompts=prompts,
             start=Residuals.initial(personalized.layout) if start is None else start,
-            options=FittingOptions(
-                num_steps=fit.num_steps,
-                lr=fit.lr,
-                batch_size=fit.views_per_step,
-                timesteps=Timesteps.named(fit.timesteps),
-                mean_pull=fit.mean_pull,
-                gradient_clip=gradient_clip,
+            options=FinetuningOptions(
+                num_steps=options.num_steps,
+                lr=options.lr,
+                batch_size=options.views_per_step,
+                timesteps=options.timesteps,
             ),
+            mean_pull=options.mean_pull,
+            gradient_clip=gradient_clip,
             seed=seed,
         )
 

@@ -22,7 +22,7 @@ from hdb.metrics.people_mean import PeopleMean
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.denoising import Stage, Timesteps, private_generator
 from hdb.training.pretraining_options import PretrainingOptions
-from hdb.training.ranks import own, world_size
+from hdb.training.ranks import rank_shard, world_size
 
 
 class HyperNetPretraining(Stage):
@@ -118,7 +118,7 @@ class HyperNetPretraining(Stage):
         prompts, share = self.prompts(prompts), self.options.condition_dropout
         if not share:
             return prompts
-        kept = own(torch.rand(len(prompts) * world_size(), generator=generator) >= share)
+        kept = rank_shard(torch.rand(len(prompts) * world_size(), generator=generator) >= share)
         return [prompt if keep else "" for prompt, keep in zip(prompts, kept.tolist(), strict=True)]
 
     def predicted(self, batch: FaceBatch) -> Float[Tensor, "n q"]:

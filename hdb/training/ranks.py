@@ -21,10 +21,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hdb.files import write_json
 from hdb.limits import Limit, limited_field, number_field
-from hdb.training.device import placed, readied
+from hdb.training.device import configure_device, probe_trainer
 
 T, Items = TypeVar("T"), TypeVar("Items", bound=Sequence | torch.Tensor)
-GONE = "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
+LOST_PROCESS = (
+    "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
+)
 GRACE = 20  # s, in which a process that lost another one may end by itself
 _SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")  # of errors about another process
 _done = threading.Event()  # from when on it is no loss that another process is gone
@@ -47,27 +49,27 @@ class ProcessOptions:
     strategy: str = limited_field("auto", _AGAIN)
 
     @property
-    def processes(self) -> dict[str, Any]:
+    def trainer_args(self) -> dict[str, Any]:
         """Arguments of a Trainer that all processes share."""
         return {"devices": self.devices, "num_nodes": self.num_nodes, "strategy": self.strategy}
 
 
-def start(options: ProcessOptions, *, accelerator: str) -> torch.device:
+def start_processes(options: ProcessOptions, *, accelerator: str) -> torch.device:
     """Starts the other processes, or meets them where torchrun or SLURM did; returns where this one works.
 
     Raises:
         ValueError: this machine does not have the accelerator, the devices or the strategy.
     """
-    trainer = placed(accelerator=accelerator, **options.processes)
+    trainer = probe_trainer(accelerator=accelerator, **options.trainer_args)
     strategy = trainer.strategy
     if trainer.world_size > 1 and not dist.is_initialized():
         if strategy.launcher is not None:
             strategy.launcher.launch(lambda: None, trainer=trainer)
         strategy.setup_environment()
         _watch(getattr(strategy.launcher, "procs", []))
-        if not is_first():
+        if not is_rank_zero():
             sys.stdout = open(os.devnull, "w")  # what all of them would say is said once
-    return readied(strategy.root_device)
+    return configure_device(strategy.root_device)
 
 
 def rank() -> int:
@@ -80,23 +82,23 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0
 
 
-def own(items: Items) -> Items:
+def rank_shard(items: Items) -> Items:
     """This process's share: every so many-th."""
     return items[rank() :: world_size()]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each process gives, in the order of their numbers."""
     values: list[Any] = [value] * world_size()
     if dist.is_initialized():
@@ -104,12 +106,12 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def agreed(decide: Callable[[], T]) -> T:
+def broadcast_from_rank_zero(decide: Callable[[], T]) -> T:
     """What the first process decides; where it raises, the others end without a word."""
     if not dist.is_initialized():
         return decide()
     decided: list[Any] = [None, False]
-    if is_first():
+    if is_rank_zero():
         try:
             decided = [decide(), True]
         finally:
@@ -122,12 +124,12 @@ def agreed(decide: Callable[[], T]) -> T:
 
 
 @contextmanager
-def once(context: AbstractContextManager[T]) -> Iterator[T]:
+def on_rank_zero(context: AbstractContextManager[T]) -> Iterator[T]:
     """A context that the first process alone enters; all get what it gives."""
-    if not is_first():
-        yield agreed(lambda: None)
+    if not is_rank_zero():
+        yield broadcast_from_rank_zero(lambda: None)
         return
-    value = agreed(context.__enter__)
+    value = broadcast_from_rank_zero(context.__enter__)
     try:
         yield value
     except BaseException as error:
@@ -137,41 +139,41 @@ def once(context: AbstractContextManager[T]) -> Iterator[T]:
         context.__exit__(None, None, None)
 
 
-def write_once(path: Path, content: object) -> None:
+def write_json_on_rank_zero(path: Path, content: object) -> None:
     """A JSON file, by the first process."""
-    if is_first():
+    if is_rank_zero():
         write_json(path, content)
 
 
-def go_on_alone() -> None:
+def continue_on_rank_zero() -> None:
     """Ends the other processes: what is left is for the first, to which nobody belongs from then on."""
     if dist.is_initialized():
-        first = is_first()
-        wait()
-        leave()
+        first = is_rank_zero()
+        barrier()
+        mark_finished()
         dist.destroy_process_group()
         if not first:
             sys.exit(0)
 
 
-def alone(device: torch.device) -> dict[str, Any]:
+def single_process_trainer_args(device: torch.device) -> dict[str, Any]:
     """The argument of a Trainer that works in this process only."""
     return {"devices": 1 if device.index is None else [device.index]}
 
 
-def leave() -> None:
+def mark_finished() -> None:
     """Says that this process ends as it should: from now on the others may be gone."""
     _done.set()
 
 
-def lost_another(error: BaseException) -> bool:
+def is_lost_process_error(error: BaseException) -> bool:
     """Whether an error is about another process, which is not there any more."""
     return dist.is_initialized() and any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def say_lost() -> int:
+def report_lost_process() -> int:
     """Says that another process is gone; the exit code."""
-    print(f"error: {GONE}", file=sys.stderr, flush=True)
+    print(f"error: {LOST_PROCESS}", file=sys.stderr, flush=True)
     return 2
 
 
@@ -186,7 +188,7 @@ def _watch(children: Sequence[subprocess.Popen]) -> None:
         while not dead():
             if _done.wait(0.5):
                 return
-        left = say_lost()
+        left = report_lost_process()
         time.sleep(GRACE)
         os._exit(left)
 

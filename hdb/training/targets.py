@@ -19,7 +19,7 @@ from hdb.lidb.residuals import Residuals
 from hdb.training.checkpoints import WholeCheckpoints, forget, readable, saver
 from hdb.training.predictability import Predictability, predictability
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
-from hdb.training.ranks import gathered, is_first, own, write_once
+from hdb.training.ranks import all_gather, is_rank_zero, rank_shard, write_json_on_rank_zero
 from hdb.training.stopping import WholeSteps
 
 
@@ -58,14 +58,14 @@ class ShardFitting:
         num, metrics = len(self.people), folder / "metrics.json"  # there of a run that is asked for more afterwards
         losses = json.loads(metrics.read_text())["train/diffusion_loss"] if metrics.is_file() else {}
         starts = range(0, num, identities_per_shard)
-        for number in tqdm(own(range(len(starts))), desc="shards", disable=not is_first()):
+        for number in tqdm(rank_shard(range(len(starts))), desc="shards", disable=not is_rank_zero()):
             if not shard_path(folder, number).is_file():
                 start = starts[number]
                 loss = self.fit_shard(folder, number, range(start, min(start + identities_per_shard, num)))
                 losses[f"shard-{number:05d}"] = loss
                 log({"preoptimize/diffusion_loss": loss}, step=number)
-        losses = {name: loss for of_process in gathered(losses) for name, loss in of_process.items()}
-        write_once(metrics, {"identities": num, "train/diffusion_loss": dict(sorted(losses.items()))})
+        losses = {name: loss for of_process in all_gather(losses) for name, loss in of_process.items()}
+        write_json_on_rank_zero(metrics, {"identities": num, "train/diffusion_loss": dict(sorted(losses.items()))})
         size = self.personalized.layout.size
         print(f"{folder}: thetas of {num} people in {len(starts)} shards, {size} numbers each")
 

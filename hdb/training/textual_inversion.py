@@ -11,8 +11,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.limits import number_field
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
-from hdb.training.denoising import Timesteps, timesteps
-from hdb.training.fitting import FittingOptions, RowFitting
+from hdb.training.denoising import timesteps
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.fitting import RowFitting
 
 
 @dataclass
@@ -67,11 +68,11 @@ class WordFitting(RowFitting):
             latents=reference[:, None],
             prompts=prompt,
             start=word[None],
-            options=FittingOptions(
+            options=FinetuningOptions(
                 num_steps=options.num_steps,
                 lr=options.lr,
                 batch_size=options.batch_size,
-                timesteps=Timesteps.named(options.timesteps),
+                timesteps=options.timesteps,
             ),
             seed=seed,
         )

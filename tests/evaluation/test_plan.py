@@ -19,10 +19,10 @@ from hdb.faces.sources import FaceBatch
 from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
-from hdb.methods.table import MethodOptions
+from hdb.methods.context import MethodOptions
 from hdb.training.callbacks import PreviewOptions
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.personalize import FinetuningOptions
 from hdb.training.preoptimize import PreoptimizationOptions
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions

@@ -16,14 +16,14 @@ from hdb.faceworld.world import FaceWorld
 from hdb.files import write_safetensors
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.methods.context import MethodContext, MethodOptions, TrainingContext
 from hdb.methods.kinds import read_people
 from hdb.methods.protocol import Method, Personalization, Photos, StoredPersonalization, StoringMethod
 from hdb.methods.stored import kind_of
-from hdb.methods.studio import Studio
-from hdb.methods.table import METHODS, OURS, SCALE, Means, MethodOptions, make_methods, methods_named
+from hdb.methods.table import METHODS, OURS, SCALE, make_methods, methods_named
 from hdb.methods.unpersonalized import Nobody
 from hdb.training.dreambooth import DreamBoothOptions
-from hdb.training.personalize import FinetuningOptions
+from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.textual_inversion import TextualInversionOptions
 
 FEW = SamplingOptions(num_inference_steps=2, guidance_scale=3.0)
@@ -38,7 +38,7 @@ HEADER = {"theta": 4000, "word": 500, "model": 60_000}  # bytes that a file may 
 
 
 @pytest.fixture
-def means(tiny_weights, tiny_diffusion, tmp_path) -> Means:
+def context(tiny_weights, tiny_diffusion, tmp_path) -> MethodContext:
     encoder = FaceEncoder.from_folder(tiny_weights / "encoder")
     hypernet = HyperNet.from_folder(tiny_weights / "hypernet", encoder=encoder).eval()
     torch.nn.init.normal_(hypernet.linear_path.weight, generator=torch.Generator().manual_seed(0))
@@ -52,16 +52,18 @@ def means(tiny_weights, tiny_diffusion, tmp_path) -> Means:
         textual_inversion=TextualInversionOptions(num_steps=2, lr=0.1),
     )
     trainer = {"accelerator": "cpu", "enable_progress_bar": False}
-    studio = Studio(PersonalizedDiffusion(tiny_diffusion, hypernet.layout), trainer=trainer, sampling=FEW)
-    return Means(hypernet, studio, options, oracle=Oracle(FaceWorld(resolution=64)), subjects=tmp_path / "subjects")
+    training = TrainingContext(PersonalizedDiffusion(tiny_diffusion, hypernet.layout), trainer=trainer, sampling=FEW)
+    return MethodContext(
+        training, hypernet, options, oracle=Oracle(FaceWorld(resolution=64)), subjects=tmp_path / "subjects"
+    )
 
 
 @pytest.fixture
-def photos(means) -> Photos:
-    world = means.oracle.world
+def photos(context) -> Photos:
+    world = context.oracle.world
     people = Photos(["0", "1"], world.render([(world.identity(person), world.view(person, 0)) for person in range(2)]))
-    paths = [means.subjects / OURS / f"{name}.safetensors" for name in people.names]
-    make_methods([OURS], means)[0].personalize(people).save(paths, about=[{}, {}])
+    paths = [context.subjects / OURS / f"{name}.safetensors" for name in people.names]
+    make_methods([OURS], context)[0].personalize(people).save(paths, about=[{}, {}])
     return people
 
 
@@ -70,9 +72,9 @@ def draw(people: Personalization) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_it_was(name, means, photos):
-    diffusion = means.studio.diffusion
-    (method,) = make_methods([name], means)
+def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_it_was(name, context, photos):
+    diffusion = context.training.diffusion
+    (method,) = make_methods([name], context)
     assert isinstance(method, Method) and method.name == name
     before, kept = diffusion.encode_prompts(PROMPTS), weights_checksum(named_weights(diffusion))
     people = method.personalize(photos)
@@ -90,9 +92,9 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
 
 
 @pytest.mark.parametrize("name", [*STORING, "unpersonalized"])
-def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, means, photos):
-    diffusion = means.studio.diffusion
-    nobody, people = (make_methods([of], means)[0].personalize(photos) for of in ("unpersonalized", name))
+def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, context, photos):
+    diffusion = context.training.diffusion
+    nobody, people = (make_methods([of], context)[0].personalize(photos) for of in ("unpersonalized", name))
     before = weights_checksum(named_weights(diffusion))
 
     def drawn(of: Personalization, **scales: float) -> torch.Tensor:
@@ -113,19 +115,19 @@ def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, mean
     torch.testing.assert_close(alone[0], more[0], rtol=0, atol=1e-4)
 
 
-def test_within_another_persons_block_the_base_is_still_the_base(means, photos):
-    people = make_methods(["dreambooth"], means)[0].personalize(photos)
-    nobody = Nobody(means.studio.personalized, num_people=1)
+def test_within_another_persons_block_the_base_is_still_the_base(context, photos):
+    people = make_methods(["dreambooth"], context)[0].personalize(photos)
+    nobody = Nobody(context.training.personalized, num_people=1)
     as_base = replace(FEW, identity_guidance_scale=0.0)
     with people[[0]].bound():
         within = people[[1]].pictures(PROMPTS[:1], seeds=[0], sampling=as_base)
     torch.testing.assert_close(within, nobody.pictures(PROMPTS[:1], seeds=[0], sampling=FEW), rtol=0, atol=1e-4)
-    assert means.studio.diffusion.original_weights is None
+    assert context.training.diffusion.original_weights is None
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, means, photos, tmp_path):
-    (method,) = make_methods([name], means)
+def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, context, photos, tmp_path):
+    (method,) = make_methods([name], context)
     assert isinstance(method, StoringMethod) == (name in STORING)
     if name not in STORING:
         return
@@ -142,8 +144,8 @@ def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, means, 
 
 
 @pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
-def test_a_file_gives_the_same_pictures_in_a_new_process(name, means, photos, tmp_path, tiny_base):
-    people = make_methods([name], means)[0].personalize(photos)
+def test_a_file_gives_the_same_pictures_in_a_new_process(name, context, photos, tmp_path, tiny_base):
+    people = make_methods([name], context)[0].personalize(photos)
     paths = [tmp_path / f"{person}.safetensors" for person in photos.names]
     people.save(paths, about=[{}, {}])
     code = (
@@ -162,12 +164,12 @@ def test_a_file_gives_the_same_pictures_in_a_new_process(name, means, photos, tm
 
 
 @pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
-def test_files_of_another_base_or_another_kind_are_refused(name, means, photos, tmp_path):
-    (method,), diffusion = make_methods([name], means), means.studio.diffusion
+def test_files_of_another_base_or_another_kind_are_refused(name, context, photos, tmp_path):
+    (method,), diffusion = make_methods([name], context), context.training.diffusion
     method.personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
     other = "textual_inversion" if name != "textual_inversion" else "dreambooth"
     with pytest.raises(ValueError, match="me (holds a|has format version)"):
-        make_methods([other], means)[0].load([tmp_path / "me"])
+        make_methods([other], context)[0].load([tmp_path / "me"])
     diffusion.digest = "0ther"
     with pytest.raises(ValueError, match="me belongs to base [0-9a-f]{16} .*, expected 0ther"):
         method.load([tmp_path / "me"])
@@ -176,11 +178,14 @@ def test_files_of_another_base_or_another_kind_are_refused(name, means, photos, 
 
 
 def test_files_of_several_kinds_of_an_unknown_one_or_with_a_strength_they_do_not_have_are_refused(
-    means, photos, tmp_path
+    context, photos, tmp_path
 ):
-    words, diffusion = make_methods(["textual_inversion"], means)[0].personalize(photos[:1]), means.studio.diffusion
+    words, diffusion = (
+        make_methods(["textual_inversion"], context)[0].personalize(photos[:1]),
+        context.training.diffusion,
+    )
     words.save([tmp_path / "word"], about=[{}])
-    theta = means.subjects / OURS / "0.safetensors"
+    theta = context.subjects / OURS / "0.safetensors"
     with pytest.raises(ValueError, match=r"of one kind, given a word \(.*word\) and a theta \(.*0.safetensors\)"):
         read_people(diffusion, [tmp_path / "word", theta])
     with pytest.raises(ValueError, match="scale is 0.5, but .*word holds a word, which has no strength: expected null"):
@@ -194,36 +199,36 @@ def test_files_of_several_kinds_of_an_unknown_one_or_with_a_strength_they_do_not
         read_people(diffusion, [tmp_path / "word"])
 
 
-def test_somebody_else_is_the_next_person_of_those_personalized_before(means, photos):
-    (ours, other) = make_methods([OURS, "somebody_else"], means)
+def test_somebody_else_is_the_next_person_of_those_personalized_before(context, photos):
+    (ours, other) = make_methods([OURS, "somebody_else"], context)
     mine, theirs = ours.personalize(photos).residuals.theta, other.personalize(photos).residuals.theta
     torch.testing.assert_close(theirs, mine[[1, 0]], rtol=0, atol=0)
     with pytest.raises(ValueError, match="somebody_else needs at least 2 people, given 1"):
         other.personalize(photos[:1])
-    (means.subjects / OURS / "1.safetensors").unlink()
+    (context.subjects / OURS / "1.safetensors").unlink()
     with pytest.raises(ValueError, match="no file .*1.safetensors"):
         other.personalize(photos)
 
 
-def test_k1_is_ours_with_a_decoder_that_looks_once(means, photos):
-    means.hypernet.iterations = 3
-    torch.nn.init.normal_(means.hypernet.decoder.weights_out, generator=torch.Generator().manual_seed(1))
-    once, ours = (make_methods([name], means)[0].personalize(photos).residuals.theta for name in ("k1", OURS))
+def test_k1_is_ours_with_a_decoder_that_looks_once(context, photos):
+    context.hypernet.iterations = 3
+    torch.nn.init.normal_(context.hypernet.decoder.weights_out, generator=torch.Generator().manual_seed(1))
+    once, ours = (make_methods([name], context)[0].personalize(photos).residuals.theta for name in ("k1", OURS))
     assert not torch.equal(once, ours)
-    means.hypernet.iterations = 1
-    torch.testing.assert_close(make_methods([OURS], means)[0].personalize(photos).residuals.theta, once)
+    context.hypernet.iterations = 1
+    torch.testing.assert_close(make_methods([OURS], context)[0].personalize(photos).residuals.theta, once)
 
 
-def test_the_base_is_one_persons_model_at_a_time(means, photos):
-    (method,) = make_methods(["dreambooth"], means)
+def test_the_base_is_one_persons_model_at_a_time(context, photos):
+    (method,) = make_methods(["dreambooth"], context)
     assert method.at_once == 1
     with pytest.raises(ValueError, match="1 person's model at a time, given 2"), method.personalize(photos).bound():
         pass
 
 
-def test_a_strength_lies_between_the_base_and_the_persons_model(means, photos, tmp_path):
-    diffusion = means.studio.diffusion
-    make_methods(["dreambooth_agg2"], means)[0].personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
+def test_a_strength_lies_between_the_base_and_the_persons_model(context, photos, tmp_path):
+    diffusion = context.training.diffusion
+    make_methods(["dreambooth_agg2"], context)[0].personalize(photos[:1]).save([tmp_path / "me"], about=[{}])
     before = {name: value.clone() for name, value in named_weights(diffusion).items()}
     found = {}
     for scale in (0.0, 0.5, 1.0):
@@ -235,10 +240,10 @@ def test_a_strength_lies_between_the_base_and_the_persons_model(means, photos, t
     assert any(not torch.equal(found[1.0][name], before[name]) for name in before)
 
 
-def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_when_off(means, photos):
+def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_when_off(context, photos):
     def learned(**changes) -> torch.Tensor:
-        options = replace(means.options, finetuning=replace(means.options.finetuning, **changes))
-        return make_methods([OURS], replace(means, options=options))[0].personalize(photos).residuals.theta
+        options = replace(context.options, finetuning=replace(context.options.finetuning, **changes))
+        return make_methods([OURS], replace(context, options=options))[0].personalize(photos).residuals.theta
 
     plain = learned()
     assert torch.equal(learned(prior_preservation=0.0, num_class_pictures=7), plain)
@@ -252,9 +257,9 @@ def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_whe
         learned(prior_preservation=1.0, num_class_pictures=0)
 
 
-def test_finetuning_from_zero_has_a_rate_of_its_own(means, photos):
+def test_finetuning_from_zero_has_a_rate_of_its_own(context, photos):
     alone = {
-        lr: make_methods(["no_hyper"], replace(means, options=replace(means.options, no_hyper_lr=lr)))[0]
+        lr: make_methods(["no_hyper"], replace(context, options=replace(context.options, no_hyper_lr=lr)))[0]
         .personalize(photos)
         .residuals.theta
         for lr in (None, 5e-3, 2e-2)
@@ -262,24 +267,24 @@ def test_finetuning_from_zero_has_a_rate_of_its_own(means, photos):
     assert torch.equal(alone[None], alone[5e-3]) and not torch.equal(alone[None], alone[2e-2])
 
 
-def test_a_new_method_is_one_class_and_one_line(means, photos, monkeypatch):
+def test_a_new_method_is_one_class_and_one_line(context, photos, monkeypatch):
     class Toy:
         name = "toy"
 
-        def __init__(self, means: Means) -> None:
-            self.personalized = means.studio.personalized
+        def __init__(self, context: MethodContext) -> None:
+            self.personalized = context.training.personalized
 
         def personalize(self, photos: Photos) -> Nobody:
             return Nobody(self.personalized, num_people=len(photos))
 
     monkeypatch.setitem(METHODS, "toy", Toy)
-    (toy,) = make_methods(["toy"], means)
+    (toy,) = make_methods(["toy"], context)
     assert methods_named([OURS, "toy"]) == (OURS, "toy") and isinstance(toy, Method)
-    (nobody,) = make_methods(SCALE[:1], means)
+    (nobody,) = make_methods(SCALE[:1], context)
     assert torch.equal(draw(toy.personalize(photos)), draw(nobody.personalize(photos)))
 
 
-def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(means):
+def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(context):
     assert methods_named(None) == tuple(METHODS)
     assert methods_named(["oracle", OURS]) == (OURS, "oracle")
     assert {OURS, *SCALE} <= set(METHODS)
@@ -287,14 +292,23 @@ def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(mea
         methods_named(["lora", OURS])
     with pytest.raises(ValueError, match="methods is oracle, expected hyperdreambooth"):
         methods_named(["oracle"])
-    without_world = make_methods(methods_named(None), Means(means.hypernet, means.studio))
+    without_world = make_methods(methods_named(None), MethodContext(context.training, context.hypernet))
     assert [method.name for method in without_world] == list(METHODS)[:-2]  # nor without files
 
 
+def test_without_a_hypernetwork_methods_that_need_it_say_so_and_the_others_work(context, photos):
+    bare = replace(context, hypernet=None)
+    for name in ("mean_theta", "only_hyper", "k1", OURS):
+        with pytest.raises(ValueError, match=f"{name} needs a hypernetwork"):
+            make_methods([name], bare)
+    alone, beside = (make_methods(["no_hyper"], given)[0].personalize(photos) for given in (bare, context))
+    assert torch.equal(alone.residuals.theta, beside.residuals.theta)
+
+
 @pytest.mark.parametrize("name", [OURS, "only_hyper"])
-def test_of_several_photos_the_prediction_is_the_mean_of_theirs(means, photos, name):
+def test_of_several_photos_the_prediction_is_the_mean_of_theirs(context, photos, name):
     """At rate zero finetuning changes nothing, and what it starts at is seen."""
-    still = replace(means, options=replace(means.options, finetuning=replace(means.options.finetuning, lr=1e-12)))
+    still = replace(context, options=replace(context.options, finetuning=replace(context.options.finetuning, lr=1e-12)))
     (ours,) = make_methods([name], still)
     other = photos.images.flip(0)
     thetas = [ours.personalize(Photos(photos.names, images)).residuals.theta for images in (photos.images, other)]

@@ -14,7 +14,8 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
 

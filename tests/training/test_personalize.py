@@ -7,9 +7,10 @@ from torch.testing import assert_close
 
 from experiments.config import Evaluate, load
 from hdb.lidb.residuals import Residuals
+from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner
-from hdb.methods.studio import Studio
-from hdb.training.personalize import FinetuningOptions, SubjectFinetuning
+from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning
 
 
 @pytest.fixture
@@ -128,7 +129,9 @@ def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     reference = personalized.diffusion.encode_images(photos).float()
     for words in (["finetuning.stratified=False"], ["finetuning.batch_size=3", "finetuning.timesteps=high_noise"]):
         tuning = load(Evaluate, [*words, "finetuning.num_steps=2"]).finetuning
-        made = Finetuner(Studio(personalized, trainer={"accelerator": "cpu"}), tuning).finetune(photos[:, None], start)
+        made = Finetuner(TrainingContext(personalized, trainer={"accelerator": "cpu"}), tuning).finetune(
+            photos[:, None], start
+        )
         assert torch.equal(made.residuals.theta, finetune(reference=reference, **asdict(tuning)).fitted.theta)
 
 

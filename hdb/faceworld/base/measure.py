@@ -36,7 +36,7 @@ from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.judges import classifier
 from hdb.prompts import CLASS_PROMPT, remove_identifier
 from hdb.training.curves import curves_sheet
-from hdb.training.device import device_of
+from hdb.training.device import select_device
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
 
@@ -69,7 +69,7 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     weights = Path(options.weights)
     trainings = {name: (Path(options.output, name), network) for name, network in NETWORKS.items()}
     trainings["hypernetwork"] = training.folder, "hypernet"
-    device = device_of(options.accelerator)
+    device = select_device(options.accelerator)
     base = StableDiffusion.from_pretrained(weights / "base").to(device)  # before people are rendered for it
     test, train = people(options, "test"), people(options, "train")
     drawn, prompts = own_pictures(options, base, test)

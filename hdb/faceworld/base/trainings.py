@@ -34,7 +34,7 @@ from hdb.metrics.networks import AttributeClassifier
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import WholeCheckpoints, readable
 from hdb.training.curves import write_curve
-from hdb.training.device import accelerator, device_of, now, precision
+from hdb.training.device import accelerator, now, precision, select_device
 from hdb.training.stopping import WholeSteps
 
 # In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
@@ -288,7 +288,7 @@ def seen(views: Views, identities: Sequence[int]) -> dict[str, object]:
 
 def steps_within(seconds: float, name: str, views: Views, options: WorldBaseOptions) -> int:
     """How many steps of a part fit into a time: from that of three, after two to warm up."""
-    device = device_of(options.accelerator)
+    device = select_device(options.accelerator)
     part = part_of(name, views, options, num_steps=10).to(device)
     part.on_fit_start()
     times = [now(device)]

@@ -77,7 +77,7 @@ def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(
     (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
     monkeypatch.setattr(measure, "OWN_FACES", 2)
     elsewhere, placed, to = torch.device("cpu", 0), {}, torch.nn.Module.to  # a CPU that is not the default one
-    monkeypatch.setattr(measure, "device_of", lambda accelerator: elsewhere)
+    monkeypatch.setattr(measure, "select_device", lambda accelerator: elsewhere)
 
     def placing(network, *where, **how):
         placed[type(network)] = (*placed.get(type(network), ()), *where)
