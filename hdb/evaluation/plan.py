@@ -13,7 +13,8 @@ from hdb.evaluation.cost import matmul_ceiling
 from hdb.evaluation.operations import Pass, Pieces
 from hdb.evaluation.people import ProtocolOptions
 from hdb.limits import choice_field, number_field
-from hdb.methods.table import OURS, SCALE, MethodOptions, methods_named
+from hdb.methods.context import MethodOptions
+from hdb.methods.table import OURS, SCALE, methods_named
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.device import select_device
 from hdb.training.dreambooth import DreamBoothOptions
