@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdb.evaluation.summary import NOT_APART, SCORES
-from hdb.methods.table import OURS
+from hdb.methods.table import OURS, SCALE
 
 # As the paper calls them; a method that is not here goes by its own name.
 TITLES = {
@@ -79,7 +79,8 @@ def score_table(
         rows.append(["oracle minus unpersonalized", *told, "", "", ""])
         note += "; in brackets normalized to 0 = unpersonalized, 1 = oracle, where the judge tells these two apart"
     batch = f"{protocol['subjects_per_batch']} people, one where a method changes the base"
-    return Table(title, columns, rows, f"{note}. Seconds of one person, alone and as one of a batch of {batch}.")
+    seconds = f"Seconds of one person{device_of_results(results)}, alone and as one of a batch of {batch}"
+    return Table(title, columns, rows, f"{note}. {seconds}.")
 
 
 def summary_table(results: Mapping[str, Any]) -> Table:
@@ -93,7 +94,32 @@ def summary_table(results: Mapping[str, Any]) -> Table:
         scores = [minus(f"{entry[score]['mean']:.3f}") for score in SCORES]
         rows.append([title_of(name, protocol), *scores, digits(entry["seconds_alone"]), f"{entry['bytes'] / 1e3:,.0f}"])
     columns = ["method", *SCORES, "seconds", "KB"]
-    return Table("Summary", columns, rows, f"{size(protocol)}; seconds for one person and the size of the file.")
+    note = f"{size(protocol)}; seconds for one person{device_of_results(results)}; KB of the person's file."
+    return Table("Summary", columns, rows, note)
+
+
+def relative_table(results: Mapping[str, Any]) -> Table:
+    """Scores as shares of what can be reached: of the oracle's, and of the base's own clip_t.
+
+    Raises:
+        ValueError: the base or the oracle was not evaluated.
+    """
+    methods = results["methods"]
+    missing = [name for name in SCALE if name not in methods]
+    if missing:
+        raise ValueError(f"the results have no {missing[0]}, expected {' and '.join(SCALE)} among the methods")
+    base, oracle = (methods[name] for name in SCALE)
+    columns = ["method", "face_rec normalized", "clip_t / base"]
+    columns += [f"rank_1 {part} / oracle" for part in oracle["rank_1"]]
+    rows = []
+    for name, entry in methods.items():
+        normalized = entry["face_rec"]["normalized"]
+        cells = ["" if normalized is None else minus(f"{normalized:.2f}")]
+        cells.append(f"{entry['clip_t']['mean'] / base['clip_t']['mean']:.3f}")
+        cells += [f"{share['mean'] / oracle['rank_1'][part]['mean']:.2f}" for part, share in entry["rank_1"].items()]
+        rows.append([title_of(name, results["protocol"]), *cells])
+    note = "face_rec normalized: 0 = unpersonalized, 1 = oracle. Ratios of means."
+    return Table("Shares of what can be reached", columns, rows, f"{size(results['protocol'])}; {note}")
 
 
 def difference_table(results: Mapping[str, Any], names: Iterable[str] | None = None, *, title: str = "Ours") -> Table:
@@ -144,6 +170,12 @@ def score_cell(score: Mapping[str, Any]) -> str:
     low, high = score["ci95"]
     on_scale = f" ({score['normalized']:+.2f})" if score.get("normalized") is not None else ""
     return minus(f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]{on_scale}")
+
+
+def device_of_results(results: Mapping[str, Any]) -> str:
+    """The machine of an evaluation, as a clause of a sentence."""
+    device = results.get("versions", {}).get("device")
+    return f" on {device}" if device else ""
 
 
 def difference(of: Mapping[str, Any]) -> str:

@@ -141,6 +141,16 @@ def test_the_summary_has_a_row_for_each_method_of_the_paper_that_was_evaluated(r
     assert (ours["face_rec"], ours["clip_t"], ours["seconds"], ours["KB"]) == ("0.500", "0.650", "3.00", "0")
 
 
+def test_shares_of_what_can_be_reached_are_ratios_to_the_oracle_and_to_the_base(results):
+    methods = {name: {**entry, "rank_1": {"photo": {"mean": 0.0}}} for name, entry in results["methods"].items()}
+    methods["oracle"]["rank_1"] = {"photo": {"mean": 0.8}}
+    methods["hyperdreambooth"]["rank_1"] = {"photo": {"mean": 0.4}}
+    rows = {row[0]: row for row in tables.relative_table({**results, "methods": methods}).rows}
+    assert rows["HyperDreamBooth"] == ["HyperDreamBooth", "0.56", "0.929", "0.50"]
+    with pytest.raises(ValueError, match="the results have no unpersonalized, expected unpersonalized and oracle"):
+        tables.relative_table(results_of("hyperdreambooth"))
+
+
 def test_numbers_of_seconds_and_factors_have_three_digits():
     written = {0.0079: "0.00790", 1.5: "1.50", 14.81: "14.8", 126.4: "126", 5000.4: "5000", 0.0: "0"}
     assert {number: tables.digits(number) for number in written} == written
@@ -292,7 +302,7 @@ BAD = [
     ("no marks", "there is no mark for a table, expected one of the kind <!-- scores: path -->"),
     (
         "<!-- sums: kept/eval.json -->\n<!-- end -->",
-        "asks for 'sums', expected one of scores, differences, shares, paper, summary, caption, ablations",
+        "asks for 'sums', expected one of scores, differences, shares, relative, paper, summary, caption, ablations",
     ),
     ("<!-- scores: kept/eval.json -->\n", "<!-- scores: kept/eval.json --> has no end, expected <!-- end -->"),
     ("<!-- scores: a -->\n<!-- shares: b -->\n<!-- end -->", "<!-- scores: a --> has no end"),
