@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, in one place; texts in any of Unicode's forms; headers of safetensors."""
+"""Reading and writing of files: atomic writes, texts in any Unicode encoding, headers of safetensors files."""
 
 import codecs
 import hashlib
@@ -13,11 +13,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-ROOT = Path(__file__).parents[1]  # what holds hdb/ and configs/: a checkout, or site-packages
-SHIPPED_FOLDERS = ("hdb/faceworld/weights", "configs")  # what lies there for others to read
-SOFTWARE = "hdb"  # stands in every picture: one without it is not ours to replace
-# Longest first: the mark of UTF-32 begins with that of UTF-16.
-_MARKS = {
+ROOT = Path(__file__).parents[1]  # the folder that holds hdb/ and configs/: a checkout, or site-packages
+SHIPPED_FOLDERS = ("hdb/faceworld/weights", "configs")
+SOFTWARE = "hdb"  # written into every picture, so that only pictures of this program are overwritten
+# The longer byte-order marks first, because that of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -27,26 +27,29 @@ _MARKS = {
 
 
 def resolve_shipped(path: str | Path) -> Path:
-    """What the project ships, by its name in the repository, from any folder: beside the package if it is not here.
+    """Finds a shipped file or folder by its path in the repository, whatever the working directory is.
+
+    Paths that exist in the working directory, and paths outside of the shipped folders, are returned as they are.
 
     >>> resolve_shipped("configs/faceworld/generate.yaml").is_file(), resolve_shipped("me.png")
     (True, PosixPath('me.png'))
     """
     path = Path(path)
-    ours = path.as_posix().startswith(tuple(f"{name}/" for name in SHIPPED_FOLDERS))
-    return ROOT / path if ours and not path.exists() and (ROOT / path).exists() else path
+    is_shipped = path.as_posix().startswith(tuple(f"{folder}/" for folder in SHIPPED_FOLDERS))
+    if is_shipped and not path.exists() and (ROOT / path).exists():
+        return ROOT / path
+    return path
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` for a file or a folder, which gets its name once the `with` block is done.
+    """Yields a temporary path beside `path` for a file or folder, and renames it to `path` after the `with` block.
 
-    What an older file of this name held survives a failure, and of the new one nothing is left. The temporary name is
-    drawn, so that two writers of one file do not write into each other's, and short where the name is long: a name that
-    the file system takes needs no room beside it.
+    If the block fails, an older file of this name stays as it is and the temporary one is removed. The temporary name
+    is random, so two writers of one file do not interfere, and short, so it is valid wherever `path` is.
 
     Raises:
-        OSError: It could not be written; names the file.
+        OSError: It could not be written. Names the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
@@ -54,72 +57,74 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_file():
-            # Else a full disk or a crash may show only after the rename, in a file of the right name and no content.
+            # Without fsync, a crash or a full disk could leave an empty file under the final name.
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except SafetensorError as error:  # its writer's word for a full disk
+    except SafetensorError as error:  # raised by safetensors for a full disk
         raise OSError(None, str(error), str(path)) from error
     finally:
-        with suppress(OSError):  # whatever stopped the writing is the error to be told
+        with suppress(OSError):  # an error of the cleanup must not hide the one of the writing
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes some files that belong together: all of them under temporary names, then all renamed.
+    """Writes several files or none: all under temporary names first, then all are renamed.
 
     Raises:
-        OSError: They could not be written; says how many bytes were to be. Nothing is left behind.
+        OSError: They could not be written, and none is left behind. States the number of bytes.
     """
     try:
         with ExitStack() as stack:
-            for path, content in reversed(contents.items()):  # a stack: the first file gets its name last
+            for path, content in reversed(contents.items()):  # the stack renames in reverse: the first file is last
                 stack.enter_context(atomic_write(path)).write_bytes(content)
     except OSError as error:
-        (first, *more), size = contents, sum(map(len, contents.values()))
-        where = first.parent if more else first
-        reason = error.strerror or error
-        which = f" ({Path(error.filename).name})" if more and error.filename else ""
-        raise OSError(f"could not save {size} bytes to {where}: {reason}{which}; nothing was written") from error
+        first, *others = contents
+        size = sum(map(len, contents.values()))
+        target = first.parent if others else first
+        failed_file = f" ({Path(error.filename).name})" if others and error.filename else ""
+        reason = f"{error.strerror or error}{failed_file}"
+        raise OSError(f"could not save {size} bytes to {target}: {reason}; nothing was written") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a whole file or none."""
+    """Writes a text file atomically."""
     write_files({Path(path): text.encode()})
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Writes a whole JSON file or none."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Path:
-    """Writes a whole safetensors file of torch's tensors, or none."""
-    from safetensors.torch import save  # only here: who reads a header need not wait for torch
+    """Writes torch tensors as a safetensors file atomically."""
+    from safetensors.torch import save  # imported here because reading a header must not load torch
 
     write_files({Path(path): save(dict(tensors), dict(metadata))})
     return Path(path)
 
 
 def content_hash(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 of what a safetensors file of these tensors has behind its header, as ModelSpec writes it: 0x..."""
-    from safetensors.torch import save  # as above
+    """SHA-256 of the tensor data of a safetensors file, without its header, in ModelSpec's form 0x..."""
+    from safetensors.torch import save  # as in write_safetensors
 
     content = memoryview(save(dict(tensors)))
-    return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+    header_length = int.from_bytes(content[:8], "little")
+    return "0x" + hashlib.sha256(content[8 + header_length :]).hexdigest()
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8, or in UTF-16 or 32, with a byte-order mark or, of UTF-16, without.
+    """Reads a text file in UTF-8, UTF-16 or UTF-32. UTF-16 needs no byte-order mark.
 
     Raises:
-        ValueError: It is no text in any of them; names the file.
+        ValueError: It is not text in any of these encodings.
     """
     data = Path(path).read_bytes()
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data[:200]:  # no text in UTF-8 has it, and every line break in UTF-16
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:200]:  # UTF-8 text has no zero bytes, and UTF-16 has one per line break
         encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
     try:
         return data.decode(encoding or "utf-8")
@@ -128,12 +133,13 @@ def read_text(path: str | Path) -> str:
 
 
 def read_safetensors_header(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The header of a safetensors file: {tensor name: {dtype, shape, data_offsets}} and the metadata.
+    """Reads the header of a safetensors file and checks it, without reading a tensor.
 
-    Reads no tensor. Tells a pickled checkpoint by its first bytes, and a file that was cut off by its length.
+    Returns:
+        {tensor name: {"dtype", "shape", "data_offsets"}} and the metadata.
 
     Raises:
-        ValueError: There is no such file, or it is no whole safetensors file.
+        ValueError: There is no such file, or it is a pickled checkpoint, truncated or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,7 +149,7 @@ def read_safetensors_header(path: str | Path) -> tuple[dict[str, Any], dict[str,
         start = file.read(9)
         length = int.from_bytes(start[:8], "little")
         if start[8:] != b"{":
-            # torch.save writes a zip archive, formerly a bare pickle. Either runs code of its author when loaded.
+            # torch.save writes a zip archive or, in old versions, a bare pickle. Loading either can run code.
             if start.startswith((b"PK", b"\x80")):
                 raise ValueError(f"{path} is a pickled checkpoint and was not read; expected a safetensors file")
             raise ValueError(f"{path} starts with {start!r} and is no safetensors file")

@@ -1,7 +1,7 @@
-"""The words of the paper: the identifier, the prompts that describe everybody, lists of prompts in a file.
+"""Prompts: the paper's identifier and standard prompts, and lists of prompts in text files.
 
-[V] stands for the person in every prompt of this project. What a text encoder reads in its place is a setting of
-pretraining: [V] itself as in the paper, or a plain rare word, which user interfaces do not take for markup.
+Every prompt in this project refers to the person as [V]. The text encoder may read another word in its place, which is
+a setting of pretraining: user interfaces such as A1111 take the brackets of [V] for markup, and no plain rare word.
 """
 
 import re
@@ -13,25 +13,36 @@ IDENTIFIER = "[V]"
 INSTANCE_PROMPT = f"a {IDENTIFIER} face"
 CLASS_PROMPT = "a face"
 
-_IDENTIFIER = re.compile(re.escape(IDENTIFIER), re.IGNORECASE)  # text encoders do not tell [v] from [V]
+_IDENTIFIER_PATTERN = re.compile(re.escape(IDENTIFIER), re.IGNORECASE)  # CLIP's tokenizer ignores case
 
 
 def has_identifier(prompt: str, identifier: str = IDENTIFIER) -> bool:
-    """Whether a prompt has [V] in it, in either case, or the word that is read in its place."""
-    return _IDENTIFIER.search(prompt) is not None or identifier.lower() in prompt.lower().split()
+    """Whether a prompt contains [V] in either case, or as a word the identifier that the base reads in its place."""
+    return _IDENTIFIER_PATTERN.search(prompt) is not None or identifier.lower() in prompt.lower().split()
 
 
 def replace_identifier(prompt: str, identifier: str) -> str:
-    """A prompt as a text encoder reads it: the identifier in the place of [V].
+    """Replaces [V] with the identifier that the text encoder reads.
 
     >>> replace_identifier("a photo of a [V] face", "sks")
     'a photo of a sks face'
     """
-    return _IDENTIFIER.sub(lambda found: identifier, prompt) if identifier != IDENTIFIER else prompt
+    if identifier == IDENTIFIER:
+        return prompt
+    return _IDENTIFIER_PATTERN.sub(lambda match: identifier, prompt)
+
+
+def remove_identifier(prompt: str) -> str:
+    """Removes [V], for models such as CLIP that were not trained with it.
+
+    >>> remove_identifier("a photo of a [V] face")
+    'a photo of a face'
+    """
+    return " ".join(_IDENTIFIER_PATTERN.sub(" ", prompt).split())
 
 
 def escape_brackets(prompt: str) -> str:
-    r"""A prompt as one types it in A1111, to which brackets are markup: [x] is x at a strength of 1 / 1.1.
+    r"""Escapes brackets for A1111, where they are markup: [x] is x at a weight of 1 / 1.1.
 
     >>> print(escape_brackets("a [V] face"))
     a \[V\] face
@@ -39,20 +50,11 @@ def escape_brackets(prompt: str) -> str:
     return re.sub(r"([\[\]()])", r"\\\1", prompt)
 
 
-def remove_identifier(prompt: str) -> str:
-    """What a prompt means to somebody who does not know the identifier, CLIP say.
-
-    >>> remove_identifier("a photo of a [V] face")
-    'a photo of a face'
-    """
-    return " ".join(_IDENTIFIER.sub(" ", prompt).split())
-
-
 def read_prompts(path: str | Path, *, num: int) -> list[str]:
-    """The first prompts of a text file, one per line.
+    """Reads the first prompts of a text file with one prompt per line.
 
     Raises:
-        ValueError: no such file, no text, fewer prompts than asked for, or one that asks for nobody.
+        ValueError: There is no such file, no text, fewer than `num` prompts, or one of these lacks [V].
     """
     text = read_text(path) if Path(path).is_file() else ""
     prompts = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
@@ -60,8 +62,9 @@ def read_prompts(path: str | Path, *, num: int) -> list[str]:
         raise ValueError(f"no prompts in {path}: expected a text file with one prompt per line")
     if not 1 <= num <= len(prompts):
         raise ValueError(f"num_prompts is {num}, expected 1 to {len(prompts)}, as many as {path} has")
-    if nameless := next((prompt for prompt in prompts[:num] if not has_identifier(prompt)), None):
-        raise ValueError(
-            f"{path} asks for {nameless!r}, expected {IDENTIFIER} in every prompt, where the person stands"
-        )
+    for prompt in prompts[:num]:
+        if not has_identifier(prompt):
+            raise ValueError(
+                f"{path} asks for {prompt!r}, expected {IDENTIFIER} in every prompt, where the person stands"
+            )
     return prompts[:num]

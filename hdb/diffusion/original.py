@@ -22,7 +22,7 @@ from hdb.diffusion.family import read_configs
 from hdb.diffusion.folder import check_pipeline, find_pipeline
 from hdb.files import content_hash, read_safetensors_header, write_safetensors
 from hdb.lidb.file import Subject
-from hdb.lidb.modelspec import modelspec, provenance
+from hdb.lidb.modelspec import modelspec_fields, provenance_fields
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -75,12 +75,14 @@ def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
     return PREFIXES[part] + name
 
 
-def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, **about: str) -> Path:
-    """Writes a base with a subject in it as one file, whole or not at all.
+def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, title: str, thumbnail: str = "") -> Path:
+    """Writes a base with a subject merged into it as a single file, atomically.
 
     Args:
         base: With `unet`, `vae` and `text_encoder`.
-        about: `title` and `thumbnail`, see `modelspec`.
+        subject: Whose metadata the file gets.
+        title: Shown by user interfaces.
+        thumbnail: A small picture as a data URL.
 
     Raises:
         ValueError: The text encoder is that of 2.x, which single files hold in another form.
@@ -97,8 +99,12 @@ def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, **a
         for name, value in network.state_dict().items():
             original = original_name(part, name, config)
             tensors[original] = _as_convolution(original, value.detach().cpu()).contiguous()
-    fields = modelspec(subject, lora=False, content_hash=content_hash(tensors), **about)
-    return write_safetensors(path, tensors, {"format": "pt", **provenance(subject), **fields})
+    metadata = {"format": "pt"}
+    metadata.update(provenance_fields(subject))
+    metadata.update(
+        modelspec_fields(subject, title=title, content_hash=content_hash(tensors), lora=False, thumbnail=thumbnail)
+    )
+    return write_safetensors(path, tensors, metadata)
 
 
 def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class LearnedBases(nn.Module):
         self.down_aux = nn.ParameterList([math.sqrt(down.shape[1]) * down for down, _ in bases])
         self.up_aux = nn.ParameterList([math.sqrt(up.shape[0]) * up for _, up in bases])
 
-    def aux(self) -> dict[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]:
+    def aux_bases(self) -> dict[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]:
         """{slot name: (down_aux (a, in), up_aux (out, b))} as they are now."""
         return {
             slot.name: (down / math.sqrt(slot.in_features), up / math.sqrt(slot.out_features))
@@ -49,4 +49,4 @@ class LearnedBases(nn.Module):
     def forward(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n q"]:
         """Theta of `layout.as_lora` with the residuals that `theta` has within these bases."""
         with torch.autocast(theta.device.type, enabled=False):  # would round theta itself, and not only what it does
-            return self.layout.as_lora.pack(self.layout.fold(theta, aux=self.aux()))
+            return self.layout.as_lora.pack(self.layout.fold(theta, aux_bases=self.aux_bases()))

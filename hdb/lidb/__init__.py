@@ -1,11 +1,11 @@
-"""What theta means: a few numbers per layer that change a frozen diffusion model into one person's.
+"""Lightweight DreamBooth (LiDB): a LoRA inside random frozen bases, so that one person takes about 30,000 numbers.
 
     theta ─► Layout ─► (down, up) of every slot ─► LiDBLinear:  y = W x + up_aux · up · down · down_aux x
     (n, p)   slots     (n, r, a), (n, b, r)
 
-`slot` is one layer and its bases, `layout` the order of all slots, `residuals` theta together with its layout, `linear`
-one personalized layer. `adapter` puts such layers into a UNet and a text encoder, `file` keeps one subject, `export`
-writes what other programs load and `modelspec` what such a file says of itself.
+`slot` describes one layer and its bases, `layout` the order of all slots in theta, and `residuals` holds theta together
+with its layout. `linear` is one personalized layer, and `adapter` puts such layers into a UNet and a text encoder.
+`file` reads and writes one subject, `export` writes LoRA files for other programs, and `modelspec` their metadata.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949, section 4.1 (lightweight DreamBooth)
 """

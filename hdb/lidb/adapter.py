@@ -1,30 +1,30 @@
-"""LiDB: puts LiDB layers into a UNet and a text encoder; binds, merges, takes them out again."""
+"""LiDB: puts LiDB layers into a UNet and a text encoder, binds residuals to them, merges them, removes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdb.lidb.folding import Folding
+from hdb.lidb.folding import BatchedFolding
 from hdb.lidb.layout import Layout
 from hdb.lidb.linear import LiDBLinear
 from hdb.lidb.names import find_target_layers
 from hdb.lidb.residuals import Residuals
+from hdb.lidb.slot import Slot
 
 
 class LiDB:
     """The personalized layers of a diffusion model, all bound by one theta.
 
-    Replaces the layers in place, in the models given. Their weights, and the names of these, stay what they are.
+    Replaces linear layers in place. The weights and their names in `state_dict` stay the same.
 
     Args:
         unet: diffusers' UNet2DConditionModel, or None.
         text_encoder: transformers' CLIPTextModel, or None.
-        layout: Names the layers to replace. Default: `Layout.from_models` the models.
+        layout: Names the layers to replace. Default: `Layout.from_models` with the paper's sizes.
 
     Raises:
         ValueError: The models do not have exactly the layers of the layout, or have LiDB layers already.
@@ -42,136 +42,146 @@ class LiDB:
         layout: Layout | None = None,
     ) -> None:
         self.layout = Layout.from_models(unet=unet, text_encoder=text_encoder) if layout is None else layout
-        found = find_target_layers(unet=unet, text_encoder=text_encoder)
-        _check_layers(found, self.layout)
-        owners = {
-            child: (parent, name)
-            for model in (unet, text_encoder)
-            if model is not None
-            for parent in model.modules()
-            for name, child in parent.named_children()
-        }
+        originals = find_target_layers(unet=unet, text_encoder=text_encoder)
+        _check_layers(originals, self.layout)
+        parents = {}  # layer -> (parent module, attribute name)
+        for model in (unet, text_encoder):
+            for parent in model.modules() if model is not None else ():
+                for attribute, child in parent.named_children():
+                    parents[child] = (parent, attribute)
         self.layers: dict[str, LiDBLinear] = {}
-        self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._parents: dict[str, tuple[nn.Module, str]] = {}
         self._originals: dict[str, nn.Linear] = {}
         for slot in self.layout.slots:
-            original = found[slot.name]
-            parent, name = owners[original]
-            drawn = slot.meta_aux_bases if original.weight.is_meta else partial(slot.aux_bases, seed=self.layout.seed)
-            aux = (None, None) if self.layout.free else drawn()
-            layer = LiDBLinear(original, *aux)
-            setattr(parent, name, layer)
+            original = originals[slot.name]
+            parent, attribute = parents[original]
+            down_aux, up_aux = self._aux_bases(slot, original)
+            layer = LiDBLinear(original, down_aux, up_aux)
+            setattr(parent, attribute, layer)
             self.layers[slot.name] = layer
-            self._owners[slot.name] = parent, name
+            self._parents[slot.name] = (parent, attribute)
             self._originals[slot.name] = original
-        self._fold = Folding(self.layers)
-        self._bound: tuple[Residuals | None, float] = (None, 1.0)
+        self._fold = BatchedFolding(self.layers)
+        self._bound_residuals: Residuals | None = None
+        self._bound_scale = 1.0
+
+    def _aux_bases(self, slot: Slot, layer: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
+        if self.layout.free:
+            return None, None
+        return slot.meta_aux_bases() if layer.weight.is_meta else slot.aux_bases(seed=self.layout.seed)
 
     def check_layout(self, layout: Layout) -> None:
         """Raises ValueError naming both digests if residuals of this layout cannot be bound.
 
-        They need not be of the adapter's own: the bases serve every rank, and a free layout needs none.
+        Any rank can be bound, and so can a free layout of the same layers, which needs no bases.
         """
-        own = replace(self.layout.as_lora, seed=layout.seed) if layout.free else self.layout
-        if replace(layout, rank=own.rank) != own:
+        expected = replace(self.layout.as_lora, seed=layout.seed) if layout.free else self.layout
+        if replace(layout, rank=expected.rank) != expected:
             self.layout.check_digest(layout.digest, name="theta")
 
-    def bind(self, people: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
-        """Gives the model the residuals of n identities until the next `bind`; None gives the base back.
+    def bind(self, residuals: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
+        """Sets the residuals of n identities until the next `bind`. None removes them, which leaves the base.
 
-        Gradients flow to theta. See `LiDBLinear.forward` for which sample gets which residual.
+        Gradients flow to theta. In a batch, sample i gets the residual of identity i mod n.
 
         Args:
-            people: Residuals, see `check_layout`; a bare theta is of the adapter's own layout.
+            residuals: Residuals that pass `check_layout`, or a theta of the adapter's own layout.
             scale: Factor on all residuals: 0 is the base, 1 the person.
 
         Raises:
-            ValueError: theta is of another size or, on a CPU, not finite, or the layout has other bases. The previous
-                binding stays.
+            ValueError: theta has another size or, on the CPU, is not finite, or the layout has other bases. What was
+                bound before stays bound.
         """
-        if people is None:
+        if residuals is None:
             for layer in self.layers.values():
                 layer.bind(None, None)
         else:
-            people = people if isinstance(people, Residuals) else Residuals(people, self.layout)
-            self.check_layout(people.layout)
-            # On a GPU the search for NaN would wait for the device: whoever brings a theta there looks before.
-            people.layout.check_theta(people.theta, finite=people.theta.device.type == "cpu")
-            theta = people.theta.to(next(iter(self.layers.values())).weight.device)
-            folded = self._fold(people.layout.unpack(theta), scale=scale, free=people.layout.free)
-            for name, (down, up) in folded.items():
+            if not isinstance(residuals, Residuals):
+                residuals = Residuals(residuals, self.layout)
+            self.check_layout(residuals.layout)
+            # A search for NaN on a GPU would wait for the device. Callers check theta before they move it there.
+            residuals.layout.check_theta(residuals.theta, finite=residuals.theta.device.type == "cpu")
+            device = next(iter(self.layers.values())).weight.device
+            factors = residuals.layout.unpack(residuals.theta.to(device))
+            for name, (down, up) in self._fold(factors, scale=scale, free=residuals.layout.free).items():
                 self.layers[name].bind_lora(down, up)
-        self._bound = people, scale
+        self._bound_residuals = residuals
+        self._bound_scale = scale
 
     @contextmanager
-    def bound(self, people: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
-        """Binds people within a `with` block, then who was bound before.
+    def bound(self, residuals: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
+        """Binds residuals within a `with` block and binds the previous ones again after it.
 
-        With gradient checkpointing `backward` belongs inside the block, too: it runs the layers again.
+        With gradient checkpointing, `backward` must be called inside the block, because it runs the layers again.
         """
-        previous, previous_scale = self._bound
-        self.bind(people, scale=scale)
+        previous_residuals = self._bound_residuals
+        previous_scale = self._bound_scale
+        self.bind(residuals, scale=scale)
         try:
             yield
         finally:
-            self.bind(previous, scale=previous_scale)
+            self.bind(previous_residuals, scale=previous_scale)
 
     @contextmanager
     def unbound(self) -> Iterator[None]:
-        """Gives the base back within a `with` block; behind it who was bound is bound again, without a new fold."""
-        held, bound = {name: (layer.down, layer.up) for name, layer in self.layers.items()}, self._bound
+        """Gives the base within a `with` block. After it the previous residuals are bound again without folding."""
+        bound_residuals = self._bound_residuals
+        bound_scale = self._bound_scale
+        bound_factors = {name: (layer.down, layer.up) for name, layer in self.layers.items()}
         try:
             self.bind(None)
             yield
         finally:
-            for name, (down, up) in held.items():
-                self.layers[name].down, self.layers[name].up = down, up
-            self._bound = bound
+            for name, (down, up) in bound_factors.items():
+                self.layers[name].down = down
+                self.layers[name].up = up
+            self._bound_residuals = bound_residuals
+            self._bound_scale = bound_scale
 
     @torch.no_grad()
-    def merge(self, person: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
-        """Adds one person's residuals to the base weights for good. Meant for a copy that is exported.
-
-        Nothing is bound afterwards.
+    def merge(self, residuals: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:
+        """Adds one person's residuals to the base weights, for a copy that is exported. Nothing is bound afterwards.
 
         Args:
-            person: As in `bind`, of n = 1.
+            residuals: As in `bind`, of n = 1.
             scale: As in `bind`.
 
         Raises:
             ValueError: theta is not of one person, of another size or not finite.
         """
-        if len(person) != 1:
-            raise ValueError(f"a model can take the weights of 1 person, given {len(person)}")
-        self.bind(person, scale=scale)
+        if len(residuals) != 1:
+            raise ValueError(f"a model can take the weights of 1 person, given {len(residuals)}")
+        self.bind(residuals, scale=scale)
         for layer in self.layers.values():
-            down, up = layer.fold()
-            # In float32, so that half precision rounds the sum once and not the residual before.
+            down, up = layer.lora_factors()
+            # In float32, so that in half precision only the sum is rounded.
             layer.weight.copy_(layer.weight.float() + up[0].float().mT @ down[0].float())
         self.bind(None)
 
     def detach(self) -> None:
-        """Puts the original layers back. The adapter is of no use afterwards."""
-        for name, (parent, attribute) in self._owners.items():
-            original, layer = self._originals[name], self.layers[name]
-            # The same parameters, unless somebody replaced them meanwhile.
-            original.weight, original.bias = layer.weight, layer.bias
+        """Puts the original layers back. The adapter cannot be used afterwards."""
+        for name, (parent, attribute) in self._parents.items():
+            original = self._originals[name]
+            layer = self.layers[name]
+            original.weight, original.bias = layer.weight, layer.bias  # in case that parameters were replaced meanwhile
             setattr(parent, attribute, original)
-        self.layers, self._owners, self._originals = {}, {}, {}
+        self.layers, self._parents, self._originals = {}, {}, {}
 
 
-def _check_layers(found: dict[str, nn.Linear], layout: Layout) -> None:
-    if any(isinstance(layer, LiDBLinear) for layer in found.values()):
+def _check_layers(layers: dict[str, nn.Linear], layout: Layout) -> None:
+    """Raises ValueError if a model's target layers are not those of the layout, by name and shape."""
+    if any(isinstance(layer, LiDBLinear) for layer in layers.values()):
         raise ValueError("the model has LiDB layers already; detach the adapter that put them there first")
-    names = {slot.name for slot in layout.slots}
-    if odd := sorted(names ^ set(found)):
-        where = "the layout" if odd[0] in names else "the model"
+    slot_names = {slot.name for slot in layout.slots}
+    differing = sorted(slot_names ^ set(layers))
+    if differing:
+        owner = "the layout" if differing[0] in slot_names else "the model"
         raise ValueError(
-            f"the layout has {len(names)} slots, the model {len(found)} layers to personalize; "
-            f"only {where} has {odd[0]}"
+            f"the layout has {len(slot_names)} slots, the model {len(layers)} layers to personalize; "
+            f"only {owner} has {differing[0]}"
         )
     for slot in layout.slots:
-        layer = found[slot.name]
+        layer = layers[slot.name]
         if (layer.in_features, layer.out_features) != (slot.in_features, slot.out_features):
             raise ValueError(
                 f"{slot.name} is {layer.in_features} -> {layer.out_features} in the model, "

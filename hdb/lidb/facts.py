@@ -1,4 +1,4 @@
-"""What a subject's file says of itself, from its bytes alone: no network's library is loaded for it."""
+"""Describes a subject's file without loading torch, so that `hdb inspect` answers quickly."""
 
 import hashlib
 import json
@@ -11,39 +11,39 @@ from hdb.prompts import INSTANCE_PROMPT
 
 
 def describe_subject(path: Path) -> dict[str, object]:
-    """The facts in the header of a subject's file, in rows of a name and a fact.
+    """What the header of a subject's file says, as rows of a table.
 
     Raises:
-        ValueError: it is no such file, or damaged or altered.
+        ValueError: It is not such a file, or damaged or altered.
     """
-    tensors, about = read_safetensors_header(path)
-    if not is_whole(path, about):
-        from hdb.lidb.file import Subject  # only here: it knows what can be wrong, and loads torch
+    tensors, metadata = read_safetensors_header(path)
+    if not _has_valid_checksum(path, metadata):
+        from hdb.lidb.file import Subject  # loads torch, which takes seconds
 
-        Subject.load(path)
-    layout = json.loads(zlib.decompress(a2b_base64(about["layout"])))
+        Subject.load(path)  # raises the error that says what is wrong
+    layout = json.loads(zlib.decompress(a2b_base64(metadata["layout"])))
     dtype = {"F16": "float16", "F32": "float32"}[tensors["theta"]["dtype"]]
     return {
-        "base": f"{about['base']} ({about['base_digest']})",
-        "layout digest": about["layout_digest"],
+        "base": f"{metadata['base']} ({metadata['base_digest']})",
+        "layout digest": metadata["layout_digest"],
         "slots": len(layout["slots"]),
-        "rank": about["rank"],
+        "rank": metadata["rank"],
         "basis": "free" if layout.get("free") else "lidb",
         "theta": f"{tensors['theta']['shape'][1]} x {dtype}",
         "bytes": path.stat().st_size,
-        "created": about["created"],
-        "hdb version": about["hdb_version"],
-        "scale": about["scale"],
-        "source": about["source"] or "-",
-        "consent": about["consent"] or "-",
-        "prompt": about.get("instance_prompt", INSTANCE_PROMPT),
+        "created": metadata["created"],
+        "hdb version": metadata["hdb_version"],
+        "scale": metadata["scale"],
+        "source": metadata["source"] or "-",
+        "consent": metadata["consent"] or "-",
+        "prompt": metadata.get("instance_prompt", INSTANCE_PROMPT),
     }
 
 
-def is_whole(path: Path, about: dict[str, str]) -> bool:
-    """Whether a file has the checksum that it was written with."""
+def _has_valid_checksum(path: Path, metadata: dict[str, str]) -> bool:
     content = path.read_bytes()
-    numbers = content[8 + int.from_bytes(content[:8], "little") :]
-    fields = {name: value for name, value in about.items() if name != "checksum"}
-    written = hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + numbers).hexdigest()
-    return about.get("checksum") == written
+    header_length = int.from_bytes(content[:8], "little")
+    theta_bytes = content[8 + header_length :]
+    fields = {name: value for name, value in metadata.items() if name != "checksum"}
+    checksum = hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + theta_bytes).hexdigest()
+    return metadata.get("checksum") == checksum

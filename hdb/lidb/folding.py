@@ -1,4 +1,4 @@
-"""Folding: the factors of all layers through their bases, layers of one shape together."""
+"""BatchedFolding: folds the bases into the factors of all layers, in one product per shape of a basis."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from hdb.lidb.linear import LiDBLinear
 from hdb.lidb.product import project
 
 
-class Folding:
-    """Folds the residuals of n people for all layers of a model, one product for each shape of a basis.
+class BatchedFolding:
+    """Folds the bases into the factors of n identities for all layers of a model.
 
         down (n, r, a) · down_aux (a, in)        (scale · up_aux (out, b) · up (n, b, r))ᵀ
 
-    Stable Diffusion 1.5 has 192 layers and 12 shapes: one by one, 384 products so small that starting them takes all
-    the time. The layers keep their bases, as views of those stacked here.
+    Stable Diffusion 1.5 has 192 layers of 12 shapes. Layer by layer this would take 384 products, each so small that
+    launching it dominates. The bases of layers of one shape are therefore stacked, and the layers keep views of them.
 
     Args:
-        layers: of the model by slot name, all with bases or all without.
+        layers: The model's layers by slot name, either all with bases or all without.
     """
 
     def __init__(self, layers: Mapping[str, LiDBLinear]) -> None:
@@ -29,36 +29,45 @@ class Folding:
         self._stacks: dict[tuple[str, tuple[int, ...]], Float[Tensor, "s _ _"]] = {}
 
     def __call__(self, factors: Factors, *, scale: float = 1.0, free: bool = False) -> Factors:
-        """Slot name -> (down (n, r, in), up (n, r, out)) of an ordinary LoRA, through which gradients flow.
+        """Computes {slot name: (down (n, r, in), up (n, r, out))} of an ordinary LoRA. Gradients flow through it.
 
         Args:
             factors: down (n, r, a) and up (n, b, r) of each slot.
-            free: they are past the bases already, a = in and b = out.
+            free: The factors have no bases, a = in and b = out.
         """
-        downs = self._projected("down_aux", {name: down for name, (down, _) in factors.items()}, free=free)
-        rows = {name: up.mT for name, (_, up) in factors.items()}
-        ups = self._projected("up_aux", rows, scale=scale, free=free)
+        down_rows = {name: down for name, (down, _) in factors.items()}
+        up_rows = {name: up.mT for name, (_, up) in factors.items()}
+        downs = self._project("down_aux", down_rows, scale=1.0, free=free)
+        ups = self._project("up_aux", up_rows, scale=scale, free=free)
         return {name: (downs[name], ups[name]) for name in factors}
 
-    def _projected(
-        self, side: str, rows: Mapping[str, Float[Tensor, "n r _"]], *, scale: float = 1.0, free: bool
+    def _project(
+        self, basis_name: str, rows: Mapping[str, Float[Tensor, "n r _"]], *, scale: float, free: bool
     ) -> dict[str, Float[Tensor, "n r _"]]:
-        """The rows of each slot through its basis on one side."""
-        alike, projected = defaultdict(list), {}
+        """Multiplies the rows of each slot by one of its two bases."""
+        names_by_shape = defaultdict(list)
         for name, row in rows.items():
-            alike[row.shape[2] if free else tuple(getattr(self.layers[name], side).shape)].append(name)
-        for shape, names in alike.items():
-            bases, stacked = None if free else self._stack(side, shape, names), torch.stack([rows[of] for of in names])
-            bases = bases if free or side == "down_aux" else bases.mT
-            folded = project(stacked.flatten(1, 2), bases, scale=scale)
-            projected |= zip(names, folded.unflatten(1, stacked.shape[1:3]).unbind(0), strict=True)
+            shape = tuple(row.shape[2:] if free else getattr(self.layers[name], basis_name).shape)
+            names_by_shape[shape].append(name)
+        projected = {}
+        for shape, names in names_by_shape.items():
+            stacked_rows = torch.stack([rows[name] for name in names])
+            bases = None
+            if not free:
+                bases = self._stacked_bases(basis_name, shape, names)
+                if basis_name == "up_aux":
+                    bases = bases.mT
+            folded = project(stacked_rows.flatten(1, 2), bases, scale=scale)
+            projected.update(zip(names, folded.unflatten(1, stacked_rows.shape[1:3]).unbind(0), strict=True))
         return projected
 
-    def _stack(self, side: str, shape: tuple[int, ...], names: list[str]) -> Float[Tensor, "s _ _"]:
-        """The bases of layers that are alike, where the layers and in what precision they are now."""
-        held, now = self._stacks.get((side, shape)), getattr(self.layers[names[0]], side)
-        if held is None or (held.device, held.dtype) != (now.device, now.dtype):
-            held = self._stacks[side, shape] = torch.stack([getattr(self.layers[name], side) for name in names])
-            for name, basis in zip(names, held, strict=True):
-                setattr(self.layers[name], side, basis)
-        return held
+    def _stacked_bases(self, basis_name: str, shape: tuple[int, ...], names: list[str]) -> Float[Tensor, "s _ _"]:
+        """The stacked bases of layers of one shape, stacked anew after the model changed its device or precision."""
+        current = getattr(self.layers[names[0]], basis_name)
+        stack = self._stacks.get((basis_name, shape))
+        if stack is None or (stack.device, stack.dtype) != (current.device, current.dtype):
+            stack = torch.stack([getattr(self.layers[name], basis_name) for name in names])
+            self._stacks[basis_name, shape] = stack
+            for name, basis in zip(names, stack, strict=True):
+                setattr(self.layers[name], basis_name, basis)
+        return stack

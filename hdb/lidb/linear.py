@@ -7,23 +7,25 @@ from hdb.lidb.product import project, residual_linear
 
 
 class LiDBLinear(nn.Linear):
-    """A frozen linear layer whose weight carries a residual of rank r, made of a few numbers and two frozen bases.
+    """A frozen linear layer with one residual of rank r per identity, inside two frozen bases.
 
-        dW = up_aux · up · down · down_aux        (out, in) = (out, b) (b, r) (r, a) (a, in)
+        ΔW = up_aux · up · down · down_aux        (out, in) = (out, b) (b, r) (r, a) (a, in)
 
-    It shares the parameters of the layer it replaces and keeps their names, so that `state_dict`, `.to` and everything
-    that looks for an `nn.Linear` go on working, and it adds no parameter. With nothing bound it is that layer.
+    The layer shares the parameters of the one it replaces and keeps their names, so `state_dict`, `.to` and code that
+    looks for `nn.Linear` work as before. It adds no parameters. With nothing bound it is the replaced layer.
 
-    The (out, in) residual is never formed. Folding the bases into the factors first, (r, a)(a, in) and (b, r)(out, b),
-    costs n·r·a·in instead of the tokens·a·in of projecting every token to a, and leaves a LoRA of rank r per identity.
+    The residual (out, in) is never formed. The bases are folded into the factors first, (r, a)(a, in) and
+    (out, b)(b, r), which costs n·r·a·in instead of the tokens·a·in of projecting every token, and leaves a LoRA of
+    rank r per identity.
 
     Args:
-        base: The layer to replace. It stays as it is and can be put back.
-        down_aux: (a, in) with orthonormal rows, the same for everyone; None for a layer that binds free factors only.
-        up_aux: (out, b) with orthonormal columns, the same for everyone, or None.
+        base: The layer to replace. It is not changed and can be put back.
+        down_aux: Basis of the input, (a, in) with orthonormal rows, shared by all identities. None for a layer whose
+            factors are those of an ordinary LoRA.
+        up_aux: Basis of the output, (out, b) with orthonormal columns, or None.
 
     Raises:
-        ValueError: The layer is no plain `nn.Linear`, or the bases do not fit it.
+        ValueError: The layer is not a plain `nn.Linear`, or the bases do not fit it.
 
     Source: HyperDreamBooth, section 4.1, https://arxiv.org/abs/2307.06949
 
@@ -37,7 +39,7 @@ class LiDBLinear(nn.Linear):
     def __init__(
         self, base: nn.Linear, down_aux: Float[Tensor, "a in_"] | None, up_aux: Float[Tensor, "out b"] | None
     ) -> None:
-        # nn.Linear.__init__ would draw a weight, from the global generator, only to throw it away.
+        # Not nn.Linear.__init__, which would draw a weight from the global generator.
         nn.Module.__init__(self)
         if type(base) is not nn.Linear:
             raise ValueError(f"LiDB replaces plain nn.Linear layers, given {type(base).__qualname__}")
@@ -51,11 +53,11 @@ class LiDBLinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.train(base.training)
-        # The seed and the slot's name say what the bases are; storing them would multiply the size of a checkpoint.
+        # Not persistent: the bases follow from the seed and the slot's name, and would multiply a checkpoint's size.
         for name, aux in (("down_aux", down_aux), ("up_aux", up_aux)):
             self.register_buffer(name, None if aux is None else aux.detach().to(base.weight.device), persistent=False)
-        self.down: Tensor | None = None
-        self.up: Tensor | None = None
+        self.down: Tensor | None = None  # (n, r, in) of the bound residuals, with the bases folded in
+        self.up: Tensor | None = None  # (n, r, out)
 
     def bind(
         self,
@@ -65,55 +67,59 @@ class LiDBLinear(nn.Linear):
         *,
         free: bool = False,
     ) -> None:
-        """Sets the residuals of n identities until the next `bind`; None takes them away.
+        """Sets the residuals of n identities until the next `bind`. None removes them.
 
-        The factors are folded here, once, and keep their graph. They stay bound because gradient checkpointing runs
-        `forward` again in backward.
+        The bases are folded into the factors here, once, and the result keeps its graph. It stays bound because
+        gradient checkpointing runs `forward` again in the backward pass.
 
         Args:
-            free: The factors are those of an ordinary LoRA, a = in and b = out, and go past the bases.
+            free: The factors are those of an ordinary LoRA, a = in and b = out, and bypass the bases.
 
         Raises:
-            ValueError: Only one factor is given, or they fit neither each other nor the bases.
+            ValueError: Only one factor is given, or the factors fit neither each other nor the bases.
         """
         if down is None or up is None:
             if down is not up:
                 raise ValueError("bind takes both factors of a residual or neither, given one")
-            self.down, self.up = None, None
+            self.down = None
+            self.up = None
             return
-        free = free or self.down_aux is None
-        a, b = (self.in_features, self.out_features) if free else (self.down_aux.shape[0], self.up_aux.shape[1])
+        if free or self.down_aux is None:
+            a, b = self.in_features, self.out_features
+            down_basis = up_basis = None
+        else:
+            a, b = self.down_aux.shape[0], self.up_aux.shape[1]
+            down_basis, up_basis = self.down_aux[None], self.up_aux.mT[None]
         if down.shape[2] != a or up.shape != (len(down), b, down.shape[1]):
             raise ValueError(
                 f"factors {tuple(down.shape)} and {tuple(up.shape)} do not fit a layer of a = {a} and b = {b}, "
                 f"which takes (n, r, {a}) and (n, {b}, r)"
             )
-        bases = (None, None) if free else (self.down_aux[None], self.up_aux.mT[None])
-        down, up = (
-            project(rows.flatten(0, 1)[None], basis, scale=factor)[0].unflatten(0, rows.shape[:2])
-            for rows, basis, factor in zip((down, up.mT), bases, (1.0, scale), strict=True)
-        )
-        self.bind_lora(down, up)
+        # (n, r, a) -> (1, n·r, a) -> (1, n·r, in) -> (n, r, in), and alike for up.
+        lora_down = project(down.flatten(0, 1)[None], down_basis)[0].unflatten(0, down.shape[:2])
+        lora_up = project(up.mT.flatten(0, 1)[None], up_basis, scale=scale)[0].unflatten(0, down.shape[:2])
+        self.bind_lora(lora_down, lora_up)
 
     def bind_lora(self, down: Float[Tensor, "n r in_"], up: Float[Tensor, "n r out"]) -> None:
-        """Sets residuals that were folded, and scaled, already: `Folding` does so for all layers together."""
-        self.down, self.up = down, up
+        """Sets LoRA factors with the bases and the scale folded in, as `BatchedFolding` computes them."""
+        self.down = down
+        self.up = up
 
-    def fold(self) -> tuple[Float[Tensor, "n r in_"], Float[Tensor, "n r out"]]:
-        """The bound residuals as ordinary LoRA factors: down · down_aux and (scale · up_aux · up)ᵀ."""
+    def lora_factors(self) -> tuple[Float[Tensor, "n r in_"], Float[Tensor, "n r out"]]:
+        """The bound residuals as LoRA factors: down · down_aux and (scale · up_aux · up)ᵀ."""
         if self.down is None or self.up is None:
             raise ValueError("nothing is bound to this layer, so there is no residual to fold")
         return self.down, self.up
 
     def forward(self, x: Float[Tensor, "m *tokens in_"]) -> Float[Tensor, "m *tokens out"]:
-        """Applies the layer and each sample's own residual.
+        """Applies the layer and adds each sample's residual.
 
         Args:
-            x: m samples. m is n (sample i gets residual i), or n is 1 (all get it), or m is k·n with the identities
-                *tiled*, as classifier-free guidance makes them: `cat([x] * k)`, sample i gets residual i mod n.
+            x: m samples, a multiple of the n bound identities; sample i gets residual i mod n. Classifier-free
+                guidance tiles its batch this way, `cat([x] * 2)`.
 
         Raises:
-            ValueError: m is no multiple of the n residuals bound.
+            ValueError: m is not a multiple of n.
         """
         if self.down is None:
             return super().forward(x)

@@ -1,4 +1,4 @@
-"""The shape of personal weights, apart from the networks: what is asked of a file alone need not load them."""
+"""The options of LiDB, in a file without torch so that `hdb inspect` starts quickly."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from hdb.limits import number_field, seed_field
 
 @dataclass
 class LiDBOptions:
-    """The shape of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side.
+    """The size of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side.
 
-    `a` is how many directions of a layer's input a residual may use. `b` is how many of its output. `rank` is that of
-    the residual within them. `seed` draws the directions.
+    `a` is the number of basis vectors of a layer's input, `b` that of its output. `rank` is the rank of the residual
+    between them. `seed` is that of the random bases.
     """
 
     a: int = number_field(100, ge=1)

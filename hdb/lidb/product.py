@@ -1,4 +1,4 @@
-"""Products of frozen matrices and the few numbers that are trained, with gradients written out."""
+"""Matrix products of frozen weights and trained factors, with backward passes that save memory and copies."""
 
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch.nn import functional
 def project(
     factors: Float[Tensor, "s k a"], bases: Float[Tensor, "s a width"] | None, *, scale: float = 1.0
 ) -> Float[Tensor, "s k width"]:
-    """Factors of s layers, scaled, through the layers' frozen bases and in their precision; None is no basis.
+    """scale · factors · bases for s layers, in the precision of the bases. Without bases only the scale is applied.
 
-    Unlike after a plain product, a second backward through the result finds what it needs: residuals are folded once
-    and stay bound for as many losses as there are.
+    The result can be used in several backward passes: residuals are folded once and stay bound for several losses.
     """
-    return factors if bases is None and scale == 1 else _Projection.apply(factors, bases, scale)
+    if bases is None and scale == 1:
+        return factors
+    return _Projection.apply(factors, bases, scale)
 
 
 def residual_linear(
@@ -27,15 +28,15 @@ def residual_linear(
     down: Float[Tensor, "n r in_"],
     up: Float[Tensor, "n r out"],
 ) -> Float[Tensor, "m *tokens out"]:
-    """A linear layer plus a residual of rank r for each of n people.
+    """A linear layer plus a residual of rank r for each of n identities.
 
         out = x · weightᵀ + bias + (x · downᵀ) · up
 
-    The residual is added to the layer's output, and to its gradient, in place. Left to autograd both would be copied
-    first: with many people in a batch that is a tenth of a training step.
+    The residual is added in place, to the output and to the gradient. Autograd would copy both first, which takes a
+    tenth of a training step with many people in the batch.
 
     Args:
-        x: m samples; sample i gets residual i mod n, or all get the one there is.
+        x: m samples, a multiple of n; sample i gets residual i mod n.
     """
     return _ResidualLinear.apply(x, weight, bias, down, up)
 
@@ -43,61 +44,73 @@ def residual_linear(
 class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, factors: Tensor, bases: Tensor | None, scale: float) -> Tensor:
-        # Not saved for backward, after which they would be gone.
-        ctx.bases, ctx.scale, ctx.given = bases, scale, factors.dtype
+        ctx.bases = bases  # not save_for_backward, whose tensors are freed after the first backward pass
+        ctx.scale = scale
+        ctx.factors_dtype = factors.dtype
         scaled = factors if scale == 1 else scale * factors
         if bases is None:
             return scaled
-        # Into a tensor of its own, which autocast leaves alone: it would cast all bases at every step.
-        folded = bases.new_empty(*scaled.shape[:2], bases.shape[2])
-        return torch.bmm(scaled.to(bases), bases, out=folded)
+        # With `out` given, autocast does not apply. It would cast all bases in every step.
+        projected = bases.new_empty(*scaled.shape[:2], bases.shape[2])
+        return torch.bmm(scaled.to(bases), bases, out=projected)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         if ctx.bases is not None:
-            gradient = torch.bmm(gradient, ctx.bases.mT).to(ctx.given)
-        return gradient if ctx.scale == 1 else ctx.scale * gradient, None, None
+            gradient = torch.bmm(gradient, ctx.bases.mT).to(ctx.factors_dtype)
+        if ctx.scale != 1:
+            gradient = ctx.scale * gradient
+        return gradient, None, None
 
 
 class _ResidualLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
-        out = functional.linear(x, weight, bias)  # under autocast in its precision, and so is all that follows
-        num = down.shape[0]  # not `len`, which costs as much as a small product
-        times = 1 if num == 1 else x.shape[0] // num
-        rows = x.to(out.dtype).reshape(times * num, -1, x.shape[-1])
-        ctx.times, ctx.shape, ctx.given = times, x.shape, (x.dtype, down.dtype, up.dtype)
-        down, up = _tiled(down.to(out), times), _tiled(up.to(out), times)
-        inner = torch.bmm(rows, down.mT)
-        out.view(times * num, -1, out.shape[-1]).baddbmm_(inner, up)
-        ctx.save_for_backward(rows, inner, weight, down, up)
+        out = functional.linear(x, weight, bias)  # autocast chooses its precision, and the rest follows that
+        num_residuals = down.shape[0]
+        repeats = 1 if num_residuals == 1 else x.shape[0] // num_residuals
+        batch_size = repeats * num_residuals
+        rows = x.to(out.dtype).reshape(batch_size, -1, x.shape[-1])
+        ctx.repeats = repeats
+        ctx.x_shape = x.shape
+        ctx.dtypes = (x.dtype, down.dtype, up.dtype)
+        down = _tile(down.to(out), repeats)
+        up = _tile(up.to(out), repeats)
+        hidden = torch.bmm(rows, down.mT)
+        out.view(batch_size, -1, out.shape[-1]).baddbmm_(hidden, up)
+        ctx.save_for_backward(rows, hidden, weight, down, up)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, weight, down, up = ctx.saved_tensors
-        of_x, of_weight, of_bias, of_down, of_up = ctx.needs_input_grad
-        dtype_of_x, dtype_of_down, dtype_of_up = ctx.given
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        gradient = flat.view(rows.shape[0], -1, flat.shape[-1])
-        to_inner = torch.bmm(gradient, up.mT)
-        to_x = to_down = to_up = None
-        if of_x:
-            to_x = (flat @ weight.to(flat)).view_as(rows).baddbmm_(to_inner, down)
-            to_x = to_x.view(ctx.shape).to(dtype_of_x)
-        if of_down:
-            to_down = _summed(torch.bmm(to_inner.mT, rows), ctx.times).to(dtype_of_down)
-        if of_up:
-            to_up = _summed(torch.bmm(inner.mT, gradient), ctx.times).to(dtype_of_up)
-        to_weight = flat.mT @ rows.flatten(0, 1) if of_weight else None
-        return to_x, to_weight, flat.sum(0) if of_bias else None, to_down, to_up
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        rows, hidden, weight, down, up = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, needs_down, needs_up = ctx.needs_input_grad
+        x_dtype, down_dtype, up_dtype = ctx.dtypes
+        grad_x = grad_weight = grad_bias = grad_down = grad_up = None
+        flat_grad_out = grad_out.reshape(-1, grad_out.shape[-1])
+        grad_out = flat_grad_out.view(rows.shape[0], -1, flat_grad_out.shape[-1])
+        grad_hidden = torch.bmm(grad_out, up.mT)
+        if needs_x:
+            grad_x = (flat_grad_out @ weight.to(flat_grad_out)).view_as(rows).baddbmm_(grad_hidden, down)
+            grad_x = grad_x.view(ctx.x_shape).to(x_dtype)
+        if needs_weight:
+            grad_weight = flat_grad_out.mT @ rows.flatten(0, 1)
+        if needs_bias:
+            grad_bias = flat_grad_out.sum(0)
+        if needs_down:
+            grad_down = _sum_tiles(torch.bmm(grad_hidden.mT, rows), ctx.repeats).to(down_dtype)
+        if needs_up:
+            grad_up = _sum_tiles(torch.bmm(hidden.mT, grad_out), ctx.repeats).to(up_dtype)
+        return grad_x, grad_weight, grad_bias, grad_down, grad_up
 
 
-def _tiled(factor: Float[Tensor, "n r w"], times: int) -> Float[Tensor, "m r w"]:
-    return factor if times == 1 else factor.expand(times, *factor.shape).flatten(0, 1)  # faster than `repeat`
+def _tile(factor: Float[Tensor, "n r w"], repeats: int) -> Float[Tensor, "m r w"]:
+    if repeats == 1:
+        return factor
+    return factor.expand(repeats, *factor.shape).flatten(0, 1)  # faster than `repeat`
 
 
-def _summed(gradient: Float[Tensor, "m r w"], times: int) -> Float[Tensor, "n r w"]:
-    return gradient if times == 1 else gradient.unflatten(0, (times, -1)).sum(0)
+def _sum_tiles(gradient: Float[Tensor, "m r w"], repeats: int) -> Float[Tensor, "n r w"]:
+    return gradient if repeats == 1 else gradient.unflatten(0, (repeats, -1)).sum(0)

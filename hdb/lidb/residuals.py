@@ -1,4 +1,4 @@
-"""Residuals: theta together with the layout that gives it meaning; what a diffusion model is bound to."""
+"""Residuals: theta together with the layout that gives it meaning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from hdb.lidb.layout import Layout
 
 @dataclass(eq=False)
 class Residuals:
-    """The residuals of n people.
+    """The residuals of n identities: what a diffusion model is bound to.
 
     Args:
-        theta: One row per person.
-        layout: What its numbers mean.
+        theta: One row per identity.
+        layout: The meaning of its numbers.
 
     Raises:
         ValueError: theta is not of this layout.
@@ -35,79 +35,89 @@ class Residuals:
 
     @classmethod
     def initial(cls, layout: Layout) -> "Residuals":
-        """The start that everyone shares: no residual."""
+        """The initial residuals of one identity: zero, with a `down` from which training can start."""
         return cls(layout.initial_theta(), layout)
 
     def __len__(self) -> int:
         return len(self.theta)
 
     def __getitem__(self, rows: slice | list[int]) -> "Residuals":
-        """Some of the people, in the order asked for."""
+        """The residuals of some of the identities, in the order given."""
         return Residuals(self.theta[rows], self.layout)
 
     def to(self, target: torch.dtype | torch.device) -> "Residuals":
-        """In another precision or on another device."""
+        """The same residuals in another precision or on another device."""
         return Residuals(self.theta.to(target), self.layout)
 
     def relax(self, rank: int, *, free: bool = False) -> "Residuals":
-        """The same residuals in a layout of higher rank: fresh rows of `down` beside zero columns of `up`.
+        """Rank relaxation: the same residuals in a layout of higher rank, with new random `down` rows and zero `up`.
 
-        Paper: the prediction is added to the base weights and a residual of higher rank trained on top. Here: it
-        keeps its place and gets company, because a base with one person's weights inside could serve nobody else, and
-        an exact relaxation needs no singular value decomposition.
+        Paper: the prediction is merged into the base weights, and a residual of higher rank is trained on top. Here:
+        the prediction stays part of the trained residual. A base with one person merged could serve nobody else, and
+        this relaxation is exact without a singular value decomposition.
 
         Args:
-            free: Leave the bases, too: they are folded into the factors, and no row is confined to them any more.
+            rank: The new rank.
+            free: Also fold the bases into the factors, so that they are no longer confined to the bases.
 
         Raises:
             ValueError: The rank is below that of this layout.
+
+        Source: HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
         """
         old = self.layout
         if rank < old.rank:
             raise ValueError(f"cannot relax rank {old.rank} to {rank}; expected {old.rank} or more")
         layout = replace(old.as_lora if free else old, rank=rank)
-        known, factors = old.fold(self.theta) if free else old.unpack(self.theta), {}
+        old_factors = old.fold(self.theta) if free else old.unpack(self.theta)
+        factors = {}
         for slot in layout.slots:
-            down, up = known[slot.name]
-            fresh = slot.start(rank, seed=old.seed)[old.rank :].to(down).expand(len(self), -1, -1)
-            zeros = up.new_zeros(len(self), slot.b, rank - old.rank)
-            factors[slot.name] = torch.cat([down, fresh], dim=1), torch.cat([up, zeros], dim=2)
+            down, up = old_factors[slot.name]
+            new_down = slot.initial_down(rank, seed=old.seed)[old.rank :].to(down).expand(len(self), -1, -1)
+            new_up = up.new_zeros(len(self), slot.b, rank - old.rank)
+            factors[slot.name] = (torch.cat([down, new_down], dim=1), torch.cat([up, new_up], dim=2))
         return Residuals(layout.pack(factors), layout)
 
     def rescale(self, scales: Sequence[float], *, text_encoder_scales: Sequence[float] | None = None) -> "Residuals":
-        """Everyone's residuals times a factor of their own.
+        """Multiplies the residuals of each identity by a factor.
 
         Args:
-            text_encoder_scales: Of the text encoder's layers; None is the same factors.
+            scales: One factor per identity.
+            text_encoder_scales: Factors for the layers of the text encoder, if they differ.
         """
-        factor, text_factor = (
-            self.theta.new_tensor(of)[:, None, None]
-            for of in (scales, scales if text_encoder_scales is None else text_encoder_scales)
-        )
-        scaled = {
-            name: (down, (text_factor if name.startswith("text_encoder.") else factor) * up)
-            for name, (down, up) in self.layout.unpack(self.theta).items()
-        }
-        return Residuals(self.layout.pack(scaled), self.layout)
+        if text_encoder_scales is None:
+            text_encoder_scales = scales
+        unet_factor = self.theta.new_tensor(scales)[:, None, None]
+        text_encoder_factor = self.theta.new_tensor(text_encoder_scales)[:, None, None]
+        rescaled = {}
+        for name, (down, up) in self.layout.unpack(self.theta).items():
+            factor = text_encoder_factor if name.startswith("text_encoder.") else unet_factor
+            rescaled[name] = (down, factor * up)
+        return Residuals(self.layout.pack(rescaled), self.layout)
 
     def mix(self, weights: Sequence[float]) -> "Residuals":
-        """One person made of all of them: the weighted sum of their residuals, exact, in n times their rank.
+        """Combines the n identities into one: the exact weighted sum of their residuals, in n times the rank.
+
+        Args:
+            weights: One per identity.
 
         Raises:
-            ValueError: There is not one weight for each.
+            ValueError: The number of weights is another one.
         """
         if len(weights) != len(self):
             raise ValueError(f"{len(weights)} weights for {len(self)} people: expected one for each")
-        layout, factors = replace(self.layout, rank=self.layout.rank * len(self)), {}
+        layout = replace(self.layout, rank=self.layout.rank * len(self))
+        mixed = {}
         for name, (down, up) in self.layout.unpack(self.rescale(weights).theta).items():
-            factors[name] = down.flatten(0, 1)[None], up.movedim(0, 1).flatten(1)[None]
-        return Residuals(layout.pack(factors), layout)
+            # A sum of low-rank products is one product of the concatenated factors.
+            mixed[name] = (down.flatten(0, 1)[None], up.movedim(0, 1).flatten(1)[None])
+        return Residuals(layout.pack(mixed), layout)
 
     @staticmethod
     def join(people: "Sequence[Residuals]") -> "Residuals":
-        """Several people's in one layout that holds all of them exactly.
+        """Concatenates residuals in one layout that holds all of them exactly.
 
-        It has the highest of their ranks and their bases, or none where those differ.
+        The layout has the highest of their ranks. It keeps their bases, or is free if these differ.
 
         Raises:
             ValueError: They are of different layers.
@@ -118,10 +128,11 @@ class Residuals:
         >>> joined.layout.free, joined.layout.rank, len(joined)
         (True, 3, 2)
         """
-        first, rank = people[0].layout, max(person.layout.rank for person in people)
-        free = any(replace(person.layout, rank=rank) != replace(first, rank=rank) for person in people)
+        first = people[0].layout
+        rank = max(person.layout.rank for person in people)
         for person in people:
             if person.layout.as_lora.slots != first.as_lora.slots:
                 first.check_digest(person.layout.digest, name="one of several people")
+        free = any(replace(person.layout, rank=rank) != replace(first, rank=rank) for person in people)
         relaxed = [person.relax(rank, free=free) for person in people]
         return Residuals(torch.cat([person.theta for person in relaxed]), relaxed[0].layout)

@@ -80,9 +80,9 @@ def test_one_step_moves_learned_bases_as_far_whatever_their_width():
         bases = LearnedBases(Layout((slot,)))
         optimizer = torch.optim.Adam(bases.parameters(), lr=1e-3)
         bases(bases.layout.initial_theta() + 0.1).square().sum().backward()
-        before = bases.aux()[slot.name][0].detach().clone()
+        before = bases.aux_bases()[slot.name][0].detach().clone()
         optimizer.step()
-        moved[width] = (bases.aux()[slot.name][0] - before).norm().item()
+        moved[width] = (bases.aux_bases()[slot.name][0] - before).norm().item()
     assert moved[512] == pytest.approx(moved[8], rel=0.05)
 
 

@@ -180,7 +180,7 @@ def test_bases_of_another_layer_are_refused_with_both_shapes():
 def test_fold_without_a_binding_is_refused():
     _, layer, _, _ = layer_and_factors(1)
     with pytest.raises(ValueError, match="nothing is bound"):
-        layer.fold()
+        layer.lora_factors()
 
 
 @pytest.mark.parametrize("bases", [True, False])

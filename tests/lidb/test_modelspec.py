@@ -14,7 +14,7 @@ from hdb.files import read_safetensors_header
 from hdb.lidb.export import export_lora
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.modelspec import a1111_metadata, modelspec
+from hdb.lidb.modelspec import a1111_metadata, modelspec_fields
 from hdb.lidb.slot import Slot
 
 ABOUT = {
@@ -103,8 +103,8 @@ def test_each_family_of_bases_has_its_own_architecture(tmp_path, width, predicti
     of = subject(width=width, prediction_type=prediction)
     fields = read_safetensors_header(export_lora(of, tmp_path / "me.safetensors"))[1]
     assert fields["modelspec.architecture"] == f"{architecture}/lora"
-    assert modelspec(of, title="", content_hash="", lora=False)["modelspec.architecture"] == architecture
-    assert modelspec(of, title="", content_hash="", lora=False)["modelspec.implementation"] == "sgm"
+    assert modelspec_fields(of, title="", content_hash="", lora=False)["modelspec.architecture"] == architecture
+    assert modelspec_fields(of, title="", content_hash="", lora=False)["modelspec.implementation"] == "sgm"
     assert (fields["ss_base_model_version"], fields["ss_v2"]) == (version, str(width == 1024))
     assert fields["modelspec.prediction_type"] == {"v_prediction": "v"}.get(prediction, prediction)
     assert a1111_metadata(of)["sd version"] == ("SD2" if width == 1024 else "SD1")

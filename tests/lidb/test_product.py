@@ -50,7 +50,7 @@ def test_folding_all_layers_equals_folding_each(models, layout, people):
         layer = lidb.layers[name]
         alone = LiDBLinear(nn.Linear(layer.in_features, layer.out_features), layer.down_aux, layer.up_aux)
         alone.bind(down, up, 0.7)
-        for ours, expected in zip(layer.fold(), alone.fold(), strict=True):
+        for ours, expected in zip(layer.lora_factors(), alone.lora_factors(), strict=True):
             torch.testing.assert_close(ours, expected)
 
 
@@ -96,12 +96,12 @@ def test_one_binding_serves_two_backwards_through_all_layers(models, layout, peo
 def test_layers_keep_their_bases_as_views_of_those_stacked_and_follow_the_model(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
-    exact = [layer.fold() for layer in lidb.layers.values()]
+    exact = [layer.lora_factors() for layer in lidb.layers.values()]
     assert len({layer.down_aux.untyped_storage().data_ptr() for layer in lidb.layers.values()}) < len(lidb.layers) / 2
     for model in models.values():
         model.double()
     lidb.bind(people)
     for layer, (down, up) in zip(lidb.layers.values(), exact, strict=True):
-        assert layer.fold()[0].dtype == torch.float64
-        torch.testing.assert_close(layer.fold()[0].float(), down)
-        torch.testing.assert_close(layer.fold()[1].float(), up)
+        assert layer.lora_factors()[0].dtype == torch.float64
+        torch.testing.assert_close(layer.lora_factors()[0].float(), down)
+        torch.testing.assert_close(layer.lora_factors()[1].float(), up)
