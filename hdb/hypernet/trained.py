@@ -181,4 +181,4 @@ def predict(
     hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], *, iterations: int | None = None
 ) -> Float[Tensor, "n p"]:
     """The hypernetwork's answer, on the CPU; `iterations` overrides its own number."""
-    return hypernet(photos.to(hypernet.initial_theta.device), iterations=iterations).cpu()
+    return hypernet(photos.to(hypernet.initial.device), iterations=iterations).cpu()
