@@ -14,7 +14,7 @@ from experiments.outputs import writing
 from hdb.diffusion.base import load_base
 from hdb.diffusion.sampling import prompt_warnings, tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_pil
-from hdb.methods.kinds import read_people, refuse_unreadable
+from hdb.methods.kinds import check_readable, read_people
 from hdb.runs.locks import own_place
 from hdb.training.device import select_device
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"subject is {config.subject}, expected one file or several of different names")
     if config.weights and not config.mix:
         raise ValueError(f"weights is {config.weights}, but mix is false: expected no weights, or mix=true")
-    refuse_unreadable(config.subject)
+    check_readable(config.subject)
     shares = config.weights or [1 / len(names)] * len(names)
     names = ["+".join(names)] if config.mix else names
     folder, numbers = own_place(config.output), range(config.num_pictures)

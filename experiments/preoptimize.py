@@ -16,7 +16,7 @@ from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.people import SPLITS_FILE
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.runs.locks import own_place
-from hdb.training.predictability import LEAST_PEOPLE
+from hdb.training.predictability import MIN_PEOPLE
 from hdb.training.ranks import is_rank_zero, single_process_trainer_args, start_processes, write_json_on_rank_zero
 from hdb.training.targets import ShardFitting, predictable
 
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
     check_networks_exist(encoder=config.encoder)
     everybody = open_people(config.faces)
     num = len(everybody.splits.train or ())
-    if config.encoder and num and num < LEAST_PEOPLE:
-        raise ValueError(f"encoder asks how predictable {num} people are, expected at least {LEAST_PEOPLE}")
+    if config.encoder and num and num < MIN_PEOPLE:
+        raise ValueError(f"encoder asks how predictable {num} people are, expected at least {MIN_PEOPLE}")
     device = start_processes(config, accelerator=config.accelerator)
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
     diffusion = load_base(config.base, device=device, **how)

@@ -39,7 +39,7 @@ from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.prior import Prior
-from hdb.training.textual_inversion import WordFitting
+from hdb.training.textual_inversion import TextualInversionFitting
 
 META, ELSEWHERE = torch.device("meta"), torch.device("cpu", 0)  # the latter is a CPU that is not the default one
 SD15 = sorted((Path(__file__).parents[1] / "configs" / "sd15").glob("*.yaml"))
@@ -125,7 +125,7 @@ def stages(personalized, latents, place):
     for basis, mask in (("lidb", "face"), ("free", None)):
         options = FinetuningOptions(basis=basis, mask=mask, prior_preservation=0.5, batch_size=2)
         yield SubjectFinetuning(personalized, reference=reference, start=start, options=options, prior=prior)
-    yield WordFitting(personalized, reference=reference)
+    yield TextualInversionFitting(personalized, reference=reference)
     personalized.to(place)  # before: a weight becomes another object on its way to meta, unlike on that to a GPU
     yield DreamBoothFinetuning(personalized, reference=reference[:1], options=DreamBoothOptions(), prior=prior)
 

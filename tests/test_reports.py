@@ -455,11 +455,13 @@ def spoil(path: Path) -> None:
 def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(damage, both, tmp_path, capsys):
     last = tmp_path / "last.ckpt"
     for step in (1, 2):
-        checkpoints.WholeCheckpoints().save_checkpoint({"state_dict": {"w": torch.ones(99)}, "global_step": step}, last)
-    assert checkpoints.readable(last) == last
-    for path in [last, checkpoints.previous(last)][: 1 + both]:
+        checkpoints.AtomicCheckpointIO().save_checkpoint(
+            {"state_dict": {"w": torch.ones(99)}, "global_step": step}, last
+        )
+    assert checkpoints.find_checkpoint(last) == last
+    for path in [last, checkpoints.previous_checkpoint_path(last)][: 1 + both]:
         damage(path)
-    found = checkpoints.readable(last)
+    found = checkpoints.find_checkpoint(last)
     assert found is None if both else torch.load(found, weights_only=True)["global_step"] == 1
     assert ("is damaged" in capsys.readouterr().out) == last.with_name("last.ckpt.damaged").exists()
 
@@ -467,7 +469,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(damage, bo
 def test_a_checkpoint_killed_while_it_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     last = tmp_path / "last.ckpt"
     content = {"state_dict": {}, "global_step": 1}
-    checkpoints.WholeCheckpoints().save_checkpoint(content, last)
+    checkpoints.AtomicCheckpointIO().save_checkpoint(content, last)
     before, real = last.read_bytes(), Path.write_bytes
 
     def torn(path: Path, data: bytes) -> None:
@@ -477,7 +479,7 @@ def test_a_checkpoint_killed_while_it_is_written_leaves_the_one_before(tmp_path,
 
     monkeypatch.setattr(Path, "write_bytes", torn)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.WholeCheckpoints().save_checkpoint(content | {"global_step": 2}, last)
+        checkpoints.AtomicCheckpointIO().save_checkpoint(content | {"global_step": 2}, last)
     assert last.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -508,7 +510,7 @@ def test_more_steps_go_on_from_a_halved_and_from_a_finished_training(call, monke
     interrupt(monkeypatch, HyperNetPretraining, "training_step", at=3)
     assert call(pretrain) == 130
     last = Path("outputs/pretrain/last.ckpt")
-    assert checkpoints.previous(last).is_file()
+    assert checkpoints.previous_checkpoint_path(last).is_file()
     halve(last)
     assert call(pretrain, "checkpoint_every=2") == 0
     assert "last.ckpt is damaged" in (said := capsys.readouterr().out) and "going on from" in said
@@ -622,7 +624,7 @@ def test_the_identifier_is_known_in_either_case(identifier):
 @pytest.mark.parametrize("write", [
     lambda path: write_files({path: b"1"}), lambda path: write_files({path.with_name("b"): b"2", path: b"1"}),
     lambda path: save_image(Image.new("RGB", (4, 4)), path),
-    lambda path: checkpoints.WholeCheckpoints().save_checkpoint({}, path),
+    lambda path: checkpoints.AtomicCheckpointIO().save_checkpoint({}, path),
 ])  # fmt: skip
 def test_a_full_disk_names_the_file(write, tmp_path, monkeypatch):
     def full(*args: object) -> None:

@@ -9,7 +9,7 @@ from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.judges import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.logger import MODES
-from hdb.training.device import accelerator, check_precision, precision
+from hdb.training.device import accelerator_field, check_precision, precision_field
 
 PHOTO = f"a photo of {INSTANCE_PROMPT}"
 
@@ -44,7 +44,7 @@ class OnBase:
     """
 
     base: BaseOptions = field(default_factory=BaseOptions)
-    accelerator: str = accelerator()
+    accelerator: str = accelerator_field()
     memory: str = choice_field("normal", MEMORY)
     seed: int = seed_field()
 
@@ -53,7 +53,7 @@ class OnBase:
 class Training(OnBase):
     """What trains on a base. `precision` is that of the arithmetic, by a Trainer's name."""
 
-    precision: str = precision()
+    precision: str = precision_field()
 
     def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if gradients would not survive in such a base."""

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hdb.training.device import now, timed
+from hdb.training.device import measure_seconds, synchronized_time
 
 # Torch counts fused attention on GPUs only; without these the CPU's would be free.
 CPU_ATTENTION = {
@@ -43,10 +43,10 @@ class StepClock(L.Callback):
         self.device, self.seconds, self.started = device, [], 0.0
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self.started = now(self.device)
+        self.started = synchronized_time(self.device)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.seconds.append(now(self.device) - self.started)
+        self.seconds.append(synchronized_time(self.device) - self.started)
 
 
 def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3) -> Cost:
@@ -95,7 +95,7 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     best = 0.0
     for side in (512, 1024, 2048, 4096, 8192):
         matrix = torch.randn(side, side, device=device).to(dtype)
-        seconds = min(timed(lambda matrix=matrix: matrix @ matrix, device) for _ in range(5))
+        seconds = min(measure_seconds(lambda matrix=matrix: matrix @ matrix, device) for _ in range(5))
         best = max(best, 2 * side**3 / seconds)
         if seconds > 0.2:
             break

@@ -26,7 +26,7 @@ from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.limits import choice_field, number_field
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import accelerator, check_precision, precision, timed
+from hdb.training.device import accelerator_field, check_precision, measure_seconds, precision_field
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
@@ -48,8 +48,8 @@ class WorkloadOptions:
     batch_size: int = number_field(8, ge=1)
     num_pictures: int = number_field(4, ge=1)
     num_steps: int = number_field(10, ge=1)
-    accelerator: str = accelerator()
-    precision: str = precision()
+    accelerator: str = accelerator_field()
+    precision: str = precision_field()
     memory: str = choice_field("normal", MEMORY)
 
     def check_conflicts(self, prefix: str) -> None:
@@ -89,12 +89,12 @@ class Workloads:
 
     def prediction(self) -> list[float]:
         """The hypernetwork on one photo."""
-        return [timed(lambda: predict(self.hypernet, self.photo), self.device)]
+        return [measure_seconds(lambda: predict(self.hypernet, self.photo), self.device)]
 
     def finetuning(self) -> list[float]:
         """The steps on one photo, from setting up the trainer to the final theta."""
         latents = torch.randn(1, *self.diffusion.latent_shape)
-        return [timed(lambda: self.finetune(latents, self.start), self.device)]
+        return [measure_seconds(lambda: self.finetune(latents, self.start), self.device)]
 
     def photo_to_file(self) -> list[float]:
         """Reading, face detection, encoding, prediction, finetuning and saving, everything being loaded."""
@@ -107,7 +107,7 @@ class Workloads:
             found = self.finetune(self.diffusion.encode_images(photo).float(), prediction).fitted
             Subject(found.theta, found.layout, {"base": self.diffusion.name}).save(self.folder / "subject.safetensors")
 
-        return [timed(personalize, self.device)]
+        return [measure_seconds(personalize, self.device)]
 
     def pictures(self) -> list[float]:
         """Pictures of one person, with classifier-free guidance."""
@@ -117,7 +117,7 @@ class Workloads:
         def draw() -> Tensor:
             return self.personalized.pictures(self.start, prompts, seeds=range(num), sampling=sampling)
 
-        return [timed(draw, self.device)]
+        return [measure_seconds(draw, self.device)]
 
     def pretraining(self) -> list[float]:
         """Steps on batches of different people by the diffusion loss."""

@@ -19,7 +19,7 @@ from hdb.methods.protocol import Method
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.dreambooth import DreamBoothOptions
 from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.prior import Prior, class_latents
+from hdb.training.prior import Prior, draw_class_latents
 from hdb.training.textual_inversion import TextualInversionOptions
 
 
@@ -64,7 +64,7 @@ class TrainingContext:
         if not weight:
             return None
         if num_pictures not in self._class_latents:
-            self._class_latents[num_pictures] = class_latents(
+            self._class_latents[num_pictures] = draw_class_latents(
                 self.personalized, num=num_pictures, sampling=self.sampling, seed=self.seed
             )
         return Prior(self._class_latents[num_pictures], weight)

@@ -44,7 +44,7 @@ def read_people(
     return people if weights is None else people.mix(weights)
 
 
-def refuse_unreadable(paths: Sequence[str | Path]) -> None:
+def check_readable(paths: Sequence[str | Path]) -> None:
     """Raises ValueError if files cannot be read, whatever their base: before one of gigabytes is read."""
     files = [Path(path) for path in paths]
     if one_kind(files) == THETA:

@@ -15,7 +15,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
-from hdb.training.textual_inversion import TextualInversionOptions, WordFitting, check_prompt
+from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions, check_prompt
 
 
 class TextualInversion:
@@ -36,7 +36,7 @@ class TextualInversion:
 
     def personalize(self, photos: Photos) -> "PersonalWords":
         context = self.context
-        stage = WordFitting(
+        stage = TextualInversionFitting(
             context.personalized,
             reference=context.latents(photos.images),
             prompt=context.prompt,

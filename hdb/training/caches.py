@@ -21,7 +21,7 @@ from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.limits import number_field
-from hdb.training.device import accelerator, select_device
+from hdb.training.device import accelerator_field, select_device
 
 Pictures = Float[Tensor, "n 3 h w"]
 
@@ -38,7 +38,7 @@ class CacheOptions:
     revision: str | None = None
     encoder: str | None = None
     batch_size: int = number_field(8, ge=1)
-    accelerator: str = accelerator()
+    accelerator: str = accelerator_field()
 
     def refuse_missing(self) -> None:
         """Raises ValueError if base or encoder are not there: before thousands of photos are cropped for them."""

@@ -19,7 +19,7 @@ from hdb.files import atomic_write
 _UNREADABLE = (zipfile.BadZipFile, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's files, staged beside the target and not in a temporary folder, from where they would be copied."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -39,7 +39,7 @@ class Saver(ModelCheckpoint):
             super().on_exception(trainer, pl_module, exception)
 
 
-def saver(last: Path, *, every: int) -> ModelCheckpoint:
+def last_checkpoint_callback(last: Path, *, every: int) -> ModelCheckpoint:
     """What writes `last` every so many steps, and when a run is stopped."""
     return Saver(
         dirpath=last.parent,
@@ -50,7 +50,7 @@ def saver(last: Path, *, every: int) -> ModelCheckpoint:
     )
 
 
-def best_saver(best: Path, *, metric: str, mode: str) -> ModelCheckpoint:
+def best_checkpoint_callback(best: Path, *, metric: str, mode: str) -> ModelCheckpoint:
     """What keeps as `best` the checkpoint of the validation with the best `metric`.
 
     Args:
@@ -61,18 +61,18 @@ def best_saver(best: Path, *, metric: str, mode: str) -> ModelCheckpoint:
     )
 
 
-def previous(last: Path) -> Path:
+def previous_checkpoint_path(last: Path) -> Path:
     """Where the checkpoint before is kept."""
     return last.with_name(f"{last.stem}.previous{last.suffix}")
 
 
-def readable(last: Path) -> Path | None:
+def find_checkpoint(last: Path) -> Path | None:
     """The checkpoint to resume from: `last`, or the one before if that is damaged; None if there is none.
 
     Says so, and sets a damaged one aside.
     """
     found: str = ""
-    for path in (last, previous(last)):
+    for path in (last, previous_checkpoint_path(last)):
         if not path.is_file():
             continue
         if damage := _damage(path):
@@ -88,20 +88,20 @@ def readable(last: Path) -> Path | None:
     return None
 
 
-def forget(last: Path) -> None:
+def remove_checkpoints(last: Path) -> None:
     """Removes what is of no use any more."""
     last.unlink(missing_ok=True)
-    previous(last).unlink(missing_ok=True)
+    previous_checkpoint_path(last).unlink(missing_ok=True)
 
 
 def _keep(path: Path) -> None:
     spare = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp")
     try:
         os.link(path, spare)  # there is a whole `path` at every moment
-        os.replace(spare, previous(path))
+        os.replace(spare, previous_checkpoint_path(path))
     except OSError:  # a file system without links
         spare.unlink(missing_ok=True)
-        os.replace(path, previous(path))
+        os.replace(path, previous_checkpoint_path(path))
 
 
 def _damage(path: Path) -> str | None:

@@ -11,12 +11,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from hdb.limits import choice_field
 
 
-def accelerator() -> Any:
+def accelerator_field() -> Any:
     """A setting that names where a Trainer works."""
     return choice_field("auto", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
 
 
-def precision() -> Any:
+def precision_field() -> Any:
     """A setting that names the precision a Trainer works in."""
     names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
     message = "{name} is {value!r}, expected one of {expected}: what is trained stays in float32"
@@ -66,15 +66,15 @@ def configure_device(device: torch.device) -> torch.device:
     return device
 
 
-def now(device: torch.device) -> float:
+def synchronized_time(device: torch.device) -> float:
     """The time at which everything started on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call."""
-    started = now(device)
+    started = synchronized_time(device)
     work()
-    return now(device) - started
+    return synchronized_time(device) - started

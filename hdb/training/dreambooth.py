@@ -11,9 +11,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.weights import named_weights
 from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import Stage, Timesteps, timesteps
 from hdb.training.fitting import Steps
 from hdb.training.prior import Prior
+from hdb.training.stage import Stage, TimestepSampler, timesteps_field
 
 
 @dataclass
@@ -27,7 +27,7 @@ class DreamBoothOptions:
     num_steps: int = number_field(1200, ge=1)
     lr: float = number_field(5e-6, gt=0)
     batch_size: int = number_field(1, ge=1)
-    timesteps: str = timesteps()
+    timesteps: str = timesteps_field()
     prior_preservation: float = number_field(1.0, ge=0)
     num_class_pictures: int = number_field(200, ge=1)
 
@@ -64,7 +64,7 @@ class DreamBoothFinetuning(Stage):
         seed: int = 0,
     ) -> None:
         options = options or DreamBoothOptions()
-        super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
+        super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         self.register_buffer("reference", reference.detach(), persistent=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.limits import choice_field, number_field
-from hdb.training.denoising import Timesteps, timesteps
+from hdb.training.stage import TimestepSampler, timesteps_field
 
 # By `basis`. At 64 px 3e-2 with lidb and 4e-3 with free ruin other views of the person.
 DEFAULT_LR = {"lidb": 5e-3, "free": 1e-3}
@@ -32,7 +32,7 @@ class FinetuningOptions:
     num_steps: int = number_field(40, ge=1)
     lr: float | None = number_field(None, gt=0)
     batch_size: int = number_field(4, ge=1)
-    timesteps: str = timesteps()
+    timesteps: str = timesteps_field()
     stratified: bool = True
     train_text_encoder: bool = True
     prior_preservation: float = number_field(0.0, ge=0)
@@ -63,5 +63,5 @@ class FinetuningOptions:
             )
         if self.mask not in MASKS:
             raise ValueError(f"mask is {self.mask!r}, expected face or null")
-        Timesteps.named(self.timesteps)
+        TimestepSampler.from_name(self.timesteps)
         Residuals.initial(layout).relax(self.rank, free=self.basis == "free")

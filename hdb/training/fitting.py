@@ -13,9 +13,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.framing import face_weight
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.training.denoising import Stage, Timesteps
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.prior import Prior
+from hdb.training.stage import Stage, TimestepSampler
 
 
 class Steps:
@@ -74,7 +74,7 @@ class RowFitting(Stage):
         prior: Prior | None = None,
         seed: int,
     ) -> None:
-        super().__init__(personalized, timesteps=Timesteps.named(options.timesteps), seed=seed)
+        super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
         num_people, num_views = latents.shape[:2]
         prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
         if [len(views) for views in prompts] != [num_views] * num_people:

@@ -14,11 +14,16 @@ from hdb.faces.datamodule import FaceData
 from hdb.limits import choice_field, number_field
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
-from hdb.training.checkpoints import WholeCheckpoints, best_saver, readable, saver
+from hdb.training.checkpoints import (
+    AtomicCheckpointIO,
+    best_checkpoint_callback,
+    find_checkpoint,
+    last_checkpoint_callback,
+)
 from hdb.training.curves import write_curve
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.ranks import broadcast_from_rank_zero, is_rank_zero
-from hdb.training.stopping import WholeSteps
+from hdb.training.stopping import StopBetweenSteps
 
 LOOK_EVERY = 10  # steps: to look at a number is to wait for the device
 # What a network may be the best by, and which way.
@@ -68,9 +73,13 @@ def fit_hypernet(
     last, curve = folder / "last.ckpt", LossCurve()
     rates = LearningRateMonitor(logging_interval="step")
     bar = TQDMProgressBar(refresh_rate=LOOK_EVERY) if trainer.get("enable_progress_bar", True) else None
-    own = [saver(last, every=schedule.checkpoint_every), rates, curve, WholeSteps()]
+    own = [last_checkpoint_callback(last, every=schedule.checkpoint_every), rates, curve, StopBetweenSteps()]
     average = AveragedWeights(decay=schedule.ema_decay) if schedule.ema_decay is not None else None
-    best = best_saver(folder / "best.ckpt", metric=name, mode=BEST[name]) if (name := schedule.best_metric) else None
+    best = (
+        best_checkpoint_callback(folder / "best.ckpt", metric=name, mode=BEST[name])
+        if (name := schedule.best_metric)
+        else None
+    )
     own += [callback for callback in (bar, average, best) if callback is not None]
     fitting = Trainer(
         max_steps=schedule.max_steps,
@@ -82,11 +91,14 @@ def fit_hypernet(
         gradient_clip_val=1.0,
         log_every_n_steps=LOOK_EVERY,
         enable_model_summary=False,
-        plugins=[WholeCheckpoints()],
+        plugins=[AtomicCheckpointIO()],
         **(dict(trainer) | {"callbacks": [*own, *trainer.get("callbacks", ())]}),
     )
     fitting.fit(
-        stage, data, ckpt_path=broadcast_from_rank_zero(lambda: readable(last) if resume else None), weights_only=True
+        stage,
+        data,
+        ckpt_path=broadcast_from_rank_zero(lambda: find_checkpoint(last) if resume else None),
+        weights_only=True,
     )
     fitting.save_checkpoint(last)
     if average is not None:

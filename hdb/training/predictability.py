@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hdb.lidb.residuals import Residuals
 
-LEAST_PEOPLE = 10  # a fifth is scored and a fifth chooses the ridge: below this that would be one person each
+MIN_PEOPLE = 10  # a fifth is scored and a fifth chooses the ridge: below this that would be one person each
 RIDGES = torch.logspace(-4, 4, 17, dtype=torch.float64)
 
 
@@ -47,8 +47,8 @@ def predictability(embeddings: Float[Tensor, "m e"], people: Residuals) -> Predi
     num = len(people)
     if len(embeddings) != num:
         raise ValueError(f"{len(embeddings)} embeddings and {num} thetas given, expected one of each per person")
-    if num < LEAST_PEOPLE:
-        raise ValueError(f"{num} people given, expected at least {LEAST_PEOPLE} to fit some and score others")
+    if num < MIN_PEOPLE:
+        raise ValueError(f"{num} people given, expected at least {MIN_PEOPLE} to fit some and score others")
     turn = torch.arange(num) % 5
     fitted, choosing, scored = ((turn < 3).nonzero()[:, 0], (turn == 3).nonzero()[:, 0], (turn == 4).nonzero()[:, 0])
     embeddings, thetas = embeddings.detach().cpu().double(), people.theta.detach().cpu().double()

@@ -15,9 +15,9 @@ from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.denoising import timesteps
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.fitting import ThetaFitting
+from hdb.training.stage import timesteps_field
 
 
 @dataclass
@@ -32,7 +32,7 @@ class PreoptimizationOptions:
     lr: float = number_field(5e-3, gt=0)
     views_per_step: int = number_field(1, ge=1)
     mean_pull: float = number_field(0.0, ge=0)
-    timesteps: str = timesteps()
+    timesteps: str = timesteps_field()
 
 
 class Preoptimization(ThetaFitting):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hdb.limits import choice_field, number_field
 from hdb.losses import DISTANCES
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT, has_identifier
-from hdb.training.denoising import timesteps
+from hdb.training.stage import timesteps_field
 
 
 @dataclass
@@ -42,7 +42,7 @@ class PretrainingOptions:
     warmup_steps: int = number_field(100, ge=0)
     weight_decay: float = number_field(0.01, ge=0)
     adam_beta2: float = number_field(0.999, ge=0, le=0.99999)
-    timesteps: str = timesteps()
+    timesteps: str = timesteps_field()
     instance_prompt: str = INSTANCE_PROMPT
     condition_dropout: float = number_field(0.0, ge=0, le=1)
     num_val_draws: int = number_field(4, ge=1)

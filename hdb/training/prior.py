@@ -34,7 +34,7 @@ class Prior:
         return self.latents[to_device(rows, self.latents.device)]
 
 
-def class_latents(
+def draw_class_latents(
     personalized: PersonalizedDiffusion, *, num: int, sampling: SamplingOptions, seed: int = 0
 ) -> Float[Tensor, "num c h w"]:
     """Latents of `num` pictures that the base itself draws for the class prompt.

@@ -8,7 +8,7 @@ import lightning as L
 from hdb.signals import current_stop_request
 
 
-class WholeSteps(L.Callback):
+class StopBetweenSteps(L.Callback):
     """A signal waits for the end of the step, so that no checkpoint holds half an optimizer's step.
 
     A step may take several batches: gradients of those before its last are in no checkpoint. Of several processes all

@@ -16,11 +16,11 @@ from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.training.checkpoints import WholeCheckpoints, forget, readable, saver
+from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint, last_checkpoint_callback, remove_checkpoints
 from hdb.training.predictability import Predictability, predictability
 from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
 from hdb.training.ranks import all_gather, is_rank_zero, rank_shard, write_json_on_rank_zero
-from hdb.training.stopping import WholeSteps
+from hdb.training.stopping import StopBetweenSteps
 
 
 class ShardFitting:
@@ -72,14 +72,14 @@ class ShardFitting:
     def fit_shard(self, folder: Path, number: int, members: range) -> float:
         """Writes the shard of these people, by their numbers in the source; returns the last loss."""
         last = folder / f"shard-{number:05d}.ckpt"
-        quiet = {"logger": False, "enable_model_summary": False, "plugins": [WholeCheckpoints()]}
-        quiet["callbacks"] = [saver(last, every=self.checkpoint_every), WholeSteps()]
+        quiet = {"logger": False, "enable_model_summary": False, "plugins": [AtomicCheckpointIO()]}
+        quiet["callbacks"] = [last_checkpoint_callback(last, every=self.checkpoint_every), StopBetweenSteps()]
         trainer = Trainer(max_steps=self.options.num_steps, **quiet, **self.trainer)
         stage = self.stage(members)
-        trainer.fit(stage, ckpt_path=readable(last), weights_only=True)
+        trainer.fit(stage, ckpt_path=find_checkpoint(last), weights_only=True)
         identities = torch.tensor([self.people[index].identity for index in members])
         save_thetas(folder, number, stage.fitted, identities=identities)
-        forget(last)  # the shard holds its result
+        remove_checkpoints(last)  # the shard holds its result
         return float(stage.loss)  # of the step before, where it was stopped after the last
 
     def stage(self, members: range) -> Preoptimization:

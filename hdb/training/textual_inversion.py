@@ -1,4 +1,4 @@
-"""WordFitting: one learned word per person, the base frozen; many people in one batch."""
+"""TextualInversionFitting: one learned word per person, the base frozen; many people in one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.limits import number_field
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
-from hdb.training.denoising import timesteps
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.fitting import RowFitting
+from hdb.training.stage import timesteps_field
 
 
 @dataclass
@@ -27,11 +27,11 @@ class TextualInversionOptions:
     num_steps: int = number_field(5000, ge=1)
     lr: float = number_field(5e-4, gt=0)
     batch_size: int = number_field(1, ge=1)
-    timesteps: str = timesteps()
+    timesteps: str = timesteps_field()
     initial_word: str = "face"
 
 
-class WordFitting(RowFitting):
+class TextualInversionFitting(RowFitting):
     """Textual Inversion of one or many people, each on their one photo.
 
         word (n, d) -> read in place of "[V]" in the instance prompt -> diffusion loss

@@ -11,9 +11,9 @@ from hdb.diffusion.digest import compute_base_digest
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.weights import exchange_weights, named_weights, weights_checksum
 from hdb.lidb.residuals import Residuals
-from hdb.training.denoising import private_generator
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
-from hdb.training.prior import Prior, class_latents
+from hdb.training.prior import Prior, draw_class_latents
+from hdb.training.stage import private_generator
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def test_class_pictures_are_the_bases_own_whoever_is_bound(personalized):
         personalized.pictures(None, ["a face"] * 3, seeds=[5, 6, 7], sampling=few)
     )
     personalized.bind(Residuals(personalized.layout.initial_theta() + 1, personalized.layout))
-    assert_close(class_latents(personalized, num=3, sampling=few, seed=5), expected, rtol=1e-4, atol=1e-4)
+    assert_close(draw_class_latents(personalized, num=3, sampling=few, seed=5), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="num_class_pictures is 0, expected at least 1"):
-        class_latents(personalized, num=0, sampling=few)
+        draw_class_latents(personalized, num=0, sampling=few)
 
 
 def test_prior_preservation_without_pictures_is_refused(personalized, latents):

@@ -12,9 +12,9 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
-from hdb.training.denoising import private_generator
 from hdb.training.pretrain import HyperNetPretraining, someone_else
 from hdb.training.pretraining_options import PretrainingOptions
+from hdb.training.stage import private_generator
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 

@@ -11,8 +11,8 @@ from transformers import AddedToken
 
 from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.diffusion.word import spelled, word_embedding
-from hdb.training.denoising import private_generator
-from hdb.training.textual_inversion import TextualInversionOptions, WordFitting
+from hdb.training.stage import private_generator
+from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions
 
 OLD = ["a face", "", "a photo of a face in the snow", "[ v ]"]
 NEW = ["a [V] face", "[V]", "[V], [V]", "a  [V]face", "the [V]s", "a [V] face" + " in the snow" * 8]
@@ -30,7 +30,7 @@ def with_added_word(diffusion, vector: torch.Tensor) -> tuple:
 
 def test_one_step_is_that_of_plain_diffusers_code(tiny_diffusion, personalized, latents, trainer):
     options = TextualInversionOptions(num_steps=1, lr=0.01, batch_size=2)
-    stage = WordFitting(personalized, reference=latents[:1, 0], options=options, seed=3)
+    stage = TextualInversionFitting(personalized, reference=latents[:1, 0], options=options, seed=3)
     start, running = stage.fitted, trainer(max_steps=1)
     running.fit(stage)
 
@@ -68,7 +68,9 @@ def test_a_learned_word_is_read_as_a_token_that_was_added(tiny_diffusion):
 def test_nothing_changes_but_one_row_per_person(tiny_diffusion, personalized, latents, trainer):
     tokens, embeds = tiny_diffusion.tokenize(OLD + NEW), tiny_diffusion.encode_prompts(OLD + NEW)
     before, size = weights_checksum(named_weights(tiny_diffusion)), len(tiny_diffusion.tokenizer)
-    stage = WordFitting(personalized, reference=latents[:, 0], options=TextualInversionOptions(num_steps=3, lr=0.05))
+    stage = TextualInversionFitting(
+        personalized, reference=latents[:, 0], options=TextualInversionOptions(num_steps=3, lr=0.05)
+    )
     trainer(max_steps=3).fit(stage)
     assert stage.fitted.shape == (3, 16) and set(stage.state_dict()) == {"rows"}
     assert weights_checksum(named_weights(tiny_diffusion)) == before and len(tiny_diffusion.tokenizer) == size
@@ -85,8 +87,8 @@ def test_people_in_one_batch_learn_what_each_learns_alone_and_denoise_their_phot
 ):
     options = TextualInversionOptions(num_steps=12, lr=0.05, batch_size=2)
 
-    def learn(rows: slice) -> WordFitting:
-        stage = WordFitting(personalized, reference=latents[rows, 0], options=options)
+    def learn(rows: slice) -> TextualInversionFitting:
+        stage = TextualInversionFitting(personalized, reference=latents[rows, 0], options=options)
         trainer(max_steps=12).fit(stage)
         return stage
 
@@ -94,16 +96,18 @@ def test_people_in_one_batch_learn_what_each_learns_alone_and_denoise_their_phot
     assert_close(together.fitted, torch.cat(alone), rtol=0, atol=1e-3)
     noise = torch.randn(3, *latents.shape[2:], generator=torch.Generator().manual_seed(9))
     draws = {"noise": noise, "timesteps": torch.tensor([300, 600, 900])}
-    untrained = WordFitting(personalized, reference=latents[:, 0])
+    untrained = TextualInversionFitting(personalized, reference=latents[:, 0])
     after, before = (stage.losses(latents[:, 0], ["a [V] face"] * 3, **draws) for stage in (together, untrained))
     assert after.mean() < before.mean()
 
 
 def test_prompts_and_words_that_do_not_fit_are_refused(tiny_diffusion, personalized, latents):
     with pytest.raises(ValueError, match=r"prompt 'a face' has no \[V\], the word whose embedding is learned"):
-        WordFitting(personalized, reference=latents[:, 0], prompt="a face")
+        TextualInversionFitting(personalized, reference=latents[:, 0], prompt="a face")
     with pytest.raises(ValueError, match="the word ' ' has no token, expected one that the base knows"):
-        WordFitting(personalized, reference=latents[:, 0], options=TextualInversionOptions(initial_word=" "))
+        TextualInversionFitting(
+            personalized, reference=latents[:, 0], options=TextualInversionOptions(initial_word=" ")
+        )
     with tiny_diffusion.word.bound(torch.zeros(2, 16)), pytest.raises(ValueError, match="3 prompts for the words of 2"):
         tiny_diffusion.encode_prompts(["a [V] face"] * 3)
 

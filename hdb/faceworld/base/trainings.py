@@ -32,10 +32,10 @@ from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.training.callbacks import LossCurve
-from hdb.training.checkpoints import WholeCheckpoints, readable
+from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from hdb.training.curves import write_curve
-from hdb.training.device import accelerator, now, precision, select_device
-from hdb.training.stopping import WholeSteps
+from hdb.training.device import accelerator_field, precision_field, select_device, synchronized_time
+from hdb.training.stopping import StopBetweenSteps
 
 # In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
 PARTS = {
@@ -84,8 +84,8 @@ class WorldBaseOptions:
     recognizer: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
     dino: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 5e-4, 0.08))
     classifier: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 1e-3, 0.04))
-    accelerator: str = accelerator()
-    precision: str = precision()
+    accelerator: str = accelerator_field()
+    precision: str = precision_field()
     seed: int = seed_field()
 
     def part(self, name: str) -> PartOptions:
@@ -248,14 +248,14 @@ def fit(
             ),
             TQDMProgressBar(refresh_rate=20),
             curve,
-            WholeSteps(),
+            StopBetweenSteps(),
         ],
-        plugins=[WholeCheckpoints()],
+        plugins=[AtomicCheckpointIO()],
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
     )
-    trainer.fit(part, ckpt_path=readable(last), weights_only=True)
+    trainer.fit(part, ckpt_path=find_checkpoint(last), weights_only=True)
     part.cpu().save(Path(options.weights) / PARTS[name])
     seconds = round(time.perf_counter() - started)
     write_curve(folder, curve.points)
@@ -291,8 +291,8 @@ def steps_within(seconds: float, name: str, views: Views, options: WorldBaseOpti
     device = select_device(options.accelerator)
     part = part_of(name, views, options, num_steps=10).to(device)
     part.on_fit_start()
-    times = [now(device)]
+    times = [synchronized_time(device)]
     for step in range(5):
         part.loss(part.pick(step), torch.Generator().manual_seed(step))["loss"].backward()
-        times.append(now(device))
+        times.append(synchronized_time(device))
     return max(10, int(seconds / ((times[5] - times[2]) / 3)))

@@ -2,35 +2,35 @@ import pytest
 import torch
 
 from hdb.metrics.people_mean import PeopleMean
-from hdb.training.denoising import Timesteps, private_generator
+from hdb.training.stage import TimestepSampler, private_generator
 
 
-def draw(timesteps: Timesteps, num: int = 20_000, **options) -> torch.Tensor:
-    return timesteps.draw(num, num_train_timesteps=1000, generator=private_generator(0), **options)
+def draw(timesteps: TimestepSampler, num: int = 20_000, **options) -> torch.Tensor:
+    return timesteps.sample(num, num_train_timesteps=1000, generator=private_generator(0), **options)
 
 
 def test_high_noise_draws_three_quarters_above_63_percent():
-    assert (draw(Timesteps.named("high_noise")) >= 630).float().mean() == pytest.approx(0.75, abs=0.01)
-    assert (draw(Timesteps.named("uniform")) >= 630).float().mean() == pytest.approx(0.37, abs=0.01)
+    assert (draw(TimestepSampler.from_name("high_noise")) >= 630).float().mean() == pytest.approx(0.75, abs=0.01)
+    assert (draw(TimestepSampler.from_name("uniform")) >= 630).float().mean() == pytest.approx(0.37, abs=0.01)
 
 
 def test_timesteps_stay_in_their_range_and_fill_it():
-    drawn = draw(Timesteps(low=0.4, high=0.8, exponent=2.0))
+    drawn = draw(TimestepSampler(low=0.4, high=0.8, exponent=2.0))
     assert drawn.min() in range(400, 410) and drawn.max() in range(795, 800)
-    assert draw(Timesteps()).max() == 999 and draw(Timesteps()).min() == 0
+    assert draw(TimestepSampler()).max() == 999 and draw(TimestepSampler()).min() == 0
 
 
 def test_stratified_timesteps_take_one_from_each_share():
-    assert (draw(Timesteps(), num=10, stratified=True) // 100).tolist() == list(range(10))
+    assert (draw(TimestepSampler(), num=10, stratified=True) // 100).tolist() == list(range(10))
 
 
 def test_impossible_timesteps_are_refused():
     with pytest.raises(ValueError, match="low = 0.9 and high = 0.2"):
-        Timesteps(low=0.9, high=0.2)
+        TimestepSampler(low=0.9, high=0.2)
     with pytest.raises(ValueError, match="exponent above 0, not 0"):
-        Timesteps(exponent=0.0)
+        TimestepSampler(exponent=0.0)
     with pytest.raises(ValueError, match="timesteps is 'low_noise', expected uniform or high_noise"):
-        Timesteps.named("low_noise")
+        TimestepSampler.from_name("low_noise")
 
 
 def test_private_generators_depend_on_their_whole_key_and_on_nothing_else():

@@ -16,7 +16,7 @@ from hdb.limits import choice_field
 
 
 @dataclass(frozen=True)
-class Timesteps:
+class TimestepSampler:
     """Where on the way from picture (0) to noise (1) a loss looks.
 
         t = low + (high - low) · u^(1 / exponent)        u uniform in [0, 1), so the density grows as t^(exponent - 1)
@@ -24,7 +24,7 @@ class Timesteps:
     Identity is 1-2 % of the denoising loss below .4 and 4-5 % above .6 (measured on a small base of faceworld), hence
     `high_noise`, which draws three quarters of its timesteps above .63. Open in the paper; the default is uniform.
 
-    >>> Timesteps.named("high_noise").exponent
+    >>> TimestepSampler.from_name("high_noise").exponent
     3.0
 
     Raises:
@@ -42,7 +42,7 @@ class Timesteps:
             raise ValueError(f"timesteps need an exponent above 0, not {self.exponent}")
 
     @classmethod
-    def named(cls, name: str) -> "Timesteps":
+    def from_name(cls, name: str) -> "TimestepSampler":
         """`uniform` or `high_noise`."""
         known = {"uniform": cls(), "high_noise": cls(exponent=3.0)}
         if name not in known:
@@ -52,7 +52,7 @@ class Timesteps:
     def draw(
         self, num: int, *, num_train_timesteps: int, generator: torch.Generator, stratified: bool = False
     ) -> Int[Tensor, " num"]:
-        """Timesteps of the scheduler, drawn on the CPU; `stratified` puts one into each of `num` equal shares."""
+        """TimestepSampler of the scheduler, drawn on the CPU; `stratified` puts one into each of `num` equal shares."""
         u = torch.rand(num, generator=generator)
         if stratified:
             u = (u + torch.arange(num)) / num
@@ -60,7 +60,7 @@ class Timesteps:
         return (t * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
 
 
-def timesteps(default: str = "uniform") -> Any:
+def timesteps_field(default: str = "uniform") -> Any:
     """A setting that names timesteps."""
     return choice_field(default, ("uniform", "high_noise"))
 
@@ -81,7 +81,7 @@ class Stage(L.LightningModule):
     killed and resumed draws what it would have drawn, and the global generators are left alone.
     """
 
-    def __init__(self, personalized: PersonalizedDiffusion, *, timesteps: Timesteps, seed: int) -> None:
+    def __init__(self, personalized: PersonalizedDiffusion, *, timesteps: TimestepSampler, seed: int) -> None:
         super().__init__()
         self.personalized, self.timesteps, self.seed = personalized, timesteps, seed
 
@@ -115,7 +115,7 @@ class Stage(L.LightningModule):
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
         """Noise and timesteps on the CPU, where they are drawn so that they are the same on every device."""
         noise = torch.randn(num, *self.diffusion.latent_shape, generator=generator)
-        timesteps = self.timesteps.draw(
+        timesteps = self.timesteps.sample(
             num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
         )
         return noise, timesteps
