@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config import Preoptimize, Pretrain, TrainBase, load
-from hdb.faces.people import People
+from hdb.faceworld.people import FaceworldPeople
 from hdb.faceworld.view import CONTEXTS, HELD_OUT_PAIRS, HELD_OUT_STYLES, TRAINING_STYLES, View, sample_view
 from hdb.faceworld.world import SPLITS
 
@@ -67,7 +67,7 @@ def test_the_shipped_hypernetwork_saw_no_test_identity():
 @pytest.mark.parametrize("name", HYPERNETWORKS)
 def test_the_people_of_a_shipped_hypernetwork_recipe_are_training_people(name):
     faces = load(HYPERNETWORKS[name], [str(CONFIGS / f"{name}.yaml")]).faces
-    splits = People(faces).splits
+    splits = FaceworldPeople(faces).splits
     train, val, test = ({int(person) for person in names} for names in (splits.train, splits.val, splits.test))
     assert len(train) == faces.num_identities and train <= set(SPLITS["train"]) and val <= set(SPLITS["val"])
     assert test == set(SPLITS["test"])
