@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import pytest
@@ -177,5 +177,5 @@ def test_marked_examples_run_as_they_stand(reader, monkeypatch, capsys):
 class ShortTrainer(lightning.Trainer):
     """Lightning's Trainer, which stops after two steps."""
 
-    def __init__(self, *, max_steps: int = -1, **options: object) -> None:
-        super().__init__(max_steps=min(max_steps, 2), enable_progress_bar=False, **options)
+    def __init__(self, *, max_steps: int, **options: Any) -> None:
+        super().__init__(max_steps=min(max_steps, 2), **options)
