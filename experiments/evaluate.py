@@ -22,7 +22,7 @@ from hdb.hypernet.trained import check_networks_exist, load_hypernet, modificati
 from hdb.lidb.file import parse_dtype
 from hdb.methods.context import MethodContext, TrainingContext
 from hdb.methods.table import make_methods, methods_named
-from hdb.metrics.judges import Judges, classifier
+from hdb.metrics.judges import Judges, load_classifier
 from hdb.prompts import read_prompts, remove_identifier
 from hdb.runs.locks import own_place
 from hdb.training.ranks import single_process_trainer_args, start_processes
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> None:
     options = {"prompt": config.instance_prompt, "trainer": machine, "seed": config.seed, "dtype": dtype}
     context = TrainingContext(PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, **options)
     methods = make_methods(chosen, MethodContext(context, hypernet, config, oracle_of(source), subjects_folder(folder)))
-    judges, judge = Judges.read(config.judges, device=device), classifier(config.judges.classifier, device=device)
+    judges = Judges.from_options(config.judges, device=device)
+    judge = load_classifier(config.judges.classifier, device=device)
     panel = Panel(judges, [remove_identifier(prompt) for prompt in prompts], expected, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": modification_time(path)}
     how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}

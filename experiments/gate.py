@@ -17,7 +17,7 @@ from hdb.evaluation.people import ProtocolOptions, unseen
 from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, load_hypernet, resolve_hypernet_path
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
-from hdb.metrics.judges import recognizer
+from hdb.metrics.embedders import load_recognizer
 from hdb.training.device import select_device
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     context = TrainingContext(PersonalizedDiffusion(base, hypernet.layout), **how)
     method, judge, seen, truth = HyperDreamBooth(hypernet, Finetuner(context, config.finetuning)), None, [], []
     if config.split == "test":
-        judge = recognizer(config.recognizer).to(device)
+        judge = load_recognizer(config.recognizer).to(device)
     for start in tqdm(range(0, num, config.subjects_per_batch), desc="people"):
         some = people.photos[start : start + config.subjects_per_batch]
         references, made = people.references[start : start + len(some)], method.personalize(some)

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
     how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
     layout = build_layout(base := load_base(config.base, device=device, **how), config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
-    encoder, judges = load_face_encoder(config.hypernet.encoder), Judges.read(config.judges, device=device)
+    encoder = load_face_encoder(config.hypernet.encoder)
+    judges = Judges.from_options(config.judges, device=device)
     train = people.training(caches_of=(base.autoencoder_digest, encoder.digest) if config.cached else None)
     hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
     personalized, val = PersonalizedDiffusion(base, hypernet.layout), people.faces("val")

@@ -6,14 +6,14 @@ from pathlib import Path
 import wandb
 
 from hdb.evaluation.evaluate import Outcome
-from hdb.evaluation.summary import logged
+from hdb.evaluation.summary import logged_means
 from hdb.evaluation.tables import Table
 from hdb.runs.logger import PatientLogger, attempted
 
 
 def log_evaluation(logger: PatientLogger, files: Sequence[Path], outcome: Outcome) -> None:
     """All of it, each as far as W&B takes it."""
-    logger.log_metrics(logged(outcome.results["methods"]))
+    logger.log_metrics(logged_means(outcome.results["methods"]))
     logger.log_image("eval/grid", [outcome.grid])
     for table in outcome.tables:
         attempted(lambda table=table: logger.experiment.log({f"eval/{table.title}": shown(table)}))

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         context = TrainingContext(
             PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how
         )
-        panel = Panel(Judges.read(config.judges, device=device), [remove_identifier(of) for of in prompts])
+        panel = Panel(Judges.from_options(config.judges, device=device), [remove_identifier(of) for of in prompts])
         trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
         depends = {"base": base.digest, "hypernetwork": modification_time(path)}
 

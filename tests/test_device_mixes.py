@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny import tiny_judges
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals
-from hdb.metrics.judges import JudgeOptions, Judges, Scores, classifier
+from hdb.metrics.judges import Scores, load_classifier
 
 GPU = torch.device("cuda:0")
 
@@ -51,16 +52,16 @@ def test_from_photos_to_theta_to_denoised_latents_all_is_on_the_gpu(tiny_weights
 
 
 def test_judges_with_their_texts_and_the_scores_are_on_the_gpu(tiny_weights, monkeypatch):
-    judges = Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
-    tells, scores = classifier(f"{tiny_weights}/judges/classifier"), Scores(judges)
+    judges = tiny_judges(tiny_weights)
+    tells, scores = load_classifier(f"{tiny_weights}/judges/classifier"), Scores(judges)
     with faked(monkeypatch):
-        for part in (*judges, tells, *scores.metrics.values()):
+        for part in (*judges.values(), tells, *scores.metrics.values()):
             part.to(GPU)
         pictures = torch.zeros(3, 3, 48, 40, device=GPU)
         seen, told = judges.embed_images(pictures), tells(pictures)
         scores.update(seen, pictures, ["a face", "a face in the snow", ""], torch.arange(3))
         found = scores.compute()
-    assert {of.device for of in (*seen, *told.values(), *found.values())} == {GPU}
+    assert {of.device for of in (*seen.values(), *told.values(), *found.values())} == {GPU}
 
 
 def test_a_tensor_left_on_the_cpu_is_named(tiny_diffusion, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from diffusers.models.attention_processor import AttnProcessor
+from tiny import tiny_judges
 from torch import nn
 
 from experiments import pretrain
@@ -30,7 +31,7 @@ from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.limits import check_limits
 from hdb.metrics.embedders import FaceNet
-from hdb.metrics.judges import JudgeOptions, Judges, Scores, classifier
+from hdb.metrics.judges import Judges, Scores, load_classifier
 from hdb.training import device
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
 from hdb.training.finetuning_options import FinetuningOptions
@@ -79,7 +80,7 @@ def batch() -> FaceBatch:
 
 @pytest.fixture
 def judges(tiny_weights) -> Judges:
-    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    return tiny_judges(tiny_weights)
 
 
 def there(stage: L.LightningModule, place: torch.device) -> L.LightningModule:
@@ -183,17 +184,22 @@ def test_a_theta_that_is_not_finite_is_refused_before_it_goes_to_the_device(pers
 
 
 def test_judges_see_and_metrics_keep_on_the_device(judges, tiny_weights, place):
-    judges, pictures = Judges(*(judge.to(place) for judge in judges)), torch.zeros(3, 3, 48, 40, device=place)
+    judges, pictures = (
+        Judges({name: judge.to(place) for name, judge in judges.items()}),
+        torch.zeros(3, 3, 48, 40, device=place),
+    )
     seen = judges.embed_images(pictures)
-    assert all(vectors.device == place for vectors in seen)
+    assert all(vectors.device == place for vectors in seen.values())
     scores = Scores(judges)
     for metric in scores.metrics.values():
         metric.to(place)
-    read = seen.clip  # a text tower is no place for meta: transformers asks whether a batch of texts has padding
+    read = {
+        "clip": seen["clip"]
+    }  # a text tower is no place for meta: transformers asks whether a batch of texts has padding
     scores.update(seen, pictures, read)
     scores.update(pictures, seen, read, torch.zeros(3, dtype=torch.long))
     assert all(score.device == place for score in scores.compute().values())
-    judge = classifier(f"{tiny_weights}/judges/classifier", device=place)
+    judge = load_classifier(f"{tiny_weights}/judges/classifier", device=place)
     assert all(logits.device == place for logits in judge(pictures).values())
 
 
@@ -215,7 +221,7 @@ def test_judges_of_the_preview_work_where_the_training_does(call, capsys, monkey
     def read(options, *, device):
         raise ValueError(f"the judges are on {device}")
 
-    monkeypatch.setattr(Judges, "read", read)
+    monkeypatch.setattr(Judges, "from_options", read)
     assert call(pretrain) == 2
     assert "the judges are on cpu:0" in capsys.readouterr().err
 

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from tiny import tiny_judges
 from white_noise import evaluation
 
 from experiments.records import log_evaluation
-from hdb.metrics.judges import JudgeOptions, Judges
 from hdb.runs.logger import PatientLogger
 
 
 def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb"))
-    judges = Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    judges = tiny_judges(tiny_weights)
     outcome = evaluation(tmp_path / "eval", judges, size=(2, 1, 1), num_methods=3, side=32)
     names = ("results.json", "report.html", "tradeoff.png", "grid.png", "people.jpg")
     files = [tmp_path / "eval" / name for name in names]

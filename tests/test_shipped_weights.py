@@ -24,7 +24,7 @@ def test_a_known_prompt_gives_its_context_and_style():
     classifier = AttributeClassifier.from_folder(WEIGHTS / "classifier")
     prompts = ["a photo of a face in a forest", "a face, golden statue"] * 6
     drawn = quality.generate(base, prompts)
-    seen = classifier.answers(drawn)
+    seen = classifier.predict(drawn)
     assert seen["context"][::2] == ["forest"] * 6, seen  # what the words name, in every picture
     assert seen["style"][1::2] == ["gold"] * 6, seen
     clip = ClipEmbedder.from_pretrained(WEIGHTS / "clip")

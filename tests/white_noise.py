@@ -22,7 +22,7 @@ from hdb.evaluation.report import write_report
 from hdb.evaluation.scores import Panel
 from hdb.methods.protocol import Photos
 from hdb.methods.table import METHODS, OURS, SCALE
-from hdb.metrics.judges import JudgeOptions, Judges
+from hdb.metrics.judges import Judges
 
 
 class Noise:
@@ -74,12 +74,12 @@ def evaluation(folder: Path, judges: Judges, *, size: Sequence[int], num_methods
 
 
 def main() -> None:
-    from tiny import save_tiny_judges
+    from tiny import save_tiny_judges, tiny_judges
 
     *size, num_methods, side = map(int, sys.argv[1:])
     with tempfile.TemporaryDirectory() as name:
         folder = save_tiny_judges(Path(name) / "judges")
-        judges = Judges.read(JudgeOptions(*(str(folder / judge) for judge in ("recognizer", "dino", "clip"))))
+        judges = tiny_judges(folder.parent)
         evaluation(Path(name) / "eval", judges, size=size, num_methods=num_methods, side=side)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{size} of {num_methods} methods, {side} px: {peak / 1e9:.2f} GB at most")

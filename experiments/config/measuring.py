@@ -21,7 +21,7 @@ from hdb.faces.people import PeopleOptions
 from hdb.hypernet.trained import check_networks_exist
 from hdb.limits import choice_field, number_field, seed_field, texts_field
 from hdb.methods.context import MethodOptions
-from hdb.metrics.judges import JudgeOptions
+from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.ranks import ProcessOptions

@@ -6,7 +6,7 @@ from hdb.diffusion.base import MEMORY, BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.people import PeopleOptions
 from hdb.limits import choice_field, number_field, seed_field
-from hdb.metrics.judges import JudgeOptions
+from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.logger import MODES
 from hdb.training.device import accelerator_field, check_precision, precision_field

@@ -7,7 +7,7 @@ from experiments.config.parts import LoadedPeople, Logged
 from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import check_networks_exist, resolve_checkpoint
 from hdb.lidb.layout import LiDBOptions
-from hdb.metrics.judges import JudgeOptions
+from hdb.metrics.table import JudgeOptions
 from hdb.training.callbacks import PreviewOptions
 from hdb.training.hypernet_run import ScheduleOptions
 from hdb.training.pretraining_options import PretrainingOptions

@@ -1,16 +1,16 @@
-"""What each choice is worth: a row for each variant of a hypernetwork and its evaluation."""
+"""Table of ablations: a row for each variant of a hypernetwork and its evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from hdb.evaluation.tables import Table
+from hdb.evaluation.tables import Table, bounds
 from hdb.methods.table import OURS
 from hdb.metrics.intervals import paired_ci
 
 SHOWN = ("only_hyper", "no_hyper", OURS)
 SCORES = ("face_rec", "clip_t")
 PAIRED = ("only_hyper", OURS)  # methods whose face_rec is compared with the first variant's
-METRICS = ("val/own_minus_other", "val/own_minus_other_ci95", "val/own_better")
+PRETRAINING = ("val/own_minus_other", "val/own_minus_other_ci95", "val/own_better")  # of metrics.json
 
 
 def variant_record(metrics: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def variant_record(metrics: Mapping[str, Any], results: Mapping[str, Any]) -> di
         if method in SHOWN
     }
     return {
-        "metrics": {name: metrics[name] for name in METRICS},
+        "metrics": {name: metrics[name] for name in PRETRAINING},
         "identities": results["protocol"]["identities"],
         "methods": methods,
     }
@@ -49,8 +49,11 @@ def ablation_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
     columns += [f"{method} face_rec minus {first}" for method in paired]
     rows = []
     for name, record in variants.items():
-        difference, half_width, own_better = (record["metrics"][metric] for metric in METRICS)
-        cells = [name, f"{difference:+.4f} ± {half_width:.4f}", f"{own_better:.3f}"]
+        difference, half_width, own_better = (record["metrics"][metric] for metric in PRETRAINING)
+        told_apart = ["", ""]  # one validation person cannot be told from another
+        if difference is not None:
+            told_apart = [f"{difference:+.4f} ± {half_width:.4f}", f"{own_better:.3f}"]
+        cells = [name, *told_apart]
         for method in shown:
             cells += [score_cell(record["methods"].get(method), score) for score in SCORES]
         cells += ["" if name == first else gain_cell(record, baseline, method) for method in paired]
@@ -63,11 +66,8 @@ def ablation_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def score_cell(entry: Mapping[str, Any] | None, score: str) -> str:
-    """Mean and interval."""
-    if entry is None:
-        return ""
-    low, high = entry[score]["ci95"]
-    return f"{entry[score]['mean']:.3f} [{low:.3f}, {high:.3f}]"
+    """A mean and its interval; empty where the method is missing."""
+    return "" if entry is None else f"{entry[score]['mean']:.3f}{bounds(entry[score])}"
 
 
 def gain_cell(record: Mapping[str, Any], baseline: Mapping[str, Any], method: str) -> str:
@@ -78,7 +78,8 @@ def gain_cell(record: Mapping[str, Any], baseline: Mapping[str, Any], method: st
     if not both:
         return ""
     gain = paired_ci([ours[identity] for identity in both], [theirs[identity] for identity in both])
-    return f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    ends = "" if gain.low is None else f" [{gain.low:+.3f}, {gain.high:+.3f}]"
+    return f"{gain.mean:+.3f}{ends}"
 
 
 def face_rec_by_identity(record: Mapping[str, Any], method: str) -> dict[str, float]:

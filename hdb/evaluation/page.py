@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from hdb.evaluation.pictures import Pictures
-from hdb.evaluation.tables import Table, all_tables, title_of
+from hdb.evaluation.tables import Table, all_tables, method_title
 from hdb.faces.picture import open_picture
 
 PEOPLE_SHOWN = 4  # with a picture of every method
@@ -60,7 +60,7 @@ def album(pictures: Pictures, methods: Sequence[str], person: int, results: Mapp
     for method in methods:
         drawn = (pictures.open(method, person, prompt) for prompt in range(len(pictures.prompts)))
         cells = "".join(f'<td><img alt="" src="{jpeg(image, size=TILE)}"></td>' for image in drawn)
-        rows.append(f"<tr><th>{escape(title_of(method, results['protocol']))}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(method_title(method, results['protocol']))}</th>{cells}</tr>")
     shown = f'<img alt="reference of {escape(name)}" src="{jpeg(reference, size=TILE)}">'
     return f'<div class="wide"><table class="album"><tr><th>{shown}</th>{head}</tr>{"".join(rows)}</table></div>'
 

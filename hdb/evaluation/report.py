@@ -13,7 +13,7 @@ from hdb.diffusion.sheet import save_image
 from hdb.evaluation.cost import device_name
 from hdb.evaluation.evaluate import Outcome
 from hdb.evaluation.page import as_jpeg, page
-from hdb.evaluation.plot import Curves, trade_off
+from hdb.evaluation.plot import Curves, plot_trade_off
 from hdb.evaluation.sheet import overview
 from hdb.files import write_files, write_json, write_text
 from hdb.methods.table import OURS
@@ -32,12 +32,12 @@ def write_report(folder: Path, outcome: Outcome, *, about: Mapping[str, Any], cu
 
     Args:
         about: further facts of the results, by name; those of `protocol` are added to it.
-        curves: what searches found, as `plot.trade_off` takes it.
+        curves: what searches found, as `plot_trade_off` takes it.
     """
     results = outcome.results
     for name, facts in about.items():
         results[name] = results.get(name, {}) | facts
-    plot, grid = trade_off(results, curves), outcome.grid
+    plot, grid = plot_trade_off(results, curves), outcome.grid
     names = ("results.json", "report.html", "tradeoff.png", "grid.png", "people.jpg")
     last, html, png, sheet, people = (folder / name for name in names)
     save_image(grid, sheet)

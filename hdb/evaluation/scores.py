@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Batch
-from hdb.metrics.judges import Judges, Scores, Seen
+from hdb.metrics.judges import Embeddings, Judges, Scores
 from hdb.metrics.networks import AttributeClassifier
-from hdb.metrics.people_mean import means_of_people
+from hdb.metrics.people_mean import mean_per_person
 
 PROMPTED = ("style", "context", "accessory")
-PerIdentity = dict[str, np.ndarray]
+PersonScores = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,11 @@ class Answers:
         judges, self.num_people = panel.judges, len(people.names)
         seen = judges.embed_images(people.references.flatten(0, 1))
         # The mean over references of a cosine is the product with their mean, which is shorter than 1.
-        self.known = Seen(*(vectors.unflatten(0, (self.num_people, -1)).mean(1) for vectors in seen))
-        self.texts: Float[Tensor, "p d"] = judges.clip.embed_texts(list(panel.prompts))
-        self.gallery: Float[Tensor, "g d"] = judges.recognizer.embed_images(people.gallery)
+        self.known: Embeddings = {
+            name: vectors.unflatten(0, (self.num_people, -1)).mean(1) for name, vectors in seen.items()
+        }
+        self.texts: Embeddings = judges.embed_prompts(panel.prompts)
+        self.gallery: Float[Tensor, "g d"] = judges["recognizer"].embed_images(people.gallery)
 
 
 class PictureScores:
@@ -91,11 +93,12 @@ class PictureScores:
         """
         answers, seen = self.answers, self.panel.judges.embed_images(pictures)
         owner = torch.full((len(pictures),), person)
-        known, rows = Seen(*(of[[person]] for of in answers.known)), list(prompts)
-        self.four.update(seen, known, answers.texts[rows], owner)
-        faces = seen.recognizer
+        known, rows = {name: vectors[[person]] for name, vectors in answers.known.items()}, list(prompts)
+        texts = {name: vectors[rows] for name, vectors in answers.texts.items()}
+        self.four.update(seen, known, texts, owner)
+        faces = seen["recognizer"]
         if answers.num_people > 1:
-            others = (answers.known.recognizer.sum(0) - known.recognizer[0]) / (answers.num_people - 1)
+            others = (answers.known["recognizer"].sum(0) - known["recognizer"][0]) / (answers.num_people - 1)
             self._add("others", faces @ others, owner)
         right = recognized(faces, answers.gallery, person=person)
         for kind, members in self.kinds.items():
@@ -103,11 +106,11 @@ class PictureScores:
         if self.panel.classifier is not None:
             self._add_shown(pictures, rows, owner)
 
-    def per_person(self) -> PerIdentity:
+    def per_person(self) -> PersonScores:
         """Name -> the mean over each person's pictures."""
         four = {name: means.double() for name, means in self.four.per_person().items()}
         beside = {
-            name: means_of_people(torch.cat(of), torch.cat(self.owners[name])) for name, of in self.values.items()
+            name: mean_per_person(torch.cat(of), torch.cat(self.owners[name])) for name, of in self.values.items()
         }
         return {name: means.numpy() for name, means in (four | beside).items()}
 
@@ -126,7 +129,7 @@ class PictureScores:
             self.owners.setdefault(name, []).append(owner[rows])
 
 
-def scored(batches: Iterable[Batch], panel: Panel, answers: Answers) -> PerIdentity:
+def scored(batches: Iterable[Batch], panel: Panel, answers: Answers) -> PersonScores:
     """The scores of each person by one method, whose pictures are let go as soon as they are embedded."""
     scores = PictureScores(panel, answers)
     for person, prompts, pictures in batches:
@@ -153,7 +156,7 @@ def shown(
     classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], expected: Sequence[dict[str, str]]
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Question -> whether each picture shows what it should."""
-    answers = classifier.answers(pictures)
+    answers = classifier.predict(pictures)
     return {
         question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], expected, strict=True)])
         for question in PROMPTED

@@ -14,7 +14,7 @@ from hdb.evaluation.people import ProtocolOptions, Unseen
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.scores import Answers, Panel, scored
 from hdb.evaluation.subjects import personalize_everybody
-from hdb.evaluation.summary import written
+from hdb.evaluation.summary import to_json
 from hdb.methods.protocol import Method
 from hdb.methods.table import METHODS, OURS, methods_named
 from hdb.metrics.intervals import bootstrap_ci
@@ -90,7 +90,7 @@ class Trial:
         sampling = options.sampling_of(method.name, self.sampling)
         scores = scored(pictures.drawn(method.name, made, sampling=sampling), self.panel, self.answers)
         resampling = {"num_samples": options.num_resamples, "seed": self.seed}
-        return {name: written(bootstrap_ci(scores[name], **resampling)) for name in CHOSEN_BY} | cost
+        return {name: to_json(bootstrap_ci(scores[name], **resampling)) for name in CHOSEN_BY} | cost
 
     def compare(
         self, tried: Iterable[tuple[Sequence[str], Method, Path]], *, unpersonalized: Mapping[str, Any], within: float

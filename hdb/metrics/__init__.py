@@ -1,5 +1,5 @@
-"""How good generated pictures are: embedders turn images (or text) into vectors, metrics compare them.
+"""How good generated pictures are: embedders turn pictures and prompts into vectors, metrics compare these.
 
-`networks` and `embedders` are the frozen networks, `judges` those that an experiment names and the four scores under
-them, `similarity` the scores one by one, `people_mean` and `intervals` what a mean over people is worth.
+`table` is the list of metrics, `judges` computes all of them, `embedders` and `networks` are the frozen networks,
+`people_mean` and `intervals` say how certain a mean over people is.
 """

@@ -1,130 +1,88 @@
-"""Judges: the networks that score pictures, by name or folder, and the four scores under them."""
+"""Judges: the frozen networks behind the metrics, and the scores of pictures under all of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hdb.metrics.embedders import ClipEmbedder, FaceNet, TimmEmbedder, is_local
-from hdb.metrics.networks import AttributeClassifier, require
-from hdb.metrics.similarity import ClipImage, ClipText, DinoScore, FaceRec, ImageSimilarity
+from hdb.metrics.networks import AttributeClassifier
+from hdb.metrics.similarity import EmbeddingMetric, ImageEmbedder
+from hdb.metrics.table import EMBEDDERS, METRICS, JudgeOptions
+
+# Name of a judge -> its unit vectors (n, d) of the same n pictures or prompts.
+Embeddings = Mapping[str, Float[Tensor, "_ _"]]
 
 
-@dataclass
-class JudgeOptions:
-    """Who scores pictures: names of networks for real photos, folders for faceworld's own."""
-
-    recognizer: str = "vggface2"
-    dino: str = "vit_small_patch16_224.dino"
-    clip: str = "openai/clip-vit-base-patch32"
-
-    def refuse_missing(self) -> None:
-        """Raises ValueError if one of them is a folder and not there: before something large is read for nothing."""
-        _refuse_missing_recognizer(self.recognizer)
-        for folder in (self.dino, self.clip):
-            if is_local(folder):
-                require(folder, "config.json", "model.safetensors")
-
-
-class Judges(NamedTuple):
-    """The judges, read."""
-
-    recognizer: TimmEmbedder | FaceNet
-    dino: TimmEmbedder
-    clip: ClipEmbedder
+class Judges(dict[str, ImageEmbedder]):
+    """The networks that the metrics of the list need, by name."""
 
     @classmethod
-    def read(cls, options: JudgeOptions, *, device: torch.device | str = "cpu") -> "Judges":
-        """Each from its folder, or downloaded by its name.
+    def from_options(cls, options: JudgeOptions, *, device: torch.device | str = "cpu") -> "Judges":
+        """Loads each from its folder, or downloads it by its name.
 
         Raises:
             ValueError: there is no such network.
         """
-        return cls(
-            recognizer(options.recognizer).to(device),
-            TimmEmbedder.dino(options.dino).to(device),
-            ClipEmbedder.from_pretrained(options.clip).to(device),
-        )
+        names = dict.fromkeys(entry.judge for entry in METRICS.values())
+        return cls({name: EMBEDDERS[name].load(getattr(options, name)).to(device) for name in names})
 
-    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> "Seen":
-        """What each of them sees."""
-        return Seen(*(judge.embed_images(images) for judge in self))
+    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Embeddings:
+        """The embeddings of pictures under each judge."""
+        return {name: judge.embed_images(images) for name, judge in self.items()}
 
-
-class Seen(NamedTuple):
-    """Unit vectors of the same n pictures under each judge."""
-
-    recognizer: Float[Tensor, "n _"]
-    dino: Float[Tensor, "n _"]
-    clip: Float[Tensor, "n _"]
+    def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
+        """The embeddings of prompts, without the identifier, under the judges of metrics that compare with them."""
+        names = dict.fromkeys(entry.judge for entry in METRICS.values() if entry.compared_with == "prompts")
+        return {name: self[name].embed_texts(list(prompts)) for name in names}
 
 
 class Scores:
-    """The paper's four scores of generated pictures as torchmetrics; a picture is embedded once per network.
-
-    Args:
-        judges: who embeds.
-    """
+    """Every metric of the list over the same pictures, each of which is embedded once per judge."""
 
     def __init__(self, judges: Judges) -> None:
         self.judges = judges
-        self.metrics: dict[str, ImageSimilarity] = {
-            "face_rec": FaceRec(judges.recognizer),
-            "dino": DinoScore(judges.dino),
-            "clip_i": ClipImage(judges.clip),
-            "clip_t": ClipText(judges.clip),
-        }
+        self.metrics = {name: EmbeddingMetric(entry.score) for name, entry in METRICS.items()}
 
     def update(
         self,
-        generated: Seen | Float[Tensor, "n 3 h w"],
-        references: Seen | Float[Tensor, "m 3 hh ww"],
-        prompts: Sequence[str] | Float[Tensor, "n d"],
+        generated: Float[Tensor, "n 3 h w"] | Embeddings,
+        references: Float[Tensor, "m 3 hh ww"] | Embeddings,
+        prompts: Sequence[str] | Embeddings,
         people: Int[Tensor, " n"] | None = None,
     ) -> None:
-        """Adds pictures, or what the judges saw in them.
+        """Adds pictures, or their embeddings.
 
         Args:
             references: one for each picture, or m = 1 for all.
-            prompts: one for each picture, without the identifier; or what CLIP reads in them.
-            people: whom each picture shows.
+            prompts: one for each picture, without the identifier.
+            people: number of the person each picture shows.
         """
-        generated, known = (x if isinstance(x, Seen) else self.judges.embed_images(x) for x in (generated, references))
-        self.metrics["face_rec"].update(generated.recognizer, known.recognizer, people)
-        self.metrics["dino"].update(generated.dino, known.dino, people)
-        self.metrics["clip_i"].update(generated.clip, known.clip, people)
-        self.metrics["clip_t"].update(generated.clip, prompts, people)
+        if isinstance(generated, Tensor):
+            generated = self.judges.embed_images(generated)
+        if isinstance(references, Tensor):
+            references = self.judges.embed_images(references)
+        if not isinstance(prompts, Mapping):
+            prompts = self.judges.embed_prompts(prompts)
+        for name, metric in self.metrics.items():
+            entry = METRICS[name]
+            others = references if entry.compared_with == "references" else prompts
+            metric.update(generated[entry.judge], others[entry.judge], people)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """Name -> mean over the pictures of all processes."""
+        """Metric -> mean over the pictures of all processes."""
         return {name: metric.compute() for name, metric in self.metrics.items()}
 
     def per_person(self) -> dict[str, Float[Tensor, " k"]]:
-        """Name -> mean of each of the k people seen, in the order of their numbers."""
+        """Metric -> mean of each of k people, in the order of their numbers."""
         return {name: metric.per_person() for name, metric in self.metrics.items()}
 
     def reset(self) -> None:
+        """Forgets all pictures."""
         for metric in self.metrics.values():
             metric.reset()
 
 
-def recognizer(source: str) -> TimmEmbedder | FaceNet:
-    """Who says whether two pictures show one person: faceworld's own is a folder with a config.json, FaceNet is not."""
-    _refuse_missing_recognizer(source)
-    if (Path(source) / "config.json").is_file():
-        return TimmEmbedder.from_folder(source)
-    return FaceNet.from_pretrained(source)
-
-
-def _refuse_missing_recognizer(source: str) -> None:
-    if "/" in source and not Path(source).is_dir():
-        raise ValueError(f"no face recognizer in {source}: expected a folder, or vggface2")
-
-
-def classifier(folder: str | None, *, device: torch.device | str = "cpu") -> AttributeClassifier | None:
-    """Who says what a picture shows, where prompts are captions of faceworld; there is none for real photos."""
+def load_classifier(folder: str | None, *, device: torch.device | str = "cpu") -> AttributeClassifier | None:
+    """The network that says what a picture shows, where prompts are captions of faceworld; None for None."""
     return None if folder is None else AttributeClassifier.from_folder(folder).to(device)

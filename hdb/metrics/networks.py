@@ -1,4 +1,4 @@
-"""Networks of timm with their preprocessing: what faceworld's judges are, and how they lie in a folder."""
+"""Networks of timm with their preprocessing, saved as a folder: faceworld's judges are of this kind."""
 
 import json
 import math
@@ -16,17 +16,17 @@ from torchvision.transforms.v2 import functional as transforms
 
 from hdb.files import write_files
 
-BATCH = 64  # pictures in one pass, so that a whole evaluation may be handed over at once
+BATCH = 64  # images in one pass, so that callers may pass any number
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Framing(nn.Module):
-    """Images in [0, 1] of any size as a network wants them: shorter side resized, center cropped, normalized.
+class Preprocessing(nn.Module):
+    """Resizes the shorter side of images in [0, 1], crops the center and normalizes.
 
         (n, 3, h, w) -> (n, 3, resolution, resolution)
 
     Args:
-        crop_pct: share of the resized shorter side that the crop keeps; timm's name.
+        crop_pct: share of the resized shorter side that the crop keeps, as in timm.
         interpolation: "bilinear" or "bicubic", with antialiasing.
     """
 
@@ -47,7 +47,8 @@ class Framing(nn.Module):
             "crop_pct": crop_pct,
             "interpolation": interpolation,
         }
-        self.size, self.resolution = math.floor(resolution / crop_pct), resolution
+        self.size = math.floor(resolution / crop_pct)  # of the shorter side before the crop
+        self.resolution = resolution
         self.interpolation = transforms.InterpolationMode(interpolation)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 r r"]:
@@ -57,16 +58,16 @@ class Framing(nn.Module):
 
 
 class TimmNetwork(nn.Module):
-    """A network of timm with its framing, kept as a folder: config.json and model.safetensors.
+    """A network of timm with its preprocessing, saved as config.json and model.safetensors.
 
     config.json: {"model": timm's name, "kwargs": {...}, "resolution", "mean", "std", "crop_pct", "interpolation"}.
 
     Args:
         model: timm's name.
         kwargs: further arguments of `timm.create_model`.
-        pretrained: download timm's weights of that name.
-        framing: keyword arguments of `Framing`.
+        pretrained: downloads timm's weights of that name.
         seed: of the random initialization.
+        preprocessing: arguments of `Preprocessing`.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class TimmNetwork(nn.Module):
         *,
         pretrained: bool = False,
         seed: int = 0,
-        **framing: Any,
+        **preprocessing: Any,
     ):
         super().__init__()
         if not timm.is_model(model):
             raise ValueError(f"timm {timm.__version__} knows no model {model!r}")
-        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
+        # timm draws from the global generator, whose state is kept; torch.manual_seed would also seed the GPUs.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.network = timm.create_model(model, pretrained=pretrained, **(kwargs or {}))
-        self.framing = Framing(**framing)
-        self.config: dict[str, Any] = {"model": model, "kwargs": dict(kwargs or {}), **self.framing.config}
+        self.preprocess = Preprocessing(**preprocessing)
+        self.config: dict[str, Any] = {"model": model, "kwargs": dict(kwargs or {}), **self.preprocess.config}
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "TimmNetwork":
@@ -95,7 +96,7 @@ class TimmNetwork(nn.Module):
         Raises:
             ValueError: a file is missing or damaged, or weights and config do not belong together.
         """
-        config_path, weights_path = require(folder, "config.json", "model.safetensors")
+        config_path, weights_path = require_files(folder, "config.json", "model.safetensors")
         try:
             config = json.loads(config_path.read_text())
         except ValueError as error:
@@ -112,7 +113,7 @@ class TimmNetwork(nn.Module):
         return network.eval().requires_grad_(False)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Writes the folder. Floating-point weights are stored as `dtype`."""
+        """Writes the folder, floating-point weights in `dtype`."""
         weights = {
             name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
             for name, value in self.network.state_dict().items()
@@ -122,46 +123,52 @@ class TimmNetwork(nn.Module):
         write_files({Path(folder, name): content for name, content in contents.items()})
 
     def outputs(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
-        """What the network says, with gradients: for training it."""
-        return self.network(self.framing(images))
+        """Outputs of the network, with gradients."""
+        return self.network(self.preprocess(images))
 
 
 class AttributeClassifier(TimmNetwork):
-    """One network, several questions: style, context, accessory, expression.
+    """One network that classifies several attributes of a picture: style, context, accessory, expression.
 
     Args:
-        heads: question -> names of its answers, in the order of the labels; all together are the network's outputs.
+        heads: attribute -> its labels, in the order of the classes; all heads together are the network's outputs.
 
     >>> heads = {"style": ["photo", "oil"], "accessory": ["none", "hat", "cap"]}
     >>> classifier = AttributeClassifier("resnet10t", heads=heads, resolution=32).eval()
-    >>> {question: logits.shape[1] for question, logits in classifier(torch.rand(1, 3, 32, 32)).items()}
+    >>> {attribute: logits.shape[1] for attribute, logits in classifier(torch.rand(1, 3, 32, 32)).items()}
     {'style': 2, 'accessory': 3}
     """
 
     def __init__(
         self, model: str, kwargs: Mapping[str, Any] | None = None, *, heads: Mapping[str, Sequence[str]], **options: Any
     ):
-        super().__init__(model, {**(kwargs or {}), "num_classes": sum(map(len, heads.values()))}, **options)
-        self.heads = {question: list(answers) for question, answers in heads.items()}
+        num_classes = sum(len(labels) for labels in heads.values())
+        super().__init__(model, {**(kwargs or {}), "num_classes": num_classes}, **options)
+        self.heads = {attribute: list(labels) for attribute, labels in heads.items()}
         self.config["heads"] = self.heads
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n k"]]:
-        """Question -> logits, with gradients."""
-        parts = self.outputs(images).split([len(answers) for answers in self.heads.values()], dim=1)
-        return dict(zip(self.heads, parts, strict=True))
+        """Attribute -> logits, with gradients."""
+        sizes = [len(labels) for labels in self.heads.values()]
+        return dict(zip(self.heads, self.outputs(images).split(sizes, dim=1), strict=True))
 
-    def answers(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, list[str]]:
-        """Question -> the likeliest answer for every image, on the network's device, some images at a time."""
-        device, chosen = next(self.parameters()).device, {question: [] for question in self.heads}
-        with torch.no_grad():
-            for part in images.split(BATCH):
-                for question, logits in self(part.to(device)).items():
-                    chosen[question] += logits.argmax(1).tolist()
-        return {question: [self.heads[question][index] for index in indices] for question, indices in chosen.items()}
+    @torch.no_grad()
+    def predict(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, list[str]]:
+        """Attribute -> the likeliest label of each image."""
+        device = next(self.parameters()).device
+        labels: dict[str, list[str]] = {attribute: [] for attribute in self.heads}
+        for batch in images.split(BATCH):
+            for attribute, logits in self(batch.to(device)).items():
+                labels[attribute] += [self.heads[attribute][index] for index in logits.argmax(1).tolist()]
+        return labels
 
 
-def require(folder: str | Path, *names: str) -> list[Path]:
-    """The files of a folder, or one sentence which are missing."""
+def require_files(folder: str | Path, *names: str) -> list[Path]:
+    """The paths of files in a folder.
+
+    Raises:
+        ValueError: some are missing, or empty.
+    """
     paths = [Path(folder) / name for name in names]
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
@@ -172,6 +179,6 @@ def require(folder: str | Path, *names: str) -> list[Path]:
 
 
 def refuse_empty(path: Path) -> None:
-    """Raises ValueError for a file of zero bytes: what an interrupted download or a full disk leaves."""
+    """Raises ValueError for a file of zero bytes, as an interrupted download or a full disk leaves it."""
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty (0 bytes); delete it and fetch or copy it again")

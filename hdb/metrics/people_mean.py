@@ -9,9 +9,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class PeopleMean(Metric):
-    """Mean of a value over identities, and the half-width of its 95 % interval (normal approximation).
+    """Mean of a value over people, and the half-width of its 95 % interval (normal approximation).
 
-    Several values of one identity count as their mean: pictures of one person are no independent draws.
+    Several values of one person count as their mean: pictures of one person are not independent draws.
 
     >>> import torch
     >>> mean = PeopleMean()
@@ -22,30 +22,32 @@ class PeopleMean(Metric):
 
     full_state_update = False
     values: list[Tensor]
-    identities: list[Tensor]
+    people: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("values", default=[], dist_reduce_fx="cat")
-        self.add_state("identities", default=[], dist_reduce_fx="cat")
+        self.add_state("people", default=[], dist_reduce_fx="cat")
 
-    def update(self, values: Float[Tensor, " n"], identities: Int[Tensor, " n"]) -> None:
+    def update(self, values: Float[Tensor, " n"], people: Int[Tensor, " n"]) -> None:
+        """Adds values and the number of the person that each belongs to."""
         self.values.append(values.detach().float())
-        self.identities.append(identities)
+        self.people.append(people)
 
     def per_person(self) -> Float[Tensor, " k"]:
-        """The mean of each of the k people seen so far, in the order of their numbers."""
-        return means_of_people(dim_zero_cat(self.values), dim_zero_cat(self.identities))
+        """The mean of each of the k people, in the order of their numbers."""
+        return mean_per_person(dim_zero_cat(self.values), dim_zero_cat(self.people))
 
     def compute(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean, half-width, and the share of people whose value is below zero; all nan without two people."""
+        """Mean, half-width, and the share of people whose mean is below zero; all NaN with fewer than two people."""
         means = self.per_person()
         if len(means) < 2:
             return (means.new_tensor(math.nan),) * 3
         return means.mean(), 1.96 * means.std() / math.sqrt(len(means)), (means < 0).float().mean()
 
 
-def means_of_people(values: Float[Tensor, " n"], identities: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
-    """The mean of each of k people, in the order of their numbers."""
-    names, of_name = identities.unique(return_inverse=True)
-    return values.new_zeros(len(names)).index_add(0, of_name, values) / of_name.bincount()
+def mean_per_person(values: Float[Tensor, " n"], people: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
+    """The mean of the values of each of k people, in the order of their numbers."""
+    numbers, positions = people.unique(return_inverse=True)
+    sums = values.new_zeros(len(numbers)).index_add(0, positions, values)
+    return sums / positions.bincount()

@@ -1,10 +1,6 @@
-"""Scores of generated pictures.
+"""Cosine similarity of embeddings, and the metric that averages such a score over pictures or person by person."""
 
-Every score is the cosine of two unit vectors; only who embeds what differs. The metrics are thin classes that average
-them over pictures or person by person, over processes too.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,84 +9,72 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from hdb.metrics.people_mean import means_of_people
+from hdb.metrics.people_mean import mean_per_person
+
+# Compares the embeddings of n pictures with n others, or with one that serves for all: (n, d), (m, d) -> (n,).
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """What turns images into unit vectors; see `hdb.metrics.embedders`."""
+    """A network that embeds pictures (n, 3, h, w) in [0, 1] as unit vectors (n, d); see `hdb.metrics.embedders`."""
 
     def embed_images(self, images: Tensor) -> Tensor: ...
 
 
-@runtime_checkable
-class TextImageEmbedder(ImageEmbedder, Protocol):
-    """An embedder with a text tower in the same space."""
+def cosine_similarity(generated: Float[Tensor, "n d"], others: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
+    """Cosine of unit vectors, row by row. A zero vector (no face was found) scores 0.
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor: ...
-
-
-def cosines(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
-    """Cosine of unit vectors, row by row; one row of `second` serves for all. A zero vector (no face) scores 0.
+    Args:
+        others: m = n of them, or m = 1 for all.
 
     Raises:
-        ValueError: `second` has neither 1 row nor as many as `first`.
+        ValueError: m is neither n nor 1.
     """
-    if len(second) not in (1, len(first)):
-        raise ValueError(f"{len(first)} generated pictures were given {len(second)} answers; expected as many, or 1")
-    return (first * second.to(first.device)).sum(1)
+    if len(others) not in (1, len(generated)):
+        raise ValueError(f"{len(generated)} generated pictures and {len(others)} references: expected as many, or 1")
+    return (generated * others.to(generated.device)).sum(1)
 
 
-class ImageSimilarity(Metric):
-    """Mean similarity of generated pictures and references under one embedder.
+class EmbeddingMetric(Metric):
+    """Mean over pictures of a score that compares their embeddings with those of references or prompts.
 
-    The score of each picture is kept, one number, so that it can be averaged by person, too.
+    The score of each picture is kept, one number, so that it can be averaged person by person as well.
 
-    >>> class Brightness:
-    ...     def embed_images(self, images):
-    ...         return torch.nn.functional.normalize(images.mean((2, 3)), dim=1)
-    >>> metric = ImageSimilarity(Brightness())
-    >>> metric.update(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), torch.tensor([7, 8]))
-    >>> round(metric.compute().item(), 4), len(metric.per_person())
-    (1.0, 2)
+    >>> metric = EmbeddingMetric()
+    >>> metric.update(torch.eye(2), torch.eye(2)[:1], torch.tensor([7, 8]))
+    >>> metric.compute(), metric.per_person()
+    (tensor(0.5000), tensor([1., 0.]))
     """
 
-    higher_is_better = True
     is_differentiable = False
     full_state_update = False
     scores: list[Tensor]
     people: list[Tensor]
 
-    def __init__(self, embedder: ImageEmbedder):
+    def __init__(self, score: Score = cosine_similarity) -> None:
         super().__init__()
-        # The bound method, not the module: a metric inside a LightningModule must not put a judge into its checkpoints.
-        self.embed_images = embedder.embed_images
+        self.score = score
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("people", [], dist_reduce_fx="cat")
 
     def update(
         self,
-        generated: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"],
-        references: Float[Tensor, "m 3 hh ww"] | Float[Tensor, "m d"],
+        generated: Float[Tensor, "n d"],
+        others: Float[Tensor, "m d"],
         people: Int[Tensor, " n"] | None = None,
     ) -> None:
-        """Adds pictures and their references, or one for all; either as unit vectors where somebody embedded them.
+        """Adds embeddings of pictures.
 
         Args:
-            people: whom each picture shows; without it all count as one person's.
+            others: embeddings of their references or prompts, or one for all.
+            people: number of the person each picture shows; None counts all as one person's.
         """
-        self.add(self.vectors(generated), self.vectors(references), people)
-
-    def vectors(self, pictures: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return pictures if pictures.ndim == 2 else self.embed_images(pictures)
-
-    def add(
-        self, vectors: Float[Tensor, "n d"], answers: Float[Tensor, "m d"], people: Int[Tensor, " n"] | None
-    ) -> None:
-        scores = cosines(vectors, answers).to(self.device)
+        scores = self.score(generated, others).to(self.device)
+        if people is None:
+            people = torch.zeros(len(scores), dtype=torch.long)
         self.scores.append(scores)
-        nobody = torch.zeros(len(scores), dtype=torch.long, device=self.device)
-        self.people.append(nobody if people is None else people.to(self.device))
+        self.people.append(people.to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:
         """Mean over pictures."""
@@ -98,34 +82,4 @@ class ImageSimilarity(Metric):
 
     def per_person(self) -> Float[Tensor, " k"]:
         """Mean over the pictures of each person, in the order of their numbers."""
-        return means_of_people(dim_zero_cat(self.scores).double(), dim_zero_cat(self.people)).float()
-
-
-class FaceRec(ImageSimilarity):
-    """Is it the same person? Under a face recognizer; a picture without a face scores 0."""
-
-
-class DinoScore(ImageSimilarity):
-    """Does it look alike? Under a self-supervised network, which keeps apart subjects of one class."""
-
-
-class ClipImage(ImageSimilarity):
-    """Does it show the like? Under CLIP's image tower (CLIP-I)."""
-
-
-class ClipText(ImageSimilarity):
-    """Is it what was asked for? Under both towers of CLIP (CLIP-T)."""
-
-    def __init__(self, embedder: TextImageEmbedder):
-        super().__init__(embedder)
-        self.embed_texts = embedder.embed_texts
-
-    def update(
-        self,
-        generated: Float[Tensor, "n 3 h w"] | Float[Tensor, "n d"],
-        prompts: Sequence[str] | Float[Tensor, "n d"],
-        people: Int[Tensor, " n"] | None = None,
-    ) -> None:
-        """Adds pictures and their prompts, without the identifier."""
-        answers = prompts if isinstance(prompts, Tensor) else self.embed_texts(prompts)
-        self.add(self.vectors(generated), answers, people)
+        return mean_per_person(dim_zero_cat(self.scores).double(), dim_zero_cat(self.people)).float()

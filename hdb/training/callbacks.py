@@ -18,7 +18,7 @@ from hdb.faces.datamodule import first_references
 from hdb.faces.sources import FaceSource
 from hdb.lidb.residuals import Residuals
 from hdb.limits import number_field, texts_field
-from hdb.metrics.judges import Judges, Scores, Seen
+from hdb.metrics.judges import Embeddings, Judges, Scores
 from hdb.prompts import INSTANCE_PROMPT, remove_identifier
 
 PREVIEWED = tuple(
@@ -103,7 +103,7 @@ class PreviewPeople(L.Callback):
         self.personalized, self.scores, self.seed = personalized, Scores(judges), seed
         self.references = first_references(people, options.num_preview_identities)
         self.prompts, self.sampling, self.path = list(options.preview_prompts), options.sampling, Path(path)
-        self.known: Seen | None = None
+        self.known: Embeddings | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if len(self.references) < trainer.world_size:

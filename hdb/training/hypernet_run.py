@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
 from hdb.limits import choice_field, number_field
+from hdb.metrics.table import METRICS
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import (
@@ -27,8 +28,8 @@ from hdb.training.stopping import StopBetweenSteps
 
 LOOK_EVERY = 10  # steps: to look at a number is to wait for the device
 # What a network may be the best by, and which way.
-BEST = {f"val/{name}": "max" for name in ("face_rec", "dino", "clip_i", "clip_t", "own_better")}
-BEST |= {f"val/{name}": "min" for name in ("own_minus_other", "diffusion_loss")}
+BEST = {f"val/{name}": "max" if metric.higher_is_better else "min" for name, metric in METRICS.items()}
+BEST |= {"val/own_better": "max", "val/own_minus_other": "min", "val/diffusion_loss": "min"}
 
 
 @dataclass

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny import tiny_judges
 from white_noise import evaluation
 
-from hdb.evaluation.summary import SCORES
-from hdb.metrics.judges import JudgeOptions, Judges
+from hdb.metrics.judges import Judges
+from hdb.metrics.table import METRICS
 
 SIZE = (3, 2, 2)
 
 
 @pytest.fixture(scope="module")
 def judges(tiny_weights) -> Judges:
-    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    return tiny_judges(tiny_weights)
 
 
 def test_an_evaluation_leaves_results_page_plot_and_grid_and_goes_on_with_its_pictures(judges, tmp_path):
@@ -25,8 +26,8 @@ def test_an_evaluation_leaves_results_page_plot_and_grid_and_goes_on_with_its_pi
     assert len(results["methods"]) == 4 and results["protocol"]["gallery"] == 6
     first = results["methods"]
     for entry in first.values():  # noise of the same seeds, whatever the method
-        assert all(entry[score]["mean"] == first["hyperdreambooth"][score]["mean"] for score in SCORES)
-    for score in SCORES:
+        assert all(entry[score]["mean"] == first["hyperdreambooth"][score]["mean"] for score in METRICS)
+    for score in METRICS:
         assert results["paired"]["unpersonalized"][score] == {"mean": 0.0, "ci95": [0.0, 0.0]}
         assert not results["scale"][score]["apart"] and first["oracle"][score]["normalized"] is None
         assert first["oracle"][score]["reason"] == "not told apart by this judge"

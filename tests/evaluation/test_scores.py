@@ -3,26 +3,28 @@
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_judges
 
 from experiments.people import expected_attributes
 from hdb.evaluation import scores, tables
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Batch
-from hdb.evaluation.summary import SCORES, summarize
+from hdb.evaluation.summary import summarize
 from hdb.faceworld.view import HELD_OUT_STYLES
-from hdb.metrics.judges import JudgeOptions, Judges, classifier
+from hdb.metrics.judges import load_classifier
+from hdb.metrics.table import METRICS
 
 PROMPTS = ["a photo of a face in the snow", "a black and white photo of a face", "a face wearing a hat, oil painting"]
 
 
 @pytest.fixture(scope="module")
 def judges(tiny_weights):
-    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    return tiny_judges(tiny_weights)
 
 
 @pytest.fixture(scope="module")
 def attributes(tiny_weights):
-    return classifier(f"{tiny_weights}/judges/classifier")
+    return load_classifier(f"{tiny_weights}/judges/classifier")
 
 
 def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_a_face():
@@ -56,14 +58,14 @@ def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows()
 def test_shares_are_counted_person_by_person(judges, attributes):
     pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     people = Unseen(["0", "1"], pictures[:, :1, 0], pictures[:0, 0, 0])
-    answers = attributes.answers(pictures.flatten(0, 2))
+    answers = attributes.predict(pictures.flatten(0, 2))
     of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
     # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
     asked = [{name: str(given[0, prompt, 0]) for name, given in of_prompt.items()} for prompt in range(3)]
     asked[1]["accessory"] = "nothing of the kind"
-    gallery = judges.recognizer.embed_images(pictures[:, 0, 0])
+    gallery = judges["recognizer"].embed_images(pictures[:, 0, 0])
 
-    def score(labels: list[dict[str, str]] | None) -> scores.PerIdentity:
+    def score(labels: list[dict[str, str]] | None) -> scores.PersonScores:
         expected = scores.ExpectedAttributes(labels, unjudged_styles=HELD_OUT_STYLES) if labels else None
         panel = scores.Panel(judges, PROMPTS, expected, attributes if labels else None)
         rows = [0, 0, 1, 1, 2, 2]
@@ -80,7 +82,7 @@ def test_shares_are_counted_person_by_person(judges, attributes):
         expected = (of_prompt[question] == wanted).mean((1, 2))
         assert per_person[f"prompted/{question}"] == pytest.approx(expected)
     assert per_person["prompted/style"][0] >= 0.5 and per_person["prompted/accessory"][0] <= 4 / 6
-    vectors = judges.recognizer.embed_images(pictures.flatten(0, 2)).unflatten(0, (2, 6))
+    vectors = judges["recognizer"].embed_images(pictures.flatten(0, 2)).unflatten(0, (2, 6))
     right = ((vectors @ gallery.T).argmax(-1) == torch.arange(2)[:, None]).double().mean(1)
     styles = [name for name in ("photo", "styled") if f"rank_1/{name}" in per_person]
     photos = sum(labels["style"] == "photo" for labels in asked)
@@ -97,7 +99,7 @@ def test_shares_are_counted_person_by_person(judges, attributes):
 
 def test_the_second_table_shows_shares_with_their_intervals_and_the_chance():
     shares = {"prompted/style": np.array([1.0, 0.5]), "rank_1/photo": np.array([0.0, 0.5])}
-    per_person = {name: np.array([0.25, 0.75]) for name in SCORES} | shares
+    per_person = {name: np.array([0.25, 0.75]) for name in METRICS} | shares
     cost = {"hyperdreambooth": {"seconds": 1.0, "seconds_alone": 2.0, "bytes": 30.0}}
     results = summarize({"hyperdreambooth": per_person}, cost, num_resamples=500, seed=0)
     entry = results["methods"]["hyperdreambooth"]

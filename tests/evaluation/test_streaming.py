@@ -8,6 +8,7 @@ from dataclasses import astuple, replace
 
 import pytest
 import torch
+from tiny import tiny_judges
 from torch import Tensor, nn
 
 from hdb.diffusion.sampling import SamplingOptions
@@ -19,7 +20,7 @@ from hdb.evaluation.search import Trial
 from hdb.limits import check_limits
 from hdb.methods.protocol import Photos
 from hdb.methods.table import OURS
-from hdb.metrics.judges import JudgeOptions, Judges
+from hdb.metrics.judges import Judges
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting", "a [V] face in the snow"]
 
@@ -54,7 +55,7 @@ class Noise:
 
 @pytest.fixture
 def judges(tiny_weights) -> Judges:
-    return Judges.read(JudgeOptions(*(f"{tiny_weights}/judges/{name}" for name in ("recognizer", "dino", "clip"))))
+    return tiny_judges(tiny_weights)
 
 
 @pytest.fixture
@@ -98,12 +99,12 @@ def test_only_what_is_missing_is_drawn(judges, people, tmp_path):
 
 
 def test_a_picture_is_embedded_once_per_network_and_references_once_for_all_methods(judges, people, tmp_path):
-    counts = dict.fromkeys(judges._fields, 0)
+    counts = dict.fromkeys(judges, 0)
 
     class Counting(nn.Module):
         def __init__(self, name: str) -> None:
             super().__init__()
-            self.name, self.judge = name, getattr(judges, name)
+            self.name, self.judge = name, judges[name]
 
         def embed_images(self, images: Tensor) -> Tensor:
             counts[self.name] += len(images)
@@ -112,7 +113,7 @@ def test_a_picture_is_embedded_once_per_network_and_references_once_for_all_meth
         def embed_texts(self, texts: Sequence[str]) -> Tensor:
             return self.judge.embed_texts(texts)
 
-    panel = Panel(judges._replace(**{name: Counting(name) for name in judges._fields}), PROMPTS)
+    panel = Panel(Judges({name: Counting(name) for name in judges}), PROMPTS)
     answers, few = Answers(panel, people), SamplingOptions(num_inference_steps=1, batch_size=5)
     assert counts == {"recognizer": 6 + 3, "dino": 6, "clip": 6}  # references, and the gallery
     for method in ("one", "two"):
@@ -125,16 +126,16 @@ def test_scores_are_the_mean_cosines_of_a_persons_pictures(judges, people, tmp_p
     panel, few = Panel(judges, PROMPTS), SamplingOptions(num_inference_steps=1, batch_size=4)
     pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
     found = scored(pictures.drawn("noise", Noise([0, 1, 2], [], [], []), sampling=few), panel, Answers(panel, people))
-    texts = judges.clip.embed_texts(PROMPTS)
+    texts = judges["clip"].embed_texts(PROMPTS)
     for person in range(3):
         drawn = torch.stack([pictures.read("noise", person, p, k) for p in range(3) for k in range(2)])
         seen, known = judges.embed_images(drawn), judges.embed_images(people.references[person])
-        pairs = zip(("face_rec", "dino", "clip_i"), seen, known, strict=True)
+        pairs = zip(("face_rec", "dino", "clip_i"), seen.values(), known.values(), strict=True)
         by_hand = {name: float((vectors @ of.T).mean()) for name, vectors, of in pairs}
-        by_hand["clip_t"] = float((seen.clip * texts.repeat_interleave(2, 0)).sum(1).mean())
+        by_hand["clip_t"] = float((seen["clip"] * texts.repeat_interleave(2, 0)).sum(1).mean())
         strangers = [other for other in range(3) if other != person]
-        theirs = judges.recognizer.embed_images(people.references[strangers].flatten(0, 1))
-        by_hand["others"] = float((seen.recognizer @ theirs.T).mean())
+        theirs = judges["recognizer"].embed_images(people.references[strangers].flatten(0, 1))
+        by_hand["others"] = float((seen["recognizer"] @ theirs.T).mean())
         for name, expected in by_hand.items():
             assert found[name][person] == pytest.approx(expected, abs=1e-6)
 

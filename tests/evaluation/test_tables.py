@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hdb.diffusion.sheet import save_image, to_pil
@@ -15,10 +17,11 @@ from hdb.evaluation import tables
 from hdb.evaluation.page import page
 from hdb.evaluation.people import Unseen
 from hdb.evaluation.pictures import Pictures
-from hdb.evaluation.plot import trade_off
+from hdb.evaluation.plot import plot_trade_off
 from hdb.evaluation.search import searched
-from hdb.evaluation.summary import NO_SCALE, NOT_APART, SCORES, summarize
+from hdb.evaluation.summary import NO_SCALE, NOT_APART, logged_means, summarize
 from hdb.methods.table import METHODS
+from hdb.metrics.table import METRICS, MetricEntry
 
 # face_rec of four people: the judge tells base and oracle apart; by clip_t it does not, since people differ in sign.
 FACE_REC = {
@@ -50,7 +53,7 @@ PROTOCOL = {
 def results_of(*names: str) -> dict:
     names = names or tuple(FACE_REC)
     per_method = {
-        name: {score: np.array(CLIP_T[name] if score == "clip_t" else FACE_REC[name]) for score in SCORES}
+        name: {score: np.array(CLIP_T[name] if score == "clip_t" else FACE_REC[name]) for score in METRICS}
         for name in names
     }
     nothing = {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}
@@ -77,23 +80,64 @@ def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_n
 
 def test_a_judge_that_puts_the_true_answer_below_none_at_all_has_no_scale():
     below = {"unpersonalized": "oracle", "oracle": "unpersonalized", "hyperdreambooth": "hyperdreambooth"}
-    scores = {name: {score: np.array(FACE_REC[of]) for score in SCORES} for name, of in below.items()}
+    scores = {name: {score: np.array(FACE_REC[of]) for score in METRICS} for name, of in below.items()}
     results = summarize(scores, {}, num_resamples=4000, seed=0)
     assert results["scale"]["face_rec"]["ci95"][1] < 0 and not results["scale"]["face_rec"]["apart"]
     assert results["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
 
 
-def test_one_person_tells_nothing_apart():
-    one = {name: {score: np.array(FACE_REC[name][:1]) for score in SCORES} for name in ("unpersonalized", "oracle")}
-    results = summarize(one | {"hyperdreambooth": one["oracle"]}, {}, num_resamples=10, seed=0)
-    assert results["scale"]["face_rec"]["mean"] == pytest.approx(0.9)
-    assert results["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
+@pytest.fixture
+def one_person() -> dict:
+    per_method = {name: {metric: np.array(scores[:1]) for metric in METRICS} for name, scores in FACE_REC.items()}
+    for scores in per_method.values():
+        scores["rank_1/photo"] = np.array([0.5])
+    costs = {name: COSTS.get(name, {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}) for name in per_method}
+    summary = summarize(per_method, costs, num_resamples=10, seed=0)
+    return {"protocol": PROTOCOL | {"identities": ["a"]}, **summary}
+
+
+def test_one_person_tells_nothing_apart(one_person):
+    assert one_person["scale"]["face_rec"]["mean"] == pytest.approx(0.9)
+    assert one_person["scale"]["face_rec"]["apart"] is False
+    assert one_person["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
+
+
+def test_one_person_has_no_interval_in_the_results(one_person):
+    ours = one_person["methods"]["hyperdreambooth"]
+    assert ours["face_rec"]["mean"] == 0.5
+    intervals = [ours["face_rec"], ours["rank_1"]["photo"], one_person["scale"]["dino"]]
+    intervals += one_person["paired"]["dreambooth"].values()
+    assert all(interval["ci95"] is None for interval in intervals)
+    assert json.loads(json.dumps(one_person, allow_nan=False)) == one_person
+
+
+def test_one_person_has_no_interval_in_tables_plot_and_page(one_person, tmp_path, monkeypatch):
+    shown = tables.all_tables(one_person)
+    assert not any("[" in text for table in shown for row in table.rows for text in row)
+    assert not any("95 %" in table.note for table in shown)
+    rows = {row[0]: row for row in shown[0].rows}
+    assert rows["HyperDreamBooth"][1] == "0.500" and shown[0].note.startswith("1 unseen person × 2 prompts")
+    differences = {row[0]: row for row in shown[1].rows}
+    assert differences["DreamBooth, 1200 steps"][1] == "+0.200"
+    bars, titles = [], []
+    monkeypatch.setattr(Axes, "errorbar", record(Axes.errorbar, bars))
+    monkeypatch.setattr(Figure, "legend", record(Figure.legend, titles))
+    plot = plot_trade_off(one_person, {})
+    assert all(options["xerr"] is None and options["yerr"] is None for _, options in bars)
+    assert titles[0][1]["title"] is None
+    people = Unseen(["a"], torch.ones(1, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
+    pictures = Pictures(people, PROTOCOL["prompts"], tmp_path, num_pictures=1)
+    for name in one_person["methods"]:
+        for prompt in range(2):
+            save_image(to_pil(torch.rand(3, 8, 8)), tmp_path / pictures.path(name, 0, prompt, 0))
+    text = page(one_person, pictures, plot=plot, grid=Image.new("RGB", (9, 9)))
+    assert "<td>0.500</td>" in text and "95 %" not in text
 
 
 def test_without_the_oracle_there_is_no_scale():
     results = results_of("unpersonalized", "hyperdreambooth")
     assert results["scale"] == {}
-    for score in SCORES:
+    for score in METRICS:
         assert results["methods"]["hyperdreambooth"][score]["normalized"] is None
         assert results["methods"]["hyperdreambooth"][score]["reason"] == NO_SCALE
     assert "normalized" not in tables.score_table(results).note
@@ -153,7 +197,7 @@ def test_shares_of_what_can_be_reached_are_ratios_to_the_oracle_and_to_the_base(
 
 def test_numbers_of_seconds_and_factors_have_three_digits():
     written = {0.0079: "0.00790", 1.5: "1.50", 14.81: "14.8", 126.4: "126", 5000.4: "5000", 0.0: "0"}
-    assert {number: tables.digits(number) for number in written} == written
+    assert {number: tables.three_digits(number) for number in written} == written
 
 
 def test_the_papers_tables_stand_there_where_all_their_methods_do(results, monkeypatch):
@@ -166,6 +210,23 @@ def test_the_papers_tables_stand_there_where_all_their_methods_do(results, monke
     assert first.title.startswith("Table 1")
     assert [row[0].split(",")[0] for row in first.rows[:3]] == ["HyperDreamBooth", "DreamBooth", "Textual Inversion"]
     assert [row[0].split(",")[0] for row in differences.rows] == ["DreamBooth", "Textual Inversion"]
+
+
+def test_a_new_metric_has_its_scores_and_columns_and_old_results_go_without(results, monkeypatch):
+    monkeypatch.setitem(METRICS, "distance", MetricEntry("recognizer", higher_is_better=False))
+    per_method = {name: {metric: np.array(scores) for metric in METRICS} for name, scores in FACE_REC.items()}
+    for scores in per_method.values():
+        scores["distance"] = 1 - scores["face_rec"]
+    costs = {name: COSTS.get(name, {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}) for name in per_method}
+    new = {"protocol": PROTOCOL, **summarize(per_method, costs, num_resamples=4000, seed=0)}
+    ours = new["methods"]["hyperdreambooth"]
+    assert ours["distance"]["mean"] == pytest.approx(0.5) and new["scale"]["distance"]["apart"]
+    assert ours["distance"]["normalized"] == pytest.approx(ours["face_rec"]["normalized"])
+    assert logged_means(new["methods"])["eval/oracle/distance"] == pytest.approx(0.15)
+    columns = ["face_rec", "dino", "clip_i", "clip_t", "distance"]
+    for table in (tables.score_table(new), tables.difference_table(new), tables.summary_table(new)):
+        assert table.columns[1:6] == columns and all(len(row) == len(table.columns) for row in table.rows)
+    assert tables.score_table(results).columns[1:5] == columns[:4]  # of before the metric
 
 
 def test_a_method_that_nobody_thought_of_has_its_row(results):
@@ -195,12 +256,10 @@ def test_a_table_is_text_with_columns_below_each_other_and_markdown_with_ours_in
 
 def test_the_plot_has_a_point_for_each_method_and_a_line_for_each_search(results, monkeypatch):
     drawn = {"points": [], "lines": []}
-    from matplotlib.axes import Axes
-
     monkeypatch.setattr(Axes, "errorbar", record(Axes.errorbar, drawn["points"]))
     monkeypatch.setattr(Axes, "plot", record(Axes.plot, drawn["lines"]))
     tried = [{"clip_t": {"mean": 0.7}, "face_rec": {"mean": 0.2}}, {"clip_t": {"mean": 0.6}, "face_rec": {"mean": 0.4}}]
-    image = Image.open(BytesIO(trade_off(results, {"dreambooth": tried, "k1": tried})))
+    image = Image.open(BytesIO(plot_trade_off(results, {"dreambooth": tried, "k1": tried})))
     assert image.info["Software"] == "hdb"
     points = {options["label"]: (position, options) for position, options in drawn["points"]}
     (x, y), options = points["HyperDreamBooth"]
@@ -255,7 +314,7 @@ def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versi
         for person in range(2):
             for prompt in range(2):
                 save_image(to_pil(torch.rand(3, 8, 8)), tmp_path / pictures.path(name, person, prompt, 0))
-    plot, about = trade_off(results, {}), {"versions": {"hdb": "0.1", "torch": "2.x"}}
+    plot, about = plot_trade_off(results, {}), {"versions": {"hdb": "0.1", "torch": "2.x"}}
     text = page(results | about, pictures, plot=plot, grid=Image.new("RGB", (9, 9)))
     parser = Parser()
     parser.feed(text)

@@ -18,8 +18,8 @@ from tiny import tiny_text_config, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from hdb.faceworld.world import FaceWorld
-from hdb.metrics.embedders import FACENET_WEIGHTS, ClipEmbedder, FaceNet, TimmEmbedder, timm_framing
-from hdb.metrics.networks import AttributeClassifier, Framing
+from hdb.metrics.embedders import FACENET_WEIGHTS, ClipEmbedder, FaceNet, TimmEmbedder, timm_preprocessing
+from hdb.metrics.networks import AttributeClassifier, Preprocessing
 
 TINY_VIT = {"depth": 1, "embed_dim": 12, "num_heads": 2, "num_classes": 0}
 HEADS = {"style": ["photo", "oil", "ice"], "accessory": ["none", "hat"]}
@@ -42,13 +42,13 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_224.dino", "resnet18.a1_in1k", "vit_base_patch16_224.mae"])
-def test_framing_equals_timm_s_evaluation_transform(images, name):
+def test_preprocessing_equals_timm_s_evaluation_transform(images, name):
     transform = create_transform(**resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict()))
     expected = torch.stack([transform(image) for image in images])
-    assert (Framing(**timm_framing(name))(images) - expected).abs().max() < 1e-5
+    assert (Preprocessing(**timm_preprocessing(name))(images) - expected).abs().max() < 1e-5
     # PIL rounds to 8 bit on its way: the same picture within that rounding, 2 / 255 / 0.225
     pil = torch.stack([transform(Image.fromarray(image)) for image in as_bytes(images)])
-    assert (Framing(**timm_framing(name))(images) - pil).abs().max() < 0.035
+    assert (Preprocessing(**timm_preprocessing(name))(images) - pil).abs().max() < 0.035
 
 
 def as_bytes(images: torch.Tensor) -> list[np.ndarray]:
@@ -56,7 +56,9 @@ def as_bytes(images: torch.Tensor) -> list[np.ndarray]:
 
 
 def test_dino_embedding_equals_timm_s(images):
-    embedder = TimmEmbedder("vit_small_patch16_224.dino", TINY_VIT, **timm_framing("vit_small_patch16_224.dino")).eval()
+    embedder = TimmEmbedder(
+        "vit_small_patch16_224.dino", TINY_VIT, **timm_preprocessing("vit_small_patch16_224.dino")
+    ).eval()
     model = timm.create_model("vit_small_patch16_224", **TINY_VIT).eval()
     model.load_state_dict(embedder.network.state_dict())
     transform = create_transform(**resolve_data_config({}, pretrained_cfg=embedder.network.pretrained_cfg))
@@ -77,7 +79,7 @@ def clip_folder(tmp_path_factory) -> Path:
         projection_dim=16,
     )
     embedder = ClipEmbedder.from_parts(config, tokenizer)
-    embedder.framing = Framing(**{**embedder.framing.config, "crop_pct": 0.8})
+    embedder.preprocess = Preprocessing(**{**embedder.preprocess.config, "crop_pct": 0.8})
     embedder.save(folder, dtype=torch.float32)
     return folder
 
@@ -86,7 +88,7 @@ def test_clip_images_equal_transformers(clip_folder, images):
     processor, model = CLIPProcessor.from_pretrained(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
     pixels = processor.image_processor(images=list(images), do_rescale=False, return_tensors="pt")["pixel_values"]
     embedder = ClipEmbedder.from_pretrained(clip_folder)
-    assert (embedder.framing(images) - pixels).abs().max() < 1e-5
+    assert (embedder.preprocess(images) - pixels).abs().max() < 1e-5
     with torch.no_grad():
         expected = unit(features(model.get_image_features(pixel_values=pixels)))
     assert (embedder.embed_images(images) - expected).abs().max() < 1e-5
@@ -228,5 +230,5 @@ def test_the_classifier_names_the_likeliest_answer_of_each_head(images, tmp_path
         last.bias.copy_(torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0]))
     classifier.save(tmp_path)
     loaded = AttributeClassifier.from_folder(tmp_path)
-    assert loaded.answers(images) == {"style": ["ice"] * 2, "accessory": ["none"] * 2}
+    assert loaded.predict(images) == {"style": ["ice"] * 2, "accessory": ["none"] * 2}
     assert loaded.heads == HEADS

@@ -1,10 +1,10 @@
-"""How sure means over people are."""
+"""How certain means over people are."""
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from hdb.metrics.intervals import bootstrap_ci, normalized, paired_ci
+from hdb.metrics.intervals import Interval, bootstrap_ci, normalized, paired_ci
 
 
 def test_bootstrap_interval_equals_scipy_s():
@@ -33,13 +33,18 @@ def test_paired_difference_is_sharper_than_two_intervals():
         paired_ci(better, worse[1:])
 
 
+def test_one_person_has_a_mean_and_no_interval():
+    assert bootstrap_ci([0.763]) == Interval(0.763, None, None)
+    assert paired_ci([0.75], [0.5]) == Interval(0.25, None, None)
+
+
 def test_intervals_of_nothing_or_of_nan_are_refused():
-    for scores in ([], [0.5, float("nan")], [[0.5]]):
-        with pytest.raises(ValueError, match="finite numbers, one per identity"):
+    for scores in ([], [float("nan")], [0.5, float("nan")], [[0.5]]):
+        with pytest.raises(ValueError, match="finite numbers, one per person"):
             bootstrap_ci(np.array(scores))
 
 
-def test_normalized_score_is_0_without_and_1_with_the_true_answer():
-    at = [normalized(score, unpersonalized=0.2, oracle=0.7) for score in (0.2, 0.7, 0.45, 0.1)]
-    assert at == pytest.approx([0, 1, 0.5, -0.2])
+def test_normalized_score_is_0_for_the_base_and_1_for_the_oracle():
+    values = [normalized(score, unpersonalized=0.2, oracle=0.7) for score in (0.2, 0.7, 0.45, 0.1)]
+    assert values == pytest.approx([0, 1, 0.5, -0.2])
     assert normalized(0.5, unpersonalized=0.3, oracle=0.3) is None

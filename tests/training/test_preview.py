@@ -5,11 +5,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
+from tiny import tiny_judges
 
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.lidb.residuals import Residuals
-from hdb.metrics.judges import JudgeOptions, Judges, Scores
+from hdb.metrics.judges import Scores
 from hdb.training.callbacks import PreviewOptions, PreviewPeople
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting"]
@@ -52,7 +53,7 @@ class Logger(WandbLogger):
 
 @pytest.fixture
 def preview(personalized, tiny_weights, tmp_path):
-    judges = Judges.read(JudgeOptions(*(str(tiny_weights / "judges" / name) for name in JudgeOptions.__annotations__)))
+    judges = tiny_judges(tiny_weights)
 
     def build(*, num=3, batch_size=4) -> PreviewPeople:
         sampling = SamplingOptions(num_inference_steps=2, guidance_scale=2.0, batch_size=batch_size)

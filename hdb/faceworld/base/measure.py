@@ -33,7 +33,7 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.trained import load_hypernet
 from hdb.limits import number_field
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
-from hdb.metrics.judges import classifier
+from hdb.metrics.judges import load_classifier
 from hdb.prompts import CLASS_PROMPT, remove_identifier
 from hdb.training.curves import curves_sheet
 from hdb.training.device import select_device
@@ -128,7 +128,7 @@ def judges(weights: Path, test: FaceWorldDataset, device: torch.device) -> dict[
         "face encoder, plain views": quality.verification(features[:, 0::3]),
         "dino": quality.verification(alike),
         "dino, plain views": quality.verification(alike[:, 0::3]),
-        "classifier": quality.attributes(classifier(str(weights / "classifier"), device=device), images, labels),
+        "classifier": quality.attributes(load_classifier(str(weights / "classifier"), device=device), images, labels),
         "clip": {
             "own caption": float((seen * read).sum(1).mean()),
             "other": float((seen * read.roll(7, 0)).sum(1).mean()),
@@ -157,7 +157,7 @@ def pictures(
 ) -> dict[str, Numbers]:
     """The autoencoder, obedience to prompts in and out of training, and whether the base's faces are its own."""
     weights = Path(options.weights)
-    judge = classifier(str(weights / "classifier"), device=device)
+    judge = load_classifier(str(weights / "classifier"), device=device)
     recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
     held_out = [
         caption(sample_nuisances(np.random.default_rng(0)).replace(style=style, context=context))

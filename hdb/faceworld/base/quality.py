@@ -89,7 +89,7 @@ def attributes(
     classifier: AttributeClassifier, images: Float[Tensor, "n 3 h w"], labels: Sequence[dict[str, str]]
 ) -> dict[str, float]:
     """Share of pictures in which the classifier sees the style, context, accessory and expression they should have."""
-    answers = classifier.answers(images)
+    answers = classifier.predict(images)
     return {
         question: sum(given == right[question] for given, right in zip(answers[question], labels, strict=True))
         / len(labels)

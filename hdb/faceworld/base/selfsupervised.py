@@ -47,8 +47,8 @@ class SelfSupervisedTraining(Part):
         return self.student
 
     def normalize(self, images: Tensor) -> Tensor:
-        framing = self.embedder.framing.config
-        return transforms.normalize(images, framing["mean"], framing["std"])
+        config = self.embedder.preprocess.config
+        return transforms.normalize(images, config["mean"], config["std"])
 
     def read(self, tower: nn.Sequential, images: Tensor) -> Tensor:
         """What a network says of pictures, (n, prototypes); its head in full precision: temperatures are small."""

@@ -33,9 +33,8 @@ class TextTraining(Part):
         captions = self.views.captions_of(flat, generator)
         images = jitter(self.views.pictures(flat), strength=0.2, generator=generator).to(self.device)
         images = crops(images, scale=(0.85, 1.0), size=images.shape[-1], generator=generator)
-        logits = (
-            self.clip.model.logit_scale.exp().clamp(max=100) * self.clip.images(images) @ self.clip.texts(captions).T
-        )
+        scale = self.clip.model.logit_scale.exp().clamp(max=100)
+        logits = scale * self.clip.image_features(images) @ self.clip.text_features(captions).T
         meanings = [remove_identifier(caption) for caption in captions]
         same = torch.tensor([[a == b for b in meanings] for a in meanings], device=self.device).float()
         right = same / same.sum(1, keepdim=True)
