@@ -15,7 +15,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person, write_person
-from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions, check_prompt
+from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions, check_has_identifier
 
 
 class TextualInversion:
@@ -31,7 +31,7 @@ class TextualInversion:
     at_once = None
 
     def __init__(self, context: TrainingContext, options: TextualInversionOptions) -> None:
-        check_prompt(context.prompt)
+        check_has_identifier(context.prompt)
         self.context, self.options = context, options
 
     def personalize(self, photos: Photos) -> "PersonalWords":

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole beside their place; the one before is kept, and taken where the last is damaged."""
+"""Checkpoints: written atomically, with the previous one kept for the case that the last one is damaged."""
 
 import io
 import os
@@ -15,12 +15,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hdb.files import atomic_write
 
-# What torch, pickle and zipfile raise on files that are damaged, whichever way.
-_UNREADABLE = (zipfile.BadZipFile, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError)
+# What torch, pickle and zipfile raise for damaged files.
+_READ_ERRORS = (zipfile.BadZipFile, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's files, staged beside the target and not in a temporary folder, from where they would be copied."""
+    """Writes checkpoints beside their target and renames them; the file that was there becomes the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()
@@ -28,11 +28,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_write(path) as temporary:
             temporary.write_bytes(content.getbuffer())
             if Path(path).is_file():
-                _keep(Path(path))
+                _keep_as_previous(Path(path))
 
 
-class Saver(ModelCheckpoint):
-    """Saves also where a run is stopped, which is between two steps; not after an error, which may be within one."""
+class CheckpointOnStop(ModelCheckpoint):
+    """Saves also when a run is stopped, which happens between two steps, but not after an error within a step."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
@@ -40,8 +40,8 @@ class Saver(ModelCheckpoint):
 
 
 def last_checkpoint_callback(last: Path, *, every: int) -> ModelCheckpoint:
-    """What writes `last` every so many steps, and when a run is stopped."""
-    return Saver(
+    """The callback that writes the checkpoint `last` every so many steps and when the run is stopped."""
+    return CheckpointOnStop(
         dirpath=last.parent,
         filename=last.stem,
         every_n_train_steps=every,
@@ -51,10 +51,10 @@ def last_checkpoint_callback(last: Path, *, every: int) -> ModelCheckpoint:
 
 
 def best_checkpoint_callback(best: Path, *, metric: str, mode: str) -> ModelCheckpoint:
-    """What keeps as `best` the checkpoint of the validation with the best `metric`.
+    """The callback that keeps the checkpoint of the best validation as `best`.
 
     Args:
-        mode: max or min, which is the best.
+        mode: Whether the best value of the metric is the `max` or the `min`.
     """
     return ModelCheckpoint(
         dirpath=best.parent, filename=best.stem, monitor=metric, mode=mode, enable_version_counter=False
@@ -62,54 +62,58 @@ def best_checkpoint_callback(best: Path, *, metric: str, mode: str) -> ModelChec
 
 
 def previous_checkpoint_path(last: Path) -> Path:
-    """Where the checkpoint before is kept."""
+    """Where the checkpoint before `last` is kept."""
     return last.with_name(f"{last.stem}.previous{last.suffix}")
 
 
 def find_checkpoint(last: Path) -> Path | None:
-    """The checkpoint to resume from: `last`, or the one before if that is damaged; None if there is none.
+    """The checkpoint to resume from: `last`, or the previous one if `last` is damaged, or None if there is none.
 
-    Says so, and sets a damaged one aside.
+    Damaged checkpoints are renamed, and the user is told.
     """
-    found: str = ""
+    message = ""
     for path in (last, previous_checkpoint_path(last)):
         if not path.is_file():
             continue
-        if damage := _damage(path):
-            found = f"{path} is damaged ({damage})"
+        damage = _describe_damage(path)
+        if damage:
+            message = f"{path} is damaged ({damage})"
             os.replace(path, path.with_name(f"{path.name}.damaged"))
-            print(f"{found} and now called {path.name}.damaged")
+            print(f"{message} and now called {path.name}.damaged")
             continue
         if path != last:
-            print(f"going on from {path}, the checkpoint before" if found else f"going on from {path}")
+            print(f"going on from {path}, the checkpoint before" if message else f"going on from {path}")
         return path
-    if found:
+    if message:
         print(f"no checkpoint in {last.parent} can be read: beginning at the first step")
     return None
 
 
 def remove_checkpoints(last: Path) -> None:
-    """Removes what is of no use any more."""
+    """Removes `last` and the previous checkpoint."""
     last.unlink(missing_ok=True)
     previous_checkpoint_path(last).unlink(missing_ok=True)
 
 
-def _keep(path: Path) -> None:
+def _keep_as_previous(path: Path) -> None:
     spare = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp")
     try:
-        os.link(path, spare)  # there is a whole `path` at every moment
+        os.link(path, spare)  # a link and not a rename: `path` exists at every moment
         os.replace(spare, previous_checkpoint_path(path))
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no links
         spare.unlink(missing_ok=True)
         os.replace(path, previous_checkpoint_path(path))
 
 
-def _damage(path: Path) -> str | None:
+def _describe_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if (torn := archive.testzip()) is not None:
-                return f"its part {torn} is not as it was written"
+            damaged_part = archive.testzip()
+        if damaged_part is not None:
+            return f"its part {damaged_part} is not as it was written"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return None if {"state_dict", "global_step"} <= set(checkpoint) else "it is no checkpoint of a training"
-    except _UNREADABLE as error:
+        is_complete = {"state_dict", "global_step"} <= set(checkpoint)
+    except _READ_ERRORS as error:
         return " ".join(str(error).split()) or type(error).__name__
+    return None if is_complete else "it is no checkpoint of a training"

@@ -1,4 +1,4 @@
-"""Where a Trainer works, and the time there."""
+"""The device and precision of a Trainer, and wall-clock times measured there."""
 
 import time
 from collections.abc import Callable
@@ -12,69 +12,81 @@ from hdb.limits import choice_field
 
 
 def accelerator_field() -> Any:
-    """A setting that names where a Trainer works."""
+    """A dataclass field with the Trainer's `accelerator`."""
     return choice_field("auto", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
 
 
 def precision_field() -> Any:
-    """A setting that names the precision a Trainer works in."""
+    """A dataclass field with the Trainer's `precision`."""
     names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
     message = "{name} is {value!r}, expected one of {expected}: what is trained stays in float32"
     return choice_field("32-true", names, message=message)
 
 
 def check_precision(precision: str, dtype: str) -> None:
-    """Raises ValueError if a base of this precision loses gradients in a training of that one, or is cast throughout.
+    """Checks that the precision of the Trainer suits the dtype of the base.
 
-    Half-precision gradients flow through a half-precision base whatever the Trainer computes in. Those of float16 need
-    its scaler, or most of them vanish; those of bfloat16 need none.
+    Gradients flow through a half-precision base whatever the Trainer computes in. In float16 most of them vanish
+    without a gradient scaler. In bfloat16 they do not, and the scaler's autocast would cast the base at every step.
+
+    Raises:
+        ValueError: A base in float16 without `16-mixed`, or one in bfloat16 with it.
     """
-    scaled = precision in ("16-mixed", "16")
-    if dtype == "float16" and not scaled:
-        given = f"the base is in float16 and precision is {precision!r}, where no scaler keeps its gradients"
-        raise ValueError(f"{given}: expected precision 16-mixed, or a base in bfloat16")
-    if dtype == "bfloat16" and scaled:
-        given = f"the base is in bfloat16 and precision is {precision!r}, which would cast all of it at every step"
-        raise ValueError(f"{given}: expected precision bf16-mixed, or a base in float16")
+    has_scaler = precision in ("16-mixed", "16")
+    if dtype == "float16" and not has_scaler:
+        raise ValueError(
+            f"the base is in float16 and precision is {precision!r}, where no scaler keeps its gradients: "
+            "expected precision 16-mixed, or a base in bfloat16"
+        )
+    if dtype == "bfloat16" and has_scaler:
+        raise ValueError(
+            f"the base is in bfloat16 and precision is {precision!r}, which would cast all of it at every step: "
+            "expected precision bf16-mixed, or a base in float16"
+        )
 
 
 def select_device(accelerator: str) -> torch.device:
-    """Where a Trainer with this accelerator works; raises as `probe_trainer`."""
-    return configure_device(probe_trainer(accelerator=accelerator, devices=1).strategy.root_device)
-
-
-def probe_trainer(**where: Any) -> Trainer:
-    """A Trainer that is only asked where it works.
-
-    Args:
-        where: its accelerator, devices, num_nodes, strategy.
+    """The device that a Trainer with this accelerator uses, configured by `configure_device`.
 
     Raises:
-        ValueError: this machine has no such place.
+        ValueError: This machine does not have the accelerator.
+    """
+    trainer = probe_trainer(accelerator=accelerator, devices=1)
+    return configure_device(trainer.strategy.root_device)
+
+
+def probe_trainer(**trainer_args: Any) -> Trainer:
+    """A Trainer that runs nothing and is only asked for its device, strategy and world size.
+
+    Args:
+        trainer_args: Its accelerator, devices, num_nodes and strategy.
+
+    Raises:
+        ValueError: This machine does not have them.
     """
     try:
-        return Trainer(logger=False, enable_progress_bar=False, **where)
+        return Trainer(logger=False, enable_progress_bar=False, **trainer_args)
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-        given = " ".join(f"{name}={value}" for name, value in where.items())
+        given = " ".join(f"{name}={value}" for name, value in trainer_args.items())
         raise ValueError(f"this machine has no {given} ({error}): expected what it has, as auto does") from None
 
 
 def configure_device(device: torch.device) -> torch.device:
-    """The device; on a GPU products of float32 matrices are from now on in TF32, three times as fast as in full."""
+    """Allows TF32 on a GPU, where float32 matrix products become three times as fast. Returns the device."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device
 
 
 def synchronized_time(device: torch.device) -> float:
-    """The time at which everything started on the device is done."""
+    """The time in seconds after all work queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
-    started = synchronized_time(device)
-    work()
-    return synchronized_time(device) - started
+def measure_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, including the work that it queues on the device."""
+    start = synchronized_time(device)
+    function()
+    return synchronized_time(device) - start

@@ -1,4 +1,4 @@
-"""DreamBoothFinetuning: UNet and text encoder finetuned whole on one person, beside what the base knew of anybody."""
+"""DreamBoothFinetuning: UNet and text encoder finetuned as a whole on one person."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ from hdb.training.stage import Stage, TimestepSampler, timesteps_field
 
 @dataclass
 class DreamBoothOptions:
-    """How the base is finetuned whole. Paper: 1,200 iterations. The other values are those of diffusers' example.
+    """How the base is finetuned. Paper: 1,200 iterations. The other values are those of diffusers' example.
 
-    `prior_preservation` weighs the loss on `num_class_pictures` pictures that the base itself draws; 0 leaves it out.
+    `prior_preservation` is the weight of the loss on `num_class_pictures` pictures drawn by the base; 0 turns it off.
     `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
     """
 
@@ -33,21 +33,20 @@ class DreamBoothOptions:
 
 
 class DreamBoothFinetuning(Stage):
-    """DreamBooth of one person on their one photo.
+    """DreamBooth of one person on their one photo, at a constant rate as in the paper.
 
-        loss = diffusion loss of the photo + weight · diffusion loss of class pictures        all weights move
+        loss = diffusion loss of the photo + weight · diffusion loss of class pictures
 
-    The only stage that changes the base: it trains the base's own parameters, so one person at a time, and whoever
-    runs it keeps what they were (`hdb.diffusion.weights.exchange_weights`). They are still no part of this module,
-    and in no checkpoint.
+    This is the only stage that changes the base: it trains the base's own parameters. The caller keeps the original
+    weights, see `hdb.diffusion.weights.exchange_weights`. The parameters are not part of this module or its checkpoint.
 
     Args:
-        reference: latents of the reference.
-        prior: with class pictures, where the options ask for prior preservation.
-        gradient_clip: largest norm of the gradient.
+        reference: Latents of the reference.
+        prior: Class pictures, if the options ask for prior preservation.
+        gradient_clip: Largest norm of the gradient.
 
     Raises:
-        ValueError: a weight of class pictures, but none given.
+        ValueError: Prior preservation without class pictures.
 
     Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
     """
@@ -68,7 +67,10 @@ class DreamBoothFinetuning(Stage):
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         self.register_buffer("reference", reference.detach(), persistent=False)
-        self.prompt, self.options, self.prior, self.gradient_clip = prompt, options, prior, gradient_clip
+        self.prompt = prompt
+        self.options = options
+        self.prior = prior
+        self.gradient_clip = gradient_clip
         self.weights = named_weights(personalized.diffusion)
 
     def train_dataloader(self) -> Steps:
@@ -81,16 +83,18 @@ class DreamBoothFinetuning(Stage):
             parameter.requires_grad_(True)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        generator, num = self.step_generator(batch_idx), self.options.batch_size
-        noise, timesteps = self.draw(num, generator)
-        loss = self.loss(self.reference.expand(num, -1, -1, -1), self.prompt, noise=noise, timesteps=timesteps)
+        num_draws = self.options.batch_size
+        generator = self.step_generator(batch_idx)
+        noise, timesteps = self.draw_noise(num_draws, generator)
+        latents = self.reference.expand(num_draws, -1, -1, -1)
+        loss = self.loss(latents, self.prompt, noise=noise, timesteps=timesteps)
         self.log("train/diffusion_loss", loss.detach())
         if self.prior is not None:
-            latents = self.prior.draw(num, generator).to(self.device)
-            noise, timesteps = self.draw(num, generator)
-            of_class = self.loss(latents, self.prior.prompt, noise=noise, timesteps=timesteps)
-            self.log("train/prior_loss", of_class.detach())
-            loss = loss + self.prior.weight * of_class
+            latents = self.prior.sample(num_draws, generator).to(self.device)
+            noise, timesteps = self.draw_noise(num_draws, generator)
+            prior_loss = self.loss(latents, self.prior.prompt, noise=noise, timesteps=timesteps)
+            self.log("train/prior_loss", prior_loss.detach())
+            loss = loss + self.prior.weight * prior_loss
         self.log("train/loss", loss.detach())
         return loss
 
@@ -110,4 +114,4 @@ class DreamBoothFinetuning(Stage):
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.gradient_clip)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.weights.values(), lr=self.options.lr)  # a constant rate, as in the paper
+        return torch.optim.AdamW(self.weights.values(), lr=self.options.lr)

@@ -1,4 +1,4 @@
-"""Gradient descent on rows of numbers, a row for each person, each as if it were alone: theta, or a learned word."""
+"""Gradient descent on rows of parameters, one row per person, each fitted as if it were alone."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.framing import face_weight
-from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.prior import Prior
@@ -19,16 +18,18 @@ from hdb.training.stage import Stage, TimestepSampler
 
 
 class Steps:
-    """The numbers from 0 to num - 1, resumable; a step needs its number and no data that the module does not hold."""
+    """A resumable loader of the numbers 0 to num - 1, for stages whose steps need no batch of data."""
 
     def __init__(self, num: int) -> None:
-        self.num, self.next = num, 0
+        self.num = num
+        self.next = 0
 
     def __len__(self) -> int:
         return self.num
 
     def __iter__(self) -> Iterator[int]:
-        start, self.next = self.next, 0
+        start = self.next
+        self.next = 0
         for step in range(start, self.num):
             self.next = step + 1
             yield step
@@ -42,23 +43,23 @@ class Steps:
 
 
 class RowFitting(Stage):
-    """Fits n rows to the pictures of n people in one batch: what all stages that leave the base alone have in common.
+    """Fits one row of parameters per person to that person's pictures, all in one batch. The base is frozen.
 
-    Every row has its own loss, gradient clipping and (Adam works elementwise) optimizer state, and all rows see the
-    same views, noise and timesteps: a row does not depend on who else is in the run, and what the draws did to it they
-    did to everyone. Two fits of one base then differ by the person, not by chance.
+    Every row has its own loss and its own gradient clipping, and Adam works elementwise: a row ends where it would have
+    ended alone. All rows see the same noise, timesteps and choice of views. Fits on one base therefore differ by the
+    person and not by chance.
 
     Args:
-        latents: v pictures of each of n people, encoded once.
-        prompts: one for all pictures, or those of each person and picture.
-        start: one row for all or n.
-        options: steps, rate, draws per step, timesteps, mask; what is about relaxation is not looked at here.
-        mean_pull: decoupled decay, like AdamW's, towards the mean row. Above 0 the rows do depend on each other.
-        gradient_clip: largest norm of one row's gradient.
-        prior: what the base knows of anybody, to be preserved.
+        latents: Of v pictures of each of n people.
+        prompts: One for all pictures, or one per person and picture.
+        start: n rows, or one row for all.
+        options: Steps, rate, draws per step, timesteps, mask, text encoder. The relaxation is up to the caller.
+        mean_pull: Decoupled decay, like AdamW's, towards the mean row. Above 0 the rows depend on each other.
+        gradient_clip: Largest norm of the gradient of one row.
+        prior: Class pictures for prior preservation.
 
     Raises:
-        ValueError: a start for another number of people; prompts that do not match the latents.
+        ValueError: Another number of rows in `start`, or prompts that do not match the latents.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class RowFitting(Stage):
     ) -> None:
         super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
         num_people, num_views = latents.shape[:2]
-        prompts = [[prompts] * num_views] * num_people if isinstance(prompts, str) else prompts
-        if [len(views) for views in prompts] != [num_views] * num_people:
+        if isinstance(prompts, str):
+            prompts = [[prompts] * num_views] * num_people
+        if [len(person_prompts) for person_prompts in prompts] != [num_views] * num_people:
             raise ValueError(f"prompts must be {num_people} x {num_views} like the latents, not {len(prompts)} x ...")
         if len(start) not in (1, num_people):
             raise ValueError(f"start must have 1 row or one per person, not {len(start)} for {num_people} people")
@@ -85,9 +87,12 @@ class RowFitting(Stage):
         self.register_buffer("latents", latents.detach(), persistent=False)
         weight = torch.from_numpy(face_weight(latents.shape[-1])) if options.mask else None
         self.register_buffer("weight", weight, persistent=False)
-        self.prompts, self.options, self.prior = prompts, options, prior
-        self.mean_pull, self.gradient_clip = mean_pull, gradient_clip
-        self.loss = torch.zeros(())  # of the last step
+        self.prompts = prompts
+        self.options = options
+        self.mean_pull = mean_pull
+        self.gradient_clip = gradient_clip
+        self.prior = prior
+        self.loss = torch.zeros(())  # mean over people, of the last step
 
     @abstractmethod
     def losses(
@@ -99,38 +104,40 @@ class RowFitting(Stage):
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
-        """The denoising loss of each sample under its own person's row; sample i belongs to person i mod n."""
+        """The diffusion loss of each sample under its person's row; sample i belongs to person i mod n."""
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        generator, (num_people, num_views) = self.step_generator(batch_idx), self.latents.shape[:2]
+        num_people, num_views = self.latents.shape[:2]
         num_draws = self.options.batch_size
+        generator = self.step_generator(batch_idx)
         views = torch.randint(num_views, (num_draws,), generator=generator).tolist()
-        noise, timesteps = self.draw(num_draws, generator, stratified=self.options.stratified)
-        prompts = [[of_person[view] for of_person in self.prompts] for view in views]
-        if all(of_draw == prompts[0] for of_draw in prompts):
+        noise, timesteps = self.draw_noise(num_draws, generator, stratified=self.options.stratified)
+        prompts = [[person_prompts[view] for person_prompts in self.prompts] for view in views]
+        if all(draw_prompts == prompts[0] for draw_prompts in prompts):
             prompts = prompts[:1]  # encoded once for all draws
         losses = self.losses(
-            torch.cat([self.latents[:, view] for view in views]),  # tiled, as LiDB layers take it
-            [prompt for of_draw in prompts for prompt in of_draw],
+            torch.cat([self.latents[:, view] for view in views]),  # sample i belongs to person i mod n
+            [prompt for draw_prompts in prompts for prompt in draw_prompts],
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
             weight=self.weight,
         )
-        self.log("train/diffusion_loss", losses.detach().mean())  # not in the bar, which would wait for it every step
+        self.log("train/diffusion_loss", losses.detach().mean())  # a progress bar would wait for the device every step
         if self.prior is not None:
             losses = losses + self.prior.weight * self.prior_losses(generator)
         self.loss = losses.detach().mean()
         self.log("train/loss", self.loss)
-        return losses.sum() / num_draws  # summed over people: a row's gradient is that of being alone
+        return losses.sum() / num_draws  # a sum over people: each row gets the gradient that it would get alone
 
     def prior_losses(self, generator: torch.Generator) -> Float[Tensor, " m"]:
-        """The loss of as many class pictures for everyone as there were draws of their own."""
-        num_people, num_draws = len(self.latents), self.options.batch_size
-        latents = self.prior.draw(num_draws, generator).to(self.device)
-        noise, timesteps = self.draw(num_draws, generator, stratified=self.options.stratified)
+        """The diffusion loss of class pictures, as many for each person as there are draws of their own."""
+        num_people = len(self.latents)
+        num_draws = self.options.batch_size
+        latents = self.prior.sample(num_draws, generator).to(self.device)
+        noise, timesteps = self.draw_noise(num_draws, generator, stratified=self.options.stratified)
         losses = self.losses(
             latents.repeat_interleave(num_people, 0),
             [self.prior.prompt] * num_people,
@@ -149,7 +156,7 @@ class RowFitting(Stage):
     ) -> None:
         lr = optimizer.param_groups[0]["lr"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.mean_pull:  # not in a hook after the batch: checkpoints are written before those
+        if self.mean_pull:  # here and not in on_train_batch_end, before which checkpoints are written
             with torch.no_grad():
                 mean = self.rows.mean(0, keepdim=True).expand_as(self.rows)
                 self.rows.lerp_(mean, lr * self.mean_pull)
@@ -161,18 +168,43 @@ class RowFitting(Stage):
 
 
 class ThetaFitting(RowFitting):
-    """Fits n thetas: what `preoptimize` and `personalize` have in common.
+    """Fits one theta per person: what `Preoptimization` and `SubjectFinetuning` share.
+
+    Args:
+        start: Of n people, or one for all. See `RowFitting` for the other arguments.
 
     Raises:
-        ValueError: a start for another base or not finite, or see `RowFitting`.
+        ValueError: A start of another base or that is not finite; see also `RowFitting`.
     """
 
-    def __init__(self, personalized: PersonalizedDiffusion, *, start: Residuals, **fitting: Any) -> None:
+    def __init__(
+        self,
+        personalized: PersonalizedDiffusion,
+        *,
+        latents: Float[Tensor, "n v c h w"],
+        prompts: str | Sequence[Sequence[str]],
+        start: Residuals,
+        options: FinetuningOptions,
+        mean_pull: float = 0.0,
+        gradient_clip: float = 1.0,
+        prior: Prior | None = None,
+        seed: int,
+    ) -> None:
         personalized.lidb.check_layout(start.layout)
         start.layout.check_theta(start.theta, finite=True)
-        super().__init__(personalized, start=start.theta, **fitting)
-        self.layout: Layout = start.layout
-        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # of prompts that no step reads differently
+        super().__init__(
+            personalized,
+            latents=latents,
+            prompts=prompts,
+            start=start.theta,
+            options=options,
+            mean_pull=mean_pull,
+            gradient_clip=gradient_clip,
+            prior=prior,
+            seed=seed,
+        )
+        self.layout = start.layout
+        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # cached while the text encoder does not change
 
     @property
     def fitted(self) -> Residuals:
@@ -180,19 +212,32 @@ class ThetaFitting(RowFitting):
         return Residuals(self.rows.detach().cpu().clone(), self.layout)
 
     def losses(
-        self, latents: Float[Tensor, "m c h w"], prompts: Sequence[str], **draws: Tensor | None
+        self,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         people = Residuals(self.rows, self.layout)
         if not self.options.train_text_encoder:
-            if (known := tuple(prompts)) not in self.prompt_embeds:
-                with torch.no_grad():
-                    self.prompt_embeds[known] = self.personalized.encode_prompts(people, prompts)
-            prompts = self.prompt_embeds[known]
-        return self.personalized.denoising_losses(people, latents, prompts, **draws)
+            prompts = self.frozen_prompt_embeds(people, tuple(prompts))
+        return self.personalized.denoising_losses(
+            people, latents, prompts, noise=noise, timesteps=timesteps, weight=weight
+        )
+
+    def frozen_prompt_embeds(self, people: Residuals, prompts: tuple[str, ...]) -> Float[Tensor, "k l d"]:
+        """The prompt embeddings under the text encoder's starting residuals, which get no gradient."""
+        if prompts not in self.prompt_embeds:
+            with torch.no_grad():
+                self.prompt_embeds[prompts] = self.personalized.encode_prompts(people, prompts)
+        return self.prompt_embeds[prompts]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["layout_digest"], checkpoint["loss"] = self.layout.digest, float(self.loss)
-        checkpoint["state_dict"] = {"thetas": checkpoint["state_dict"]["rows"]}  # what these rows are
+        checkpoint["layout_digest"] = self.layout.digest
+        checkpoint["loss"] = float(self.loss)
+        checkpoint["state_dict"] = {"thetas": checkpoint["state_dict"]["rows"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.layout.check_digest(checkpoint["layout_digest"], name="the checkpoint")

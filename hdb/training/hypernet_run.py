@@ -103,7 +103,7 @@ def fit_hypernet(
     )
     fitting.save_checkpoint(last)
     if average is not None:
-        average.pass_on(stage)
+        average.replace_weights(stage)
     hypernet = stage.hypernet
     if is_rank_zero():
         hypernet.save(folder / "hypernet", include_encoder=not hypernet.freeze_encoder, dtype=torch.float16)

@@ -1,4 +1,4 @@
-"""SubjectFinetuning: from a first theta and one photo to the final theta, in 40 steps."""
+"""SubjectFinetuning: rank-relaxed fast finetuning, from a predicted theta and one photo to the final theta."""
 
 from collections.abc import Sequence
 
@@ -14,31 +14,38 @@ from hdb.training.prior import Prior
 
 
 class SubjectFinetuning(ThetaFitting):
-    """Rank-relaxed fast finetuning of one or many subjects, each on their one reference.
+    """Rank-relaxed fast finetuning of one or many subjects, each on their own reference.
 
-        start (n, p) of rank 1 -> relax -> theta (n, q) of rank r -> 40 steps of AdamW on the diffusion loss
+        prediction (n, p) of rank 1
+        -> relax: the same residuals in factors of rank r, theta (n, q)
+        -> 40 steps of AdamW on the diffusion loss of the reference, under "a [V] face"
 
-    The start decides which method this is: the hypernetwork's prediction (HyperDreamBooth), `Residuals.initial` (No
-    Hyper), or `hypernet.mean_theta`. Many subjects in one run end where each would have ended alone.
+    What it starts from makes the method: the hypernetwork's prediction (HyperDreamBooth), the start shared by everyone
+    (`Residuals.initial`, No Hyper), or `HyperNet.mean_theta`. Many subjects in one run end where each would have ended
+    alone.
 
-    Paper: 40 iterations, diffusion loss on the reference, a residual of higher rank on top of the prediction. Open
-    there: rank (public code: 4), rate, batch, timesteps, and whether the residual keeps to the LiDB bases. Here: rank 4
-    inside the bases, which keeps the file small, and a cosine to zero from 5e-3; 1e-2 brings the identity further, and
-    the photo's backdrop too. Without the bases (`free`) there are thirteen times the numbers, and 1e-3 is enough. What
-    the text encoder learns here costs the prompt: it can be left as predicted, and then bears twice the rate.
+    Paper: the prediction is added to the base weights, and a residual of higher rank is trained on top. Here: the
+    prediction becomes the first of r ranks, because weights folded into the base could serve only one subject. Both
+    start at the same model.
+
+    Paper: 40 iterations; rank, rate, batch and timesteps are open. Here: rank 4, as in the public code, and a cosine
+    from 5e-3 to 0. A rate of 1e-2 reaches more of the identity, and more of the photo's background.
+
+    Paper: whether the residual stays within the LiDB bases is open. Here: it does, which keeps the file small.
+    `basis="free"` leaves them for an ordinary LoRA with thirteen times the numbers, for which a rate of 1e-3 is enough.
 
     Args:
-        reference: latents of the n references, or of v views of each.
+        reference: Latents of the n references, or of v views of each.
         start: n rows, or one row for all.
-        prompt: the instance prompt, or one per subject.
-        prior: with class pictures, where the options ask for prior preservation.
-        gradient_clip: largest norm of one subject's gradient.
+        prompt: The instance prompt, or one per subject.
+        prior: Class pictures, if the options ask for prior preservation.
+        gradient_clip: Largest norm of the gradient of one subject.
 
     Raises:
-        ValueError: a start for another base, not finite or of another number of people; a rank below the start's; an
-            unknown basis, or lidb where the start has left the bases; a weight of class pictures, but none given.
+        ValueError: A start of another base, of another number of people or that is not finite; options that do not suit
+            it, see `FinetuningOptions.check`; prior preservation without class pictures.
 
-    Source: HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
+    Source: Ruiz et al., HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class SubjectFinetuning(ThetaFitting):
             prompts=prompt,
             start=start.relax(options.rank, free=options.basis == "free"),
             options=options,
-            prior=prior,
             gradient_clip=gradient_clip,
+            prior=prior,
             seed=seed,
         )

@@ -1,4 +1,4 @@
-"""Preoptimization: the best theta of many identities at once; and the shards that keep them."""
+"""Preoptimization: the best theta of many identities at once, and the files that keep them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from hdb.training.stage import timesteps_field
 
 @dataclass
 class PreoptimizationOptions:
-    """How targets are fitted; the paper leaves it open.
+    """How the hypernetwork's targets are fitted. The paper leaves it open.
 
-    `views_per_step` counts draws of a view, with its noise and timestep, per identity and step. `mean_pull` is a decay
-    towards the mean row per unit of learning rate; with 0 the identities are independent.
+    `views_per_step` counts draws of a view with noise and timestep, per identity and step. `mean_pull` is a decay
+    towards the mean theta per unit of learning rate; with 0 the identities are independent.
     """
 
     num_steps: int = number_field(500, ge=1)
@@ -36,24 +36,24 @@ class PreoptimizationOptions:
 
 
 class Preoptimization(ThetaFitting):
-    """Fits a theta to the views of each identity; the result is `fitted` (n, p), the hypernetwork's targets.
+    """Fits a theta to the views of each identity. The result, `fitted` (n, p), is the target of the hypernetwork.
 
-    A target is of use as far as it can be predicted from a face. So everyone starts at the same place, the rate falls
-    to zero, short fits are not worth much (80 samples per identity left nothing predictable; take 500 or more), and
-    `mean_pull` may draw each theta to the mean where the data does not hold it.
+    A target is useful as far as a face predicts it. Everyone therefore starts at the same theta and the rate falls to
+    zero. Fits should not be short: 80 samples per identity left nothing predictable, so take 500 or more. `mean_pull`
+    draws a theta to the mean where the pictures do not determine it.
 
     Paper: theta is pre-optimized for each training image; how is open.
 
     Args:
-        latents: v views of each of n identities, encoded once.
-        prompts: one for all views, or those of each identity and view.
-        start: of 1 row or n; default: the layout's shared start.
-        gradient_clip: largest norm of one identity's gradient.
+        latents: Of v views of each of n identities.
+        prompts: One for all views, or one per identity and view.
+        start: n rows, or one row for all. By default the layout's shared start.
+        gradient_clip: Largest norm of the gradient of one identity.
 
     Raises:
-        ValueError: a start for another base or number of people, or not finite.
+        ValueError: A start of another base, of another number of people or that is not finite.
 
-    Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
+    Source: Ruiz et al., HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Preoptimization(ThetaFitting):
 
 
 def shard_path(folder: str | Path, shard: int) -> Path:
-    """thetas-00000.safetensors and so on."""
+    """The file of a shard: thetas-00000.safetensors, thetas-00001.safetensors, ..."""
     return Path(folder) / f"thetas-{shard:05d}.safetensors"
 
 
 def save_thetas(folder: str | Path, shard: int, people: Residuals, *, identities: Int[Tensor, " n"]) -> Path:
-    """Writes one shard, whole or not at all.
+    """Writes one shard of thetas.
 
     Raises:
-        ValueError: thetas that are not finite.
+        ValueError: Thetas that are not finite.
     """
     people.layout.check_theta(people.theta, finite=True)
     tensors = {"thetas": people.theta.detach().float().cpu().contiguous(), "identities": identities.cpu().long()}
@@ -102,10 +102,10 @@ def save_thetas(folder: str | Path, shard: int, people: Residuals, *, identities
 
 
 def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
-    """All shards of a folder: thetas and the identities that their rows belong to.
+    """Reads all shards of a folder: thetas, and the identity of each row.
 
     Raises:
-        ValueError: no shards, an unreadable one, or one of another layout.
+        ValueError: There is no shard, or one is damaged or of another layout.
     """
     paths = sorted(Path(folder).glob("thetas-*.safetensors"))
     if not paths:
@@ -114,7 +114,8 @@ def load_thetas(folder: str | Path, layout: Layout) -> tuple[Float[Tensor, "n p"
     for path in paths:
         try:
             with safe_open(path, "pt") as file:
-                layout.check_digest((file.metadata() or {}).get("layout_digest", "(none)"), name=str(path))
+                metadata = file.metadata() or {}
+                layout.check_digest(metadata.get("layout_digest", "(none)"), name=str(path))
                 thetas.append(file.get_tensor("thetas"))
                 identities.append(file.get_tensor("identities"))
         except SafetensorError as error:

@@ -84,7 +84,7 @@ class HyperNetPretraining(Stage):
         theta = self.predicted(batch)
         loss, alpha, beta = torch.zeros((), device=self.device), self.options.alpha, self.options.beta
         if alpha:
-            noise, timesteps = self.drawn_share(len(theta), generator := self.step_generator(batch_idx))
+            noise, timesteps = self.draw_noise_share(len(theta), generator := self.step_generator(batch_idx))
             prompts, latents = self.training_prompts(batch.prompts, generator), self.target_latents(batch)
             draws = {"noise": to_device(noise, self.device), "timesteps": to_device(timesteps, self.device)}
             people = Residuals(theta, self.hypernet.layout)
@@ -102,6 +102,17 @@ class HyperNetPretraining(Stage):
             self.log("train/weight_space_loss", weights.detach())
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def draw_noise_share(
+        self, num: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
+        """This process's share, on the CPU, of the noise and timesteps that one process would draw for all samples.
+
+        A loss then does not depend on the number of processes.
+        """
+        world_size = self.trainer.world_size
+        noise, timesteps = self.draw_noise_on_cpu(num * world_size, generator)
+        return noise[self.global_rank :: world_size], timesteps[self.global_rank :: world_size]
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
         """Moves the pictures, and what is known of them; who they show is asked on the CPU."""
@@ -170,7 +181,7 @@ class HyperNetPretraining(Stage):
         num_draws = self.options.num_val_draws
         number = batch_idx * self.trainer.world_size + self.global_rank  # of this batch among those of all processes
         generator = private_generator(self.seed, number, 0)  # no step in the key: the same every time
-        noise, timesteps = self.draw(num_draws * num, generator, stratified=True)
+        noise, timesteps = self.draw_noise(num_draws * num, generator, stratified=True)
         others, prompts = someone_else(batch.identities.tolist()), self.prompts(batch.prompts)
         both = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
         own, other = torch.zeros(2, num, device=self.device)

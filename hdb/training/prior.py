@@ -1,9 +1,9 @@
-"""Prior preservation: while a person is learned, the base's own pictures of anybody stay what they were."""
+"""Prior preservation: the base keeps its idea of a face while it learns one person's."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
@@ -14,12 +14,12 @@ from hdb.prompts import CLASS_PROMPT
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """What is to be preserved, and how much it weighs beside the person.
+    """Class pictures whose diffusion loss is added to that of the person's photos.
 
-        loss = loss of the person's photo + weight · loss of a class picture under the class prompt
+        loss = loss of the photos + weight · loss of class pictures under the class prompt
 
     Args:
-        latents: of k class pictures.
+        latents: Of k class pictures.
 
     Source: Ruiz et al., DreamBooth, section 3.3, https://arxiv.org/abs/2208.12242
     """
@@ -28,19 +28,19 @@ class Prior:
     weight: float = 1.0
     prompt: str = CLASS_PROMPT
 
-    def draw(self, num: int, generator: torch.Generator) -> Float[Tensor, "num c h w"]:
-        """Some of the class pictures."""
-        rows: Int[Tensor, " num"] = torch.randint(len(self.latents), (num,), generator=generator)
+    def sample(self, num: int, generator: torch.Generator) -> Float[Tensor, "num c h w"]:
+        """Latents of `num` class pictures, drawn with replacement."""
+        rows = torch.randint(len(self.latents), (num,), generator=generator)
         return self.latents[to_device(rows, self.latents.device)]
 
 
 def draw_class_latents(
     personalized: PersonalizedDiffusion, *, num: int, sampling: SamplingOptions, seed: int = 0
 ) -> Float[Tensor, "num c h w"]:
-    """Latents of `num` pictures that the base itself draws for the class prompt.
+    """Latents of `num` pictures of the class prompt, drawn by the base without any person.
 
     Raises:
-        ValueError: none are asked for.
+        ValueError: `num` is below 1.
     """
     if num < 1:
         raise ValueError(f"num_class_pictures is {num}, expected at least 1 where prior_preservation is above 0")

@@ -1,7 +1,7 @@
-"""Several processes of one run. Lightning's launcher, torchrun or SLURM start them; the first of them writes.
+"""Several processes of one run, started by Lightning's launcher, torchrun or SLURM.
 
-Each process runs the whole command. What a command says once, decides once or writes once is in the hands of the first;
-what can be shared out (people, shards of thetas, batches) is, by rank.
+Every process runs the whole command. Rank 0 prints, decides and writes for all; people, shards of thetas and batches
+are divided among the ranks.
 """
 
 import os
@@ -23,42 +23,44 @@ from hdb.files import write_json
 from hdb.limits import Limit, limited_field, number_field
 from hdb.training.device import configure_device, probe_trainer
 
-T, Items = TypeVar("T"), TypeVar("Items", bound=Sequence | torch.Tensor)
+T = TypeVar("T")
+Items = TypeVar("Items", bound=Sequence | torch.Tensor)
+
 LOST_PROCESS = (
     "another process of this run is gone: whatever was saved is whole, and the same command goes on from there"
 )
-GRACE = 20  # s, in which a process that lost another one may end by itself
-_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")  # of errors about another process
-_done = threading.Event()  # from when on it is no loss that another process is gone
-_AGAIN = Limit(
+GRACE_PERIOD = 20  # seconds in which a process that lost another one may end by itself
+_LOST_PROCESS_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+_STRATEGY_LIMIT = Limit(
     lambda name: not name.endswith(("_spawn", "_fork", "_notebook")),
     "one whose processes run the whole command (auto, ddp, ddp_find_unused_parameters_true, ...)",
 )
+_finished = threading.Event()  # set once the end of another process is no failure
 
 
 @dataclass
 class ProcessOptions:
-    """How many processes work together, as Lightning's Trainer takes it.
+    """The processes of a run, as Lightning's Trainer takes them.
 
-    `devices` on each of `num_nodes` machines: a number, auto, or a list like 0,2 of GPUs. On a CPU it counts processes.
+    `devices` on each of `num_nodes` machines: a number, auto, or a list of GPUs like 0,2. On a CPU it counts processes.
     Several machines are started by torchrun or SLURM.
     """
 
     devices: str = "1"
     num_nodes: int = number_field(1, ge=1)
-    strategy: str = limited_field("auto", _AGAIN)
+    strategy: str = limited_field("auto", _STRATEGY_LIMIT)
 
     @property
     def trainer_args(self) -> dict[str, Any]:
-        """Arguments of a Trainer that all processes share."""
+        """The arguments of a Trainer that runs on all processes."""
         return {"devices": self.devices, "num_nodes": self.num_nodes, "strategy": self.strategy}
 
 
 def start_processes(options: ProcessOptions, *, accelerator: str) -> torch.device:
-    """Starts the other processes, or meets them where torchrun or SLURM did; returns where this one works.
+    """Starts the other processes, or joins those that torchrun or SLURM started. Returns this process's device.
 
     Raises:
-        ValueError: this machine does not have the accelerator, the devices or the strategy.
+        ValueError: This machine does not have the accelerator, the devices or the strategy.
     """
     trainer = probe_trainer(accelerator=accelerator, **options.trainer_args)
     strategy = trainer.strategy
@@ -66,66 +68,66 @@ def start_processes(options: ProcessOptions, *, accelerator: str) -> torch.devic
         if strategy.launcher is not None:
             strategy.launcher.launch(lambda: None, trainer=trainer)
         strategy.setup_environment()
-        _watch(getattr(strategy.launcher, "procs", []))
+        _watch_processes(getattr(strategy.launcher, "procs", []))
         if not is_rank_zero():
-            sys.stdout = open(os.devnull, "w")  # what all of them would say is said once
+            sys.stdout = open(os.devnull, "w")  # messages are printed once
     return configure_device(strategy.root_device)
 
 
 def rank() -> int:
-    """The number of this process."""
+    """The number of this process, 0 if there is only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes this run has."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the process that prints and writes."""
     return rank() == 0
 
 
 def rank_shard(items: Items) -> Items:
-    """This process's share: every so many-th."""
+    """This process's share: every `world_size`-th item."""
     return items[rank() :: world_size()]
 
 
 def barrier() -> None:
-    """Until all processes are here."""
+    """Waits until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_gather(value: T) -> list[T]:
-    """What each process gives, in the order of their numbers."""
+    """The values of all processes, in the order of their ranks."""
     values: list[Any] = [value] * world_size()
     if dist.is_initialized():
         dist.all_gather_object(values, value)
     return values
 
 
-def broadcast_from_rank_zero(decide: Callable[[], T]) -> T:
-    """What the first process decides; where it raises, the others end without a word."""
+def broadcast_from_rank_zero(function: Callable[[], T]) -> T:
+    """Calls the function on rank 0 and returns its result on all ranks. If it raises, the others exit silently."""
     if not dist.is_initialized():
-        return decide()
-    decided: list[Any] = [None, False]
+        return function()
+    message: list[Any] = [None, False]  # result, whether there is one
     if is_rank_zero():
         try:
-            decided = [decide(), True]
+            message = [function(), True]
         finally:
-            dist.broadcast_object_list(decided)
+            dist.broadcast_object_list(message)
     else:
-        dist.broadcast_object_list(decided)
-        if not decided[1]:
+        dist.broadcast_object_list(message)
+        if not message[1]:
             sys.exit(0)
-    return decided[0]
+    return message[0]
 
 
 @contextmanager
 def on_rank_zero(context: AbstractContextManager[T]) -> Iterator[T]:
-    """A context that the first process alone enters; all get what it gives."""
+    """Enters a context manager on rank 0 only. All ranks get its value."""
     if not is_rank_zero():
         yield broadcast_from_rank_zero(lambda: None)
         return
@@ -140,56 +142,56 @@ def on_rank_zero(context: AbstractContextManager[T]) -> Iterator[T]:
 
 
 def write_json_on_rank_zero(path: Path, content: object) -> None:
-    """A JSON file, by the first process."""
+    """Writes a JSON file on rank 0."""
     if is_rank_zero():
         write_json(path, content)
 
 
 def continue_on_rank_zero() -> None:
-    """Ends the other processes: what is left is for the first, to which nobody belongs from then on."""
+    """Ends all processes but rank 0, which continues as the only one."""
     if dist.is_initialized():
-        first = is_rank_zero()
+        stays = is_rank_zero()
         barrier()
         mark_finished()
         dist.destroy_process_group()
-        if not first:
+        if not stays:
             sys.exit(0)
 
 
 def single_process_trainer_args(device: torch.device) -> dict[str, Any]:
-    """The argument of a Trainer that works in this process only."""
+    """The arguments of a Trainer that runs in this process only."""
     return {"devices": 1 if device.index is None else [device.index]}
 
 
 def mark_finished() -> None:
-    """Says that this process ends as it should: from now on the others may be gone."""
-    _done.set()
+    """Declares that this process ends as planned, so that the end of another one is no failure any more."""
+    _finished.set()
 
 
 def is_lost_process_error(error: BaseException) -> bool:
-    """Whether an error is about another process, which is not there any more."""
-    return dist.is_initialized() and any(sign in str(error).lower() for sign in _SIGNS)
+    """Whether an error says that another process of this run has died."""
+    return dist.is_initialized() and any(sign in str(error).lower() for sign in _LOST_PROCESS_SIGNS)
 
 
 def report_lost_process() -> int:
-    """Says that another process is gone; the exit code."""
+    """Prints that another process has died and returns the exit code."""
     print(f"error: {LOST_PROCESS}", file=sys.stderr, flush=True)
     return 2
 
 
-def _watch(children: Sequence[subprocess.Popen]) -> None:
-    """Ends this process where one that it started, or that started it, has died: it would wait in vain for hours."""
+def _watch_processes(children: Sequence[subprocess.Popen]) -> None:
+    """Ends this process if its parent or one of its children dies. Otherwise it would wait for them for hours."""
     parent = None if rank_zero_only.rank == 0 else os.getppid()
 
-    def dead() -> bool:
+    def is_any_dead() -> bool:
         return any(child.poll() for child in children) or (parent is not None and os.getppid() != parent)
 
-    def look() -> None:
-        while not dead():
-            if _done.wait(0.5):
+    def watch() -> None:
+        while not is_any_dead():
+            if _finished.wait(0.5):
                 return
-        left = report_lost_process()
-        time.sleep(GRACE)
-        os._exit(left)
+        exit_code = report_lost_process()
+        time.sleep(GRACE_PERIOD)
+        os._exit(exit_code)
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

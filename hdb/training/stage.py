@@ -1,4 +1,4 @@
-"""What all stages share: which noise levels and which noise the frozen base is asked about."""
+"""Stage: the base class of the LightningModules here, with private random generators and sampled timesteps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +17,19 @@ from hdb.limits import choice_field
 
 @dataclass(frozen=True)
 class TimestepSampler:
-    """Where on the way from picture (0) to noise (1) a loss looks.
+    """Samples the timesteps at which a diffusion loss is evaluated, from 0 (the picture) to 1 (noise).
 
         t = low + (high - low) · u^(1 / exponent)        u uniform in [0, 1), so the density grows as t^(exponent - 1)
 
-    Identity is 1-2 % of the denoising loss below .4 and 4-5 % above .6 (measured on a small base of faceworld), hence
-    `high_noise`, which draws three quarters of its timesteps above .63. Open in the paper; the default is uniform.
+    Identity makes up 1-2 % of the denoising loss below t = 0.4 and 4-5 % above t = 0.6, measured on the small base of
+    faceworld. `high_noise` therefore samples three quarters of its timesteps above 0.63. The paper leaves the
+    distribution open; the default is uniform.
 
     >>> TimestepSampler.from_name("high_noise").exponent
     3.0
 
     Raises:
-        ValueError: not 0 <= low < high <= 1, or an exponent of 0 or less.
+        ValueError: Not 0 <= low < high <= 1, or an exponent of 0 or less.
     """
 
     low: float = 0.0
@@ -43,16 +44,20 @@ class TimestepSampler:
 
     @classmethod
     def from_name(cls, name: str) -> "TimestepSampler":
-        """`uniform` or `high_noise`."""
-        known = {"uniform": cls(), "high_noise": cls(exponent=3.0)}
-        if name not in known:
-            raise ValueError(f"timesteps is {name!r}, expected {' or '.join(known)}")
-        return known[name]
+        """The sampler called `uniform` or `high_noise`."""
+        samplers = {"uniform": cls(), "high_noise": cls(exponent=3.0)}
+        if name not in samplers:
+            raise ValueError(f"timesteps is {name!r}, expected {' or '.join(samplers)}")
+        return samplers[name]
 
-    def draw(
+    def sample(
         self, num: int, *, num_train_timesteps: int, generator: torch.Generator, stratified: bool = False
     ) -> Int[Tensor, " num"]:
-        """TimestepSampler of the scheduler, drawn on the CPU; `stratified` puts one into each of `num` equal shares."""
+        """Samples timesteps of a scheduler, on the CPU.
+
+        Args:
+            stratified: Put one timestep into each of `num` equal shares of the distribution.
+        """
         u = torch.rand(num, generator=generator)
         if stratified:
             u = (u + torch.arange(num)) / num
@@ -60,30 +65,32 @@ class TimestepSampler:
         return (t * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
 
 
-def timesteps_field(default: str = "uniform") -> Any:
-    """A setting that names timesteps."""
-    return choice_field(default, ("uniform", "high_noise"))
+def timesteps_field() -> Any:
+    """A dataclass field with the name of a `TimestepSampler`."""
+    return choice_field("uniform", ("uniform", "high_noise"))
 
 
 def private_generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on the numbers of `key` alone, so that what it draws survives a restart."""
+    """A CPU generator seeded by the numbers of `key` alone. A resumed run draws the same numbers from it."""
     state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 class Stage(L.LightningModule):
-    """A LightningModule that trains personal weights against a base which is not its own.
+    """A LightningModule that trains personal weights on a frozen base.
 
-    The base is no submodule: so it is in no checkpoint, no optimizer and no parameter count, Lightning never switches
-    it to train mode, and it is to_device to the device here. It stays there afterwards.
+    The base is not a submodule. It is in no checkpoint, optimizer or parameter count, and Lightning does not switch it
+    to train mode. This class moves it to the device, where it stays after training.
 
-    All chance of a step comes from private generators, keyed by the seed and the number of the step: a run that was
-    killed and resumed draws what it would have drawn, and the global generators are left alone.
+    All randomness of a step comes from private generators keyed by the seed and the step. A killed and resumed run
+    draws what an uninterrupted one would have drawn, and the global generators are not touched.
     """
 
     def __init__(self, personalized: PersonalizedDiffusion, *, timesteps: TimestepSampler, seed: int) -> None:
         super().__init__()
-        self.personalized, self.timesteps, self.seed = personalized, timesteps, seed
+        self.personalized = personalized
+        self.timesteps = timesteps
+        self.seed = seed
 
     @property
     def diffusion(self) -> StableDiffusion:
@@ -99,31 +106,26 @@ class Stage(L.LightningModule):
         self.personalized.bind(None)
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """The generator of this step, the same in all processes; micro-batches of one optimizer step differ."""
+        """The generator of this step. All processes have the same; the micro-batches of one optimizer step differ."""
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
         return private_generator(self.seed, self.global_step, micro_batch, 0)
 
-    def draw(
+    def draw_noise(
         self, num: int, generator: torch.Generator, *, stratified: bool = False
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
         """Noise and timesteps on the device."""
-        noise, timesteps = self.drawn(num, generator, stratified=stratified)
+        noise, timesteps = self.draw_noise_on_cpu(num, generator, stratified=stratified)
         return to_device(noise, self.device), to_device(timesteps, self.device)
 
-    def drawn(
+    def draw_noise_on_cpu(
         self, num: int, generator: torch.Generator, *, stratified: bool = False
     ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
-        """Noise and timesteps on the CPU, where they are drawn so that they are the same on every device."""
+        """Noise and timesteps on the CPU, whose generator gives the same numbers on every machine."""
         noise = torch.randn(num, *self.diffusion.latent_shape, generator=generator)
         timesteps = self.timesteps.sample(
-            num, num_train_timesteps=self.diffusion.num_train_timesteps, generator=generator, stratified=stratified
+            num,
+            num_train_timesteps=self.diffusion.num_train_timesteps,
+            generator=generator,
+            stratified=stratified,
         )
         return noise, timesteps
-
-    def drawn_share(
-        self, num: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "num c h w"], Int[Tensor, " num"]]:
-        """This process's share of what one process would draw for all: a loss does not depend on how many there are."""
-        world_size = self.trainer.world_size
-        noise, timesteps = self.drawn(num * world_size, generator)
-        return noise[self.global_rank :: world_size], timesteps[self.global_rank :: world_size]

@@ -1,9 +1,9 @@
-"""TextualInversionFitting: one learned word per person, the base frozen; many people in one batch."""
+"""TextualInversionFitting: one learned token embedding per person, the base frozen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.denoise import denoise
@@ -20,8 +20,8 @@ from hdb.training.stage import timesteps_field
 class TextualInversionOptions:
     """How the embedding of the identifier is learned. Paper: 5,000 iterations. Rate and batch are diffusers' example's.
 
-    `initial_word` is the known word whose embedding everyone begins with; `batch_size` counts draws of noise and
-    timestep per person and step.
+    `initial_word` is the word whose embedding everyone starts from. `batch_size` counts draws of noise and timestep per
+    person and step.
     """
 
     num_steps: int = number_field(5000, ge=1)
@@ -34,19 +34,18 @@ class TextualInversionOptions:
 class TextualInversionFitting(RowFitting):
     """Textual Inversion of one or many people, each on their one photo.
 
-        word (n, d) -> read in place of "[V]" in the instance prompt -> diffusion loss
+        embedding (n, d) -> read in place of the identifier in the instance prompt -> diffusion loss
 
-    A row does not depend on who else is in the run. See `LearnedWord` for what becomes of an identifier that is
-    spelled in several tokens.
+    Everyone ends where they would have ended alone. `LearnedWord` replaces identifiers of several tokens, too.
 
-    Paper: 5,000 steps at a constant rate. Here: a cosine to zero, as all fits of rows have it.
+    Paper: 5,000 steps at a constant rate. Here: a cosine to zero, as in the other stages that fit one row per person.
 
     Args:
-        reference: latents of the n references.
-        prompt: the instance prompt.
+        reference: Latents of the n references.
+        prompt: The instance prompt.
 
     Raises:
-        ValueError: a prompt without the identifier; an initial word without a token.
+        ValueError: A prompt without the identifier, or an initial word without a token.
 
     Source: Gal et al., An Image is Worth One Word, section 4, https://arxiv.org/abs/2208.01618
     """
@@ -60,14 +59,15 @@ class TextualInversionFitting(RowFitting):
         options: TextualInversionOptions | None = None,
         seed: int = 0,
     ) -> None:
-        options, base = options or TextualInversionOptions(), personalized.diffusion
-        check_prompt(prompt)
-        word = word_embedding(options.initial_word, tokenizer=base.tokenizer, text_encoder=base.text_encoder)
+        options = options or TextualInversionOptions()
+        base = personalized.diffusion
+        check_has_identifier(prompt)
+        start = word_embedding(options.initial_word, tokenizer=base.tokenizer, text_encoder=base.text_encoder)
         super().__init__(
             personalized,
             latents=reference[:, None],
             prompts=prompt,
-            start=word[None],
+            start=start[None],
             options=FinetuningOptions(
                 num_steps=options.num_steps,
                 lr=options.lr,
@@ -79,7 +79,7 @@ class TextualInversionFitting(RowFitting):
 
     @property
     def fitted(self) -> Float[Tensor, "n d"]:
-        """A copy of the words, on the CPU."""
+        """A copy of the embeddings, on the CPU."""
         return self.rows.detach().cpu().clone()
 
     def on_fit_start(self) -> None:
@@ -87,14 +87,20 @@ class TextualInversionFitting(RowFitting):
         self.personalized.bind(None)
 
     def losses(
-        self, latents: Float[Tensor, "m c h w"], prompts: Sequence[str], **draws: Tensor | None
+        self,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         with self.diffusion.word.bound(self.rows):
             prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        return denoise(self.diffusion, latents, prompt_embeds, **draws).losses
+        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight).losses
 
 
-def check_prompt(prompt: str) -> None:
-    """Raises ValueError if an instance prompt has no word to be learned."""
+def check_has_identifier(prompt: str) -> None:
+    """Raises ValueError if the instance prompt lacks the identifier, whose embedding is learned."""
     if IDENTIFIER not in prompt:
         raise ValueError(f"the instance prompt {prompt!r} has no {IDENTIFIER}, the word whose embedding is learned")

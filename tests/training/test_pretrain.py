@@ -256,7 +256,7 @@ def test_micro_batches_of_one_step_see_different_noise(pretrain):
             self.drawn = []
 
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            self.drawn.append(module.draw(1, module.step_generator(batch_idx))[0])
+            self.drawn.append(module.draw_noise(1, module.step_generator(batch_idx))[0])
 
     noise = Noise()
     pretrain(stop=2, callbacks=[noise], trainer_options={"accumulate_grad_batches": 2})
