@@ -33,14 +33,14 @@ SAMPLERS = (
 class SamplingOptions:
     """How pictures are sampled.
 
-    `num_inference_steps` is the number of denoising steps. `guidance_scale` is that of the prompt, 1 being without
-    guidance. `batch_size` counts pictures.
+    `num_inference_steps` is the number of denoising steps. `guidance_scale` is the strength of the prompt, with 1 for
+    no guidance. `batch_size` is the number of pictures sampled together.
 
-    `identity_guidance_scale` is a scale for the identity, apart from the prompt: higher values resemble the photo more,
-    0 gives the base's picture. It takes a third prediction per step. null is classifier-free guidance alone, as other
-    programs do it.
+    `identity_guidance_scale` is a separate strength of the identity, with 0 for the base's picture and null for
+    classifier-free guidance alone, as other programs do it. Higher values resemble the photo more. It takes a third
+    prediction per step.
 
-    `scheduler` is the sampler by its class name in diffusers, null being DDIMScheduler. Of 1,000 training timesteps at
+    `scheduler` is the sampler by its class name in diffusers, null for DDIMScheduler. Of 1,000 training timesteps at
     most 999 can be steps: with all of them DDIM's spacing goes beyond the last one.
     """
 

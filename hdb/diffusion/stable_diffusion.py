@@ -129,7 +129,7 @@ class StableDiffusion(nn.Module):
     @property
     def compatibility(self) -> dict[str, str]:
         """What `load_hypernet` compares a hypernetwork with."""
-        return {"base": self.name, "base_digest": self.digest, "check": self.check}
+        return {"base_name": self.name, "base_digest": self.digest, "check": self.check}
 
     @property
     def device(self) -> torch.device:

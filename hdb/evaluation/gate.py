@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 @torch.no_grad()
 def see(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], pictures: Float[Tensor, "n p 3 hh ww"]) -> Seen:
     """Compares pictures with the photo of their person, whatever their prompts."""
-    device, size = hypernet.initial.device, pictures.shape[:2]
+    device, size = hypernet.initial_theta.device, pictures.shape[:2]
 
     def embedded(images: Tensor) -> Tensor:
         parts = [hypernet.forward_features(part.to(device)).embedding for part in images.split(64)]

@@ -1,4 +1,4 @@
-"""Reference to theta: a face encoder, a decoder of weight tokens, and the HyperNet that holds both.
+"""The hypernetwork, from reference photo to theta: a face encoder, a weight decoder, and HyperNet that joins them.
 
-`options` makes a new one, `trained` reads one that was trained.
+`options` builds a new network, `trained` finds and loads trained ones.
 """

@@ -1,4 +1,4 @@
-"""WeightDecoder: face features and weight tokens in, refined weights out."""
+"""WeightDecoder: a transformer that turns face features and weight tokens into a step of theta."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -13,27 +13,28 @@ from hdb.lidb.layout import Layout
 
 
 class WeightDecoder(nn.Module):
-    """A transformer over one sequence: the face features, then one token per slot of the layout.
+    """A transformer over one sequence: the face features, then one weight token per slot of the layout.
 
         change (n, p) -> weight tokens (n, s, width) + positions
         [face tokens; weight tokens] (n, 1 + t + s, width) -> layers -> weight tokens -> step (n, p)
 
-    A weight token is a linear image of its slot's numbers, so that a zero change is a zero token, plus a learned
-    position. Each slot has its own linear input and output. The embedding of the face is one more face token.
+    Each slot has its own linear input and output layer. A weight token is a linear image of the slot's numbers plus a
+    learned position, so that a change of zero gives a token of zero. The face embedding is one more face token.
 
-    Paper: a transformer decoder with 2 hidden layers and learned linear outputs. Open there: width, heads, start of the
-    outputs. Here: outputs start at 1 % of a feature's size, so that the first prediction is nearly the shared start of
-    the layout, yet gradients reach the layers below.
+    Paper: a transformer decoder with 2 hidden layers and learned linear outputs. Open there: width, heads, scale of the
+    outputs at initialization. Here: outputs start at 1 % of a feature's size. The first prediction is then close to the
+    layout's initial theta, and gradients still reach the layers below.
 
     Args:
-        layout: its slots are the weight tokens.
-        encoder: its feature sizes are the input sizes; the encoder itself is not kept.
-        seed: of the random initialization.
+        layout: Its slots are the weight tokens.
+        encoder: Sets the sizes of the face features. The encoder itself is not kept.
+        width: Size of a token.
+        seed: Of the random initialization.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
 
-    places: Int[Tensor, " p"]
+    theta_indices: Int[Tensor, " p"]
 
     def __init__(
         self,
@@ -49,11 +50,13 @@ class WeightDecoder(nn.Module):
         if width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, not {width} with {num_heads} heads")
         self.config = {"width": width, "num_layers": num_layers, "num_heads": num_heads}
+        # Slots differ in size. Their input and output layers are padded to the largest and stacked, and theta_indices
+        # are the positions of theta's numbers in the flattened (num_slots, largest).
         sizes = [layout.rank * (slot.a + slot.b) for slot in layout.slots]
-        # Slots differ in size: heads are padded to the largest, and `places` says where theta lies in (slots, largest).
-        num_slots, largest = len(sizes), max(sizes)
-        places = torch.cat([slot * largest + torch.arange(size) for slot, size in enumerate(sizes)])
-        self.register_buffer("places", places, persistent=False)
+        num_slots = len(sizes)
+        largest = max(sizes)
+        theta_indices = torch.cat([slot * largest + torch.arange(size) for slot, size in enumerate(sizes)])
+        self.register_buffer("theta_indices", theta_indices, persistent=False)
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -72,39 +75,49 @@ class WeightDecoder(nn.Module):
             self.weights_out = nn.Parameter(0.01 * torch.randn(num_slots, width, largest))
 
     def face_tokens(self, features: FaceFeatures) -> Float[Tensor, "n f width"]:
-        """The face's part of the sequence: the same in every iteration, so it is computed once."""
-        embedding = self.embedding_in(features.embedding)
-        return torch.cat([embedding[:, None], self.face_in(self.face_norm(features.tokens))], dim=1)
+        """The part of the sequence that is the same in every iteration, and so is computed once."""
+        embedding_token = self.embedding_in(features.embedding)[:, None]
+        patch_tokens = self.face_in(self.face_norm(features.tokens))
+        return torch.cat([embedding_token, patch_tokens], dim=1)
 
     def forward(self, face_tokens: Float[Tensor, "n f width"], change: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-        """One refinement: the step to add to `change`, which is theta minus the layout's shared start."""
+        """One refinement.
+
+        Args:
+            face_tokens: From `face_tokens`.
+            change: Theta minus the layout's initial theta.
+
+        Returns:
+            The step to add to `change`.
+        """
         num_slots, largest, _ = self.weights_in.shape
-        padded = change.new_zeros(len(change), num_slots * largest).index_copy(1, self.places, change)
-        weights = torch.einsum("nsi,siw->nsw", padded.unflatten(1, (num_slots, largest)), self.weights_in)
-        sequence = torch.cat([face_tokens, weights + self.positions], dim=1)
-        *layers, last = self.layers
-        with _attention(sequence.device):
-            for layer in layers:
+        padded = change.new_zeros(len(change), num_slots * largest).index_copy(1, self.theta_indices, change)
+        weight_tokens = torch.einsum("nsi,siw->nsw", padded.unflatten(1, (num_slots, largest)), self.weights_in)
+        sequence = torch.cat([face_tokens, weight_tokens + self.positions], dim=1)
+        with _attention_backend(sequence.device):
+            for layer in self.layers[:-1]:
                 sequence = layer(sequence)
-            weights = self.weights_norm(_end_of(last, sequence, face_tokens.shape[1]))
-        # Divided by √width, a step of Adam on these outputs moves theta about as far as on the direct path's weights,
-        # whatever the width: one rate fits both.
-        step = torch.einsum("nsw,swo->nso", weights / math.sqrt(weights.shape[2]), self.weights_out)
-        return step.flatten(1).index_select(1, self.places)
+            weight_tokens = _last_tokens(self.layers[-1], sequence, start=face_tokens.shape[1])
+            weight_tokens = self.weights_norm(weight_tokens)
+        # Divided by √width, so that a step of Adam on these outputs moves theta about as far as one on the linear path,
+        # whatever the width, and one learning rate suits both.
+        step = torch.einsum("nsw,swo->nso", weight_tokens / math.sqrt(weight_tokens.shape[2]), self.weights_out)
+        return step.flatten(1).index_select(1, self.theta_indices)
 
 
-def _end_of(
-    layer: nn.TransformerEncoderLayer, sequence: Float[Tensor, "n l width"], start: int
+def _last_tokens(
+    layer: nn.TransformerEncoderLayer, sequence: Float[Tensor, "n l width"], *, start: int
 ) -> Float[Tensor, "n m width"]:
-    """What a layer makes of the tokens from `start` on, which see all.
+    """The layer's outputs for the tokens from `start` on, which attend to the whole sequence.
 
-    After the last layer nobody reads the others, with a ViT-H more than half of all.
+    The outputs of the face tokens are not needed after the last layer. With a ViT-H they are more than half of all.
     """
-    seen, tokens = layer.norm1(sequence), sequence[:, start:]
-    tokens = tokens + layer.self_attn(seen[:, start:], seen, seen, need_weights=False)[0]
+    normed = layer.norm1(sequence)
+    tokens = sequence[:, start:]
+    tokens = tokens + layer.self_attn(normed[:, start:], normed, normed, need_weights=False)[0]
     return tokens + layer.linear2(layer.activation(layer.linear1(layer.norm2(tokens))))
 
 
-def _attention(device: torch.device) -> AbstractContextManager:
-    """On a CPU matrix products: backward of fused attention took a quarter of a whole step of pretraining there."""
+def _attention_backend(device: torch.device) -> AbstractContextManager:
+    """Plain matrix products on a CPU, where the backward pass of fused attention takes a quarter of a training step."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -1,4 +1,4 @@
-"""FaceEncoder: a network of timm that turns one photo into face features."""
+"""FaceEncoder: a timm network that turns one photo into face features."""
 
 import hashlib
 import json
@@ -17,31 +17,34 @@ from hdb.hypernet.folder import read_network, write_network
 
 
 class FaceFeatures(NamedTuple):
-    """What the encoder saw: one vector for the whole face, and the patch tokens it was pooled from."""
+    """The encoder's output: one embedding of the whole face, and the patch tokens it was pooled from."""
 
     embedding: Float[Tensor, "n e"]
     tokens: Float[Tensor, "n t d"]
 
 
 class FaceEncoder(nn.Module):
-    """Images in [0, 1] to FaceFeatures; resizes and normalizes inside.
+    """Images in [0, 1] to FaceFeatures. Resizes and normalizes inside.
 
         images (n, 3, h, w) -> embedding (n, e), tokens (n, t, d)
 
     Args:
-        architecture: the name of a timm model; or keyword arguments of the timm model named under "model", by default
-            of VisionTransformer. With `num_classes` the embedding is the head's output, as an identity-trained encoder
-            has one; without, the pooled features. The tokens of a convolutional network are the cells of its last map.
-        resolution, mean, std: what the network was trained with; a name brings its own.
-        pretrained: download timm's weights of that name.
-        seed: of the random initialization where nothing is loaded.
+        architecture: The name of a timm model. Or keyword arguments of the timm model named under "model", by default
+            of VisionTransformer. With `num_classes` the embedding is the head's output, as in encoders trained to
+            recognize people; without, it is the pooled features. The tokens of a convolutional network are the cells
+            of its last feature map.
+        resolution: Side in pixels that the network was trained with. Default: that of the named model.
+        mean: Of the network's normalization, by channel. Default: that of the named model.
+        std: Likewise.
+        pretrained: Download timm's weights of the named model.
+        seed: Of the random initialization.
 
     >>> tiny = dict(img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=5)
     >>> features = FaceEncoder(tiny, resolution=16)(torch.rand(2, 3, 40, 40))
     >>> features.embedding.shape, features.tokens.shape
     (torch.Size([2, 5]), torch.Size([2, 5, 12]))
 
-    Paper: a ViT-H. Here: whatever timm has, as small networks need not be transformers.
+    Paper: a ViT-H. Here: any timm model, since small encoders are often convolutional.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -60,24 +63,28 @@ class FaceEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # timm initializes from the global generator, which belongs to others; torch.manual_seed would reach GPUs too
+        # timm initializes from the global generator, which is forked here. torch.manual_seed would seed GPUs as well.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if isinstance(architecture, str):
                 check_timm_model(architecture)
                 self.network = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
             elif "model" in architecture:
-                options = {"num_classes": 0, **architecture}
-                self.network = timm.create_model(options.pop("model"), **options)
+                model_kwargs = {"num_classes": 0, **architecture}
+                self.network = timm.create_model(model_kwargs.pop("model"), **model_kwargs)
             else:
                 self.network = VisionTransformer(**{"num_classes": 0, **architecture})
-        known = self.network.pretrained_cfg if isinstance(architecture, str) else {}
-        size = architecture.get("img_size", 224) if isinstance(architecture, Mapping) else known["input_size"][-1]
+        if isinstance(architecture, str):
+            published = self.network.pretrained_cfg
+            default_resolution = published["input_size"][-1]
+        else:
+            published = {}
+            default_resolution = architecture.get("img_size", 224)
         self.config = {
             "timm": architecture if isinstance(architecture, str) else dict(architecture),
-            "resolution": resolution or size,
-            "mean": list(mean or known.get("mean", (0.5,) * 3)),
-            "std": list(std or known.get("std", (0.5,) * 3)),
+            "resolution": resolution or default_resolution,
+            "mean": list(mean or published.get("mean", (0.5,) * 3)),
+            "std": list(std or published.get("std", (0.5,) * 3)),
         }
         self.resolution: int = self.config["resolution"]
         self.register_buffer("mean", torch.tensor(self.config["mean"])[:, None, None], persistent=False)
@@ -87,20 +94,20 @@ class FaceEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FaceEncoder":
-        """An encoder of the shape that `config` says, with random weights."""
+        """Builds an encoder with random weights from another one's `config`."""
         return cls(config["timm"], resolution=config["resolution"], mean=config["mean"], std=config["std"])
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "FaceEncoder":
-        """Reads config.json and model.safetensors (the names of timm's network) from a folder.
+        """Reads config.json and model.safetensors, whose tensors have the names of timm's network.
 
         Raises:
-            ValueError: a file is missing or unreadable, or weights and config do not belong together.
+            ValueError: A file is missing or unreadable, or weights and config do not belong together.
         """
-        config, state, _ = read_network(path, kind="a face encoder")
+        config, state_dict, _ = read_network(path, kind="a face encoder")
         try:
             encoder = cls.from_config(config)
-            encoder.network.load_state_dict(state)
+            encoder.network.load_state_dict(state_dict)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no readable face encoder: {error}") from None
         except RuntimeError as error:
@@ -109,12 +116,12 @@ class FaceEncoder(nn.Module):
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
         """Writes config.json and model.safetensors as `from_folder` reads them."""
-        state = {name: tensor.detach().to("cpu", dtype) for name, tensor in self.network.state_dict().items()}
-        write_network(folder, config=self.config, state=state)
+        state_dict = {name: tensor.detach().to("cpu", dtype) for name, tensor in self.network.state_dict().items()}
+        write_network(folder, config=self.config, state_dict=state_dict)
 
     @property
     def digest(self) -> str:
-        """sha256 of config and weights: a hypernetwork understands the features of one encoder only."""
+        """SHA-256 of config and weights. A hypernetwork stores the digest of the encoder it was trained with."""
         sha = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             sha.update(name.encode())
@@ -122,8 +129,8 @@ class FaceEncoder(nn.Module):
         return sha.hexdigest()
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> FaceFeatures:
-        if images.shape[-2:] != (self.resolution, self.resolution):
-            size = (self.resolution, self.resolution)
+        size = (self.resolution, self.resolution)
+        if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         features = self.network.forward_features((images - self.mean) / self.std)
         tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features

@@ -1,4 +1,4 @@
-"""A network's folder: config.json beside model.safetensors."""
+"""Reads and writes the folder of a network: config.json and model.safetensors."""
 
 import json
 from collections.abc import Mapping
@@ -11,35 +11,46 @@ from torch import Tensor
 
 from hdb.files import write_files
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 
 
 def write_network(
     folder: str | Path,
     *,
     config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
+    state_dict: Mapping[str, Tensor],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes both files or neither; what was there before stays if that fails.
+    """Writes both files or neither. Older files stay if that fails.
+
+    Args:
+        metadata: Of the safetensors file.
 
     Raises:
-        OSError: they could not be written, for instance because the disk is full; nothing is left behind.
+        OSError: They could not be written, for instance because the disk is full. Nothing is left behind.
     """
-    weights = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata)
-    contents = {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: weights}
-    write_files({Path(folder, name): content for name, content in contents.items()})
+    weights = save({name: tensor.contiguous() for name, tensor in state_dict.items()}, metadata)
+    write_files({Path(folder, CONFIG): json.dumps(config, indent=1).encode(), Path(folder, WEIGHTS): weights})
 
 
 def check_network_folder(folder: str | Path, *, kind: str) -> None:
-    """Raises ValueError if a folder lacks one of the two files: before something large is read for nothing."""
-    for needed in (Path(folder, CONFIG), Path(folder, WEIGHTS)):
-        if not needed.is_file():
-            raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {needed} is missing")
+    """Raises ValueError if one of the two files is missing. Cheap, so it comes before any large file is read.
+
+    Args:
+        kind: What the folder should hold, for the error: `a hypernetwork`.
+    """
+    for path in (Path(folder, CONFIG), Path(folder, WEIGHTS)):
+        if not path.is_file():
+            raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {path} is missing")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The config alone, which says the shape; raises ValueError if it is not there or unreadable."""
+    """Reads the config alone, from which an untrained network can be built.
+
+    Raises:
+        ValueError: It is missing or not JSON.
+    """
     path = Path(folder, CONFIG)
     if not path.is_file():
         raise ValueError(f"{path} is missing: expected the folder of a network")
@@ -50,23 +61,26 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_network(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
-    """Config, state and the metadata of the weights; nothing in the files is executed.
+    """Reads config, state dict and the metadata of the weights. Nothing is unpickled.
 
     Args:
-        kind: what the folder should hold, for the message.
+        kind: As in `check_network_folder`.
 
     Raises:
-        ValueError: a file is missing or unreadable.
+        ValueError: A file is missing or unreadable.
     """
     folder = Path(folder)
     check_network_folder(folder, kind=kind)
     try:
         config = json.loads((folder / CONFIG).read_text())
         with safe_open(folder / WEIGHTS, "pt") as file:
-            content = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
         raise ValueError(f"{folder} holds no readable {kind.removeprefix('a ')}: {error}") from None
     if not isinstance(config, dict):
-        given = f"{CONFIG} is {type(config).__name__}, expected names and values"
-        raise ValueError(f"{folder} holds no readable {kind.removeprefix('a ')}: {given}")
-    return config, *content
+        raise ValueError(
+            f"{folder} holds no readable {kind.removeprefix('a ')}: {CONFIG} is {type(config).__name__}, expected "
+            "names and values"
+        )
+    return config, state_dict, metadata

@@ -1,12 +1,6 @@
-"""A new hypernetwork as its options say, its embeddings standardized."""
+"""Options of a new hypernetwork, and the network they describe."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
@@ -14,14 +8,16 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.limits import number_field, seed_field
 
-NUM_STANDARDIZED = 256  # references that the scale of the embeddings is measured on
-
 
 @dataclass
 class HyperNetOptions:
-    """Reference to theta. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's.
+    """The hypernetwork. Paper: a ViT-H encoder and a transformer decoder of 2 layers; k = 4 is the public code's.
 
-    `learn_bases` trains the bases, too: no weight-space loss then, and finetuning is free.
+    `encoder` is a timm model, whose weights are downloaded, or a folder. `freeze_encoder` keeps its weights fixed.
+    `width` is the size of the decoder's tokens. `num_layers` is the number of its layers. `num_heads` is the number of
+    its attention heads. `iterations` is how often the decoder refines theta. `linear_path` adds a linear map from the
+    face embedding to theta. `learn_bases` trains the aux bases, which excludes the weight-space loss and finetuning
+    within frozen bases. `seed` initializes the decoder.
     """
 
     encoder: str = "vit_huge_patch14_224.orig_in21k"
@@ -35,16 +31,22 @@ class HyperNetOptions:
     seed: int = seed_field()
 
     def check_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if the heads do not share the width evenly."""
+        """Raises ValueError if the width is not divisible by the number of heads."""
         if self.width % self.num_heads:
-            given = f"{prefix}width is {self.width}"
-            raise ValueError(f"{given}, expected a multiple of {prefix}num_heads, which is {self.num_heads}")
+            raise ValueError(
+                f"{prefix}width is {self.width}, expected a multiple of {prefix}num_heads, which is {self.num_heads}"
+            )
 
 
 def build_hypernet(
     options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = ""
 ) -> HyperNet:
-    """An untrained hypernetwork around an encoder, which writes weights of this layout."""
+    """Builds an untrained hypernetwork around an encoder.
+
+    Args:
+        layout: Of the decoder's output.
+        base_digest: Digest of the base it will be trained on.
+    """
     decoder = WeightDecoder(
         layout,
         encoder,
@@ -63,17 +65,3 @@ def build_hypernet(
         learn_bases=options.learn_bases,
         base_digest=base_digest,
     )
-
-
-@torch.no_grad()
-def standardize_embeddings(
-    hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device
-) -> None:
-    """Takes mean and scale of the embeddings from the first references of the training people.
-
-    Args:
-        device: where the encoder works: a ViT-H would take many minutes on a CPU.
-    """
-    seen, encoder = torch.stack(list(islice(references, NUM_STANDARDIZED))), hypernet.encoder.to(device)
-    embeddings = [encoder(part.to(device)).embedding for part in seen.split(32)]
-    hypernet.fit_standardization(torch.cat(embeddings).to(hypernet.embedding_mean.device))

@@ -1,8 +1,9 @@
-"""Trained networks, read from disk: face encoders by name, the hypernetwork that is asked for or the newest."""
+"""Finds and loads trained networks: face encoders by name, and the hypernetwork that was asked for or the newest."""
 
 import hashlib
 import json
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,20 +14,22 @@ from hdb.files import resolve_shipped
 from hdb.hypernet.encoder import FaceEncoder, check_timm_model
 from hdb.hypernet.folder import CONFIG, WEIGHTS, check_network_folder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.options import standardize_embeddings
 
-TRAINED_CHECKPOINTS = "outputs/pretrain*/last.ckpt"
-SWEEP_RECORDS = "outputs/pretrain*-*/*/metrics.json"  # of the finished runs of agents: outputs/pretrain-<sweep>/<run>
-BEST_OF_SWEEP, SWEEP_METRIC = (
-    "best",
-    "val/face_rec",
-)  # the metric of configs/sweep/pretrain.yaml: no swept field touches its protocol
+TRAINED_CHECKPOINTS = "outputs/pretrain*/last.ckpt"  # of `make train`
+SWEEP_RECORDS = "outputs/pretrain*-*/*/metrics.json"  # of finished runs of a sweep: outputs/pretrain-<sweep>/<run>
 SHIPPED_HYPERNET = resolve_shipped("hdb/faceworld/weights/hypernet")
+BEST_OF_SWEEP = "best"
+SWEEP_METRIC = "val/face_rec"  # the metric of configs/sweep/pretrain.yaml, which sweeps nothing that it depends on
+NUM_REFERENCES_FOR_STANDARDIZATION = 256
 
 
 def load_face_encoder(name: str) -> FaceEncoder:
-    """A folder's encoder, or timm's network of that name with its weights."""
-    if "/" in name or Path(name).is_dir():
+    """Loads a face encoder from a folder, or timm's model of that name with its published weights.
+
+    Raises:
+        ValueError: There is no such folder or model, or its weights are not available.
+    """
+    if _is_folder_name(name):
         return FaceEncoder.from_folder(name)
     try:
         return FaceEncoder(name, pretrained=True)
@@ -34,100 +37,101 @@ def load_face_encoder(name: str) -> FaceEncoder:
         raise ValueError(f"no face encoder {name!r}: {' '.join(str(error).split())}") from None
 
 
-def resolve_hypernet_path(asked: str | None) -> Path:
-    """The hypernetwork asked for, else the newest of `make train`, else the shipped one. Prints which.
+def resolve_hypernet_path(path: str | None) -> Path:
+    """The path of the hypernetwork to use: the given one, else the newest of `make train`, else the shipped one.
+
+    Prints which one it is.
 
     Args:
-        asked: a path, or the word best: the best finished run of the newest sweep.
+        path: A checkpoint or a folder; `best` is the best run of the newest sweep; None chooses.
 
     Raises:
-        ValueError: the best is asked for, and no run of a sweep is finished here.
+        ValueError: The best of a sweep is asked for and no sweep has a finished run.
     """
-    if asked == BEST_OF_SWEEP:
-        return best_of_newest_sweep()
-    newest = max(Path().glob(TRAINED_CHECKPOINTS), key=lambda found: found.stat().st_mtime, default=SHIPPED_HYPERNET)
-    chosen = newest if asked is None else Path(asked)
-    whose = "as asked" if asked is not None else "shipped" if chosen == SHIPPED_HYPERNET else "the newest of make train"
-    print(f"hypernetwork: {chosen} ({whose})")
-    return chosen
+    if path == BEST_OF_SWEEP:
+        return best_checkpoint_of_newest_sweep()
+    if path is not None:
+        print(f"hypernetwork: {path} (as asked)")
+        return Path(path)
+    newest = max(Path().glob(TRAINED_CHECKPOINTS), key=_modified, default=None)
+    if newest is None:
+        print(f"hypernetwork: {SHIPPED_HYPERNET} (shipped)")
+        return SHIPPED_HYPERNET
+    print(f"hypernetwork: {newest} (the newest of make train)")
+    return newest
 
 
-def best_of_newest_sweep() -> Path:
-    """The checkpoint of the best finished run of the sweep whose run finished last. Prints which."""
-    newest = max(Path().glob(SWEEP_RECORDS), key=lambda found: found.stat().st_mtime, default=None)
-    scores = {} if newest is None else scores_of_finished_runs(newest.parents[1])
+def best_checkpoint_of_newest_sweep() -> Path:
+    """The checkpoint of the best finished run, in the sweep whose last run finished most recently. Prints which."""
+    newest_record = max(Path().glob(SWEEP_RECORDS), key=_modified, default=None)
+    scores = {} if newest_record is None else scores_of_finished_runs(newest_record.parents[1])
     if not scores:
         raise ValueError(
             f"hypernet is best, but no {SWEEP_RECORDS} tells of a sweep's finished run with {SWEEP_METRIC}"
         )
-    best = max(scores, key=scores.__getitem__)
-    print(f"hypernetwork: {best / 'last.ckpt'} (best of {len(scores)} runs by {SWEEP_METRIC}: {scores[best]:.4f})")
-    return best / "last.ckpt"
+    best_run = max(scores, key=scores.__getitem__)
+    checkpoint = best_run / "last.ckpt"
+    print(f"hypernetwork: {checkpoint} (best of {len(scores)} runs by {SWEEP_METRIC}: {scores[best_run]:.4f})")
+    return checkpoint
 
 
 def scores_of_finished_runs(sweep: Path) -> dict[Path, float]:
-    """The folders of a sweep's finished runs on this machine, with what they are compared by, the oldest first."""
-    records = sorted(sweep.glob("*/metrics.json"), key=lambda found: found.stat().st_mtime)
-    scores = {record.parent: json.loads(record.read_text()).get(SWEEP_METRIC) for record in records}
-    return {folder: score for folder, score in scores.items() if score is not None}
+    """{run folder: value of SWEEP_METRIC} of a sweep's finished runs on this machine, the oldest first."""
+    scores = {}
+    for record in sorted(sweep.glob("*/metrics.json"), key=_modified):
+        score = json.loads(record.read_text()).get(SWEEP_METRIC)
+        if score is not None:
+            scores[record.parent] = score
+    return scores
 
 
 def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = None) -> None:
-    """Raises ValueError if one of them is not there, or unknown to timm: before something large is read for nothing."""
-    if encoder is not None and ("/" in encoder or Path(encoder).is_dir()):
-        check_network_folder(encoder, kind="a face encoder")
-    elif encoder is not None:
-        check_timm_model(encoder)
-    if hypernet is not None and hypernet.suffix != ".ckpt":
-        check_network_folder(hypernet, kind="a hypernetwork")
-    elif hypernet is not None and not hypernet.is_file():
-        raise ValueError(f"no checkpoint at {hypernet}")
-
-
-def load_hypernet(path: Path, *, encoder: str | None, base: str, base_digest: str, check: str = "digest") -> HyperNet:
-    """A hypernetwork from a checkpoint or a folder.
-
-    Args:
-        encoder: what it was trained with, where its file does not hold that.
-        base: name of the base it is to write weights for.
-        base_digest: of that base.
-        check: shapes takes a network of another base, too, and says so.
+    """Checks that networks are there before anything large is read. None is not checked.
 
     Raises:
-        ValueError: it was trained on another base, or see `HyperNet.from_folder`.
+        ValueError: A file is missing, or timm does not know the encoder.
+    """
+    if encoder is not None:
+        if _is_folder_name(encoder):
+            check_network_folder(encoder, kind="a face encoder")
+        else:
+            check_timm_model(encoder)
+    if hypernet is not None:
+        if hypernet.suffix != ".ckpt":
+            check_network_folder(hypernet, kind="a hypernetwork")
+        elif not hypernet.is_file():
+            raise ValueError(f"no checkpoint at {hypernet}")
+
+
+def load_hypernet(
+    path: Path, *, encoder: str | None, base_name: str, base_digest: str, check: str = "digest"
+) -> HyperNet:
+    """Loads a hypernetwork from a checkpoint or a folder, in eval mode.
+
+    Args:
+        encoder: Name of the face encoder it was trained with, needed if its file does not include that.
+        base_name: Name of the base that its predictions will be bound to.
+        base_digest: Digest of that base.
+        check: `digest` refuses a network trained on another base; `shapes` accepts it with a warning.
+
+    Raises:
+        ValueError: It was trained on another base, or as `HyperNet.from_folder`.
     """
     hypernet = _read(path, load_face_encoder(encoder) if encoder else None).eval()
-    _refuse_other_base(hypernet, path, base=base, base_digest=base_digest, check=check)
+    _check_base(hypernet, path, base_name=base_name, base_digest=base_digest, check=check, setting="hypernet")
     return hypernet
 
 
-def _read(path: Path, encoder: FaceEncoder | None) -> HyperNet:
-    read = HyperNet.from_checkpoint if path.suffix == ".ckpt" else HyperNet.from_folder
-    return read(path, encoder=encoder)
-
-
-def _refuse_other_base(
-    hypernet: HyperNet, path: Path, *, base: str, base_digest: str, check: str, field: str = "hypernet"
-) -> None:
-    if hypernet.base_digest != base_digest:
-        told = f"{path} was trained on the base {hypernet.base_digest}, not on {base} ({base_digest})"
-        if check == "digest":
-            raise ValueError(
-                f"{told}: its weights would mean nothing there; name another one with {field}=..., or take it to a "
-                "finetune of its base with base.check=shapes"
-            )
-        print(f"warning: {told}")
-
-
 def compute_hypernet_digest(path: Path) -> str:
-    """Sixteen hex digits of the weights in a hypernetwork's folder, or of its checkpoint."""
-    return hashlib.sha256((path / WEIGHTS if path.is_dir() else path).read_bytes()).hexdigest()[:16]
+    """Sixteen hex digits of the SHA-256 of a checkpoint, or of the weights in a hypernetwork's folder."""
+    weights = path / WEIGHTS if path.is_dir() else path
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 
 def modification_time(path: Path) -> str:
-    """When a hypernetwork's file, or the newer of its folder's two, was written: what a run with it depends on.
+    """When a hypernetwork was written, in ns: the time of its checkpoint, or the later one of its folder's two files.
 
-    What else lies there, as what its gate compares people with, changes no run.
+    Other files in the folder do not count, such as the gate's, because no run depends on them.
     """
     files = (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,)
     return str(max(file.stat().st_mtime_ns for file in files))
@@ -141,44 +145,95 @@ def initialize_hypernet(
     device: torch.device,
     check: str = "digest",
 ) -> None:
-    """The weights that a training begins with: another network's, or new ones standardized by some references.
+    """Prepares a new hypernetwork for training: loads another one's weights, or standardizes the embeddings.
 
     Args:
-        init_from: a run's folder, a checkpoint, or a folder of a hypernetwork.
-        references: of training people.
-        device: where the encoder looks at them.
-        check: see `load_hypernet`.
+        init_from: A run's folder, a checkpoint, or a hypernetwork's folder. None starts anew.
+        references: Photos of training identities, for the standardization.
+        device: Where the encoder embeds them.
+        check: As in `load_hypernet`.
 
     Raises:
-        ValueError: a network that is not there, or of another base, layout, encoder or shape.
+        ValueError: The other network is missing, or differs in base, layout, encoder or shape.
     """
     if init_from is None:
         standardize_embeddings(hypernet, references, device=device)
         return
     path = resolve_checkpoint(init_from)
     other = _read(path, hypernet.encoder)
-    hypernet.encoder.requires_grad_(not hypernet.freeze_encoder)  # which reading the other around it has set
+    # Both share the encoder, whose mode and gradients the other network has just set to its own.
+    hypernet.encoder.requires_grad_(not hypernet.freeze_encoder)
     hypernet.train(hypernet.training)
-    of = {"base": "that of this run", "base_digest": hypernet.base_digest, "check": check}
-    _refuse_other_base(other, path, field="init_from", **of)
+    _check_base(
+        other,
+        path,
+        base_name="that of this run",
+        base_digest=hypernet.base_digest,
+        check=check,
+        setting="init_from",
+    )
     hypernet.decoder_layout.check_digest(other.decoder_layout.digest, name=str(path))
-    own, its = ({"decoder": net.decoder.config, "bases": net.bases is not None} for net in (hypernet, other))
-    if own != its:
-        raise ValueError(f"{path} is a hypernetwork of {its}, expected one of {own} to begin from")
+    shape = {"decoder": hypernet.decoder.config, "bases": hypernet.bases is not None}
+    other_shape = {"decoder": other.decoder.config, "bases": other.bases is not None}
+    if shape != other_shape:
+        raise ValueError(f"{path} is a hypernetwork of {other_shape}, expected one of {shape} to begin from")
     if hypernet.freeze_encoder and not other.freeze_encoder:
         raise ValueError(f"{path} has an encoder that was trained with it: expected hypernet.freeze_encoder=false")
-    hypernet.load_trainable_state_dict(other.trainable_state_dict() if hypernet.freeze_encoder else other.state_dict())
+    state_dict = other.trainable_state_dict() if hypernet.freeze_encoder else other.state_dict()
+    hypernet.load_trainable_state_dict(state_dict)
 
 
-def resolve_checkpoint(named: str) -> Path:
-    """The checkpoint of a run's folder, or what is named itself: a checkpoint, or a hypernetwork's folder."""
-    path, last = Path(named), Path(named, "last.ckpt")
-    return last if last.is_file() else path
+@torch.no_grad()
+def standardize_embeddings(
+    hypernet: HyperNet, references: Iterable[Float[Tensor, "3 h w"]], *, device: torch.device
+) -> None:
+    """Fits the standardization of the embeddings to the first references of the training identities.
+
+    Args:
+        device: Where the encoder works. On a CPU a ViT-H would take many minutes.
+    """
+    photos = torch.stack(list(islice(references, NUM_REFERENCES_FOR_STANDARDIZATION)))
+    encoder = hypernet.encoder.to(device)
+    embeddings = torch.cat([encoder(batch.to(device)).embedding for batch in photos.split(32)])
+    hypernet.fit_standardization(embeddings.to(hypernet.embedding_mean.device))
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """last.ckpt of a run's folder, or else the path itself: a checkpoint or a hypernetwork's folder."""
+    last = Path(name, "last.ckpt")
+    return last if last.is_file() else Path(name)
 
 
 @torch.no_grad()
 def predict(
     hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], *, iterations: int | None = None
 ) -> Float[Tensor, "n p"]:
-    """The hypernetwork's answer, on the CPU; `iterations` overrides its own number."""
-    return hypernet(photos.to(hypernet.initial.device), iterations=iterations).cpu()
+    """Predicts theta without gradients, on the hypernetwork's device. The result is on the CPU."""
+    return hypernet(photos.to(hypernet.initial_theta.device), iterations=iterations).cpu()
+
+
+def _is_folder_name(encoder: str) -> bool:
+    return "/" in encoder or Path(encoder).is_dir()
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _read(path: Path, encoder: FaceEncoder | None) -> HyperNet:
+    if path.suffix == ".ckpt":
+        return HyperNet.from_checkpoint(path, encoder=encoder)
+    return HyperNet.from_folder(path, encoder=encoder)
+
+
+def _check_base(hypernet: HyperNet, path: Path, *, base_name: str, base_digest: str, check: str, setting: str) -> None:
+    """Refuses a hypernetwork that was trained on another base, or warns where only shapes are checked."""
+    if hypernet.base_digest == base_digest:
+        return
+    mismatch = f"{path} was trained on the base {hypernet.base_digest}, not on {base_name} ({base_digest})"
+    if check == "digest":
+        raise ValueError(
+            f"{mismatch}: its weights would mean nothing there; name another one with {setting}=..., or take it to a "
+            "finetune of its base with base.check=shapes"
+        )
+    print(f"warning: {mismatch}")

@@ -9,8 +9,8 @@ from hdb.limits import number_field, seed_field
 class LiDBOptions:
     """The size of personal weights. Paper: r = 1, a = 100 on the input side, b = 50 on the output side.
 
-    `a` is the number of basis vectors of a layer's input, `b` that of its output. `rank` is the rank of the residual
-    between them. `seed` is that of the random bases.
+    `a` is the number of basis vectors of a layer's input. `b` is the number of basis vectors of its output. `rank` is
+    the rank of the residual within these bases. `seed` draws the bases.
     """
 
     a: int = number_field(100, ge=1)

@@ -31,7 +31,7 @@ def photos(num: int = 3) -> torch.Tensor:
 
 
 def trained(net: HyperNet, *, num_steps: int = 3) -> HyperNet:
-    """A few steps towards an arbitrary theta, so that no part is at its start any more."""
+    """The network after a few steps towards an arbitrary theta, so that no parameter has its initial value."""
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
     target = torch.randn(3, net.layout.size, generator=torch.Generator().manual_seed(6))
     for _ in range(num_steps):
@@ -41,7 +41,7 @@ def trained(net: HyperNet, *, num_steps: int = 3) -> HyperNet:
     return net
 
 
-def test_prediction_starts_near_the_shared_start_of_the_layout():
+def test_untrained_prediction_is_near_the_initial_theta():
     change = hypernet()(photos()) - LAYOUT.initial_theta()
     assert 0 < change.abs().max() < 0.1
     assert torch.equal(hypernet(iterations=0)(photos()), LAYOUT.initial_theta().expand(3, -1))
@@ -51,21 +51,23 @@ def test_every_parameter_but_the_encoders_gets_a_gradient_and_moves():
     net = hypernet()
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     trained(net, num_steps=2)
-    still = {name for name, parameter in net.named_parameters() if torch.equal(parameter, before[name])}
-    assert still == {name for name in before if name.startswith("encoder.")}
+    unchanged = {name for name, parameter in net.named_parameters() if torch.equal(parameter, before[name])}
+    assert unchanged == {name for name in before if name.startswith("encoder.")}
 
 
-def test_learned_bases_start_with_the_residuals_of_the_frozen_ones():
-    frozen, learned = trained(hypernet()), hypernet(learn_bases=True)
+def test_learned_bases_initially_give_the_residuals_of_the_frozen_ones():
+    frozen = trained(hypernet())
+    learned = hypernet(learn_bases=True)
     learned.load_trainable_state_dict({**learned.trainable_state_dict(), **frozen.trainable_state_dict()})
     assert learned.layout == LAYOUT.as_lora and learned.decoder_layout == LAYOUT
     for theta, expected in ((learned(photos()), frozen(photos())), (learned.mean_theta, frozen.mean_theta)):
         assert_close(theta, LAYOUT.as_lora.pack(LAYOUT.fold(expected)), rtol=1e-5, atol=1e-6)
 
 
-def test_learned_bases_are_trained_with_the_network_and_reach_residuals_out_of_the_frozen_ones():
-    start, net = hypernet(learn_bases=True).bases, trained(hypernet(learn_bases=True))
-    for before, after in zip(start.parameters(), net.bases.parameters(), strict=True):
+def test_learned_bases_are_trained_and_give_residuals_outside_of_the_frozen_ones():
+    initial_bases = hypernet(learn_bases=True).bases
+    net = trained(hypernet(learn_bases=True))
+    for before, after in zip(initial_bases.parameters(), net.bases.parameters(), strict=True):
         assert (after - before).abs().max() > 1e-3
     down_aux = SLOTS[0].aux_bases(seed=0)[0]
     down = net.layout.unpack(net(photos()))[SLOTS[0].name][0]
@@ -73,8 +75,8 @@ def test_learned_bases_are_trained_with_the_network_and_reach_residuals_out_of_t
     assert outside.norm() > 1e-2 * down.norm()
 
 
-def test_one_step_moves_learned_bases_as_far_whatever_their_width():
-    moved = {}
+def test_one_step_changes_learned_bases_equally_whatever_their_width():
+    changes = {}
     for width in (8, 512):
         slot = Slot("unet.to_q", width, width, a=4, b=3)
         bases = LearnedBases(Layout((slot,)))
@@ -82,8 +84,8 @@ def test_one_step_moves_learned_bases_as_far_whatever_their_width():
         bases(bases.layout.initial_theta() + 0.1).square().sum().backward()
         before = bases.aux_bases()[slot.name][0].detach().clone()
         optimizer.step()
-        moved[width] = (bases.aux_bases()[slot.name][0] - before).norm().item()
-    assert moved[512] == pytest.approx(moved[8], rel=0.05)
+        changes[width] = (bases.aux_bases()[slot.name][0] - before).norm().item()
+    assert changes[512] == pytest.approx(changes[8], rel=0.05)
 
 
 def test_a_free_layout_has_no_bases_to_learn():
@@ -91,7 +93,7 @@ def test_a_free_layout_has_no_bases_to_learn():
         hypernet(layout=LAYOUT.as_lora, learn_bases=True)
 
 
-def test_a_network_with_learned_bases_comes_back_and_others_are_stored_as_ever(tmp_path):
+def test_a_network_with_learned_bases_round_trips_and_others_keep_their_format(tmp_path):
     net = trained(hypernet(learn_bases=True)).eval()
     net.save(tmp_path / "learned")
     loaded = HyperNet.from_folder(tmp_path / "learned").eval()
@@ -101,7 +103,7 @@ def test_a_network_with_learned_bases_comes_back_and_others_are_stored_as_ever(t
     config, state, _ = read_network(tmp_path / "frozen", kind="a hypernetwork")
     assert config["format_version"] == 2 and "learn_bases" not in config
     assert not [name for name in state if name.startswith("bases.")]
-    # A reader that knows version 2 alone refuses the other by its version.
+    # The higher version makes older programs refuse the file.
     assert read_network(tmp_path / "learned", kind="a hypernetwork")[0]["format_version"] == 3
 
 
@@ -112,7 +114,8 @@ def test_encoder_trains_when_it_is_not_frozen_and_is_in_eval_mode_when_it_is():
 
 
 def test_the_reference_is_encoded_once_for_all_iterations():
-    net, calls = hypernet(), []
+    net = hypernet()
+    calls = []
     net.encoder.register_forward_hook(lambda *_: calls.append(1))
     net(photos(), iterations=5)
     assert len(calls) == 1
@@ -125,15 +128,15 @@ def test_iterations_refine_the_previous_theta():
     for k in range(4):
         assert_close(net.refine(features, iterations=k), LAYOUT.initial_theta() + change)
         change = change + net.decoder(net.decoder.face_tokens(features), change)
-    # Steps differ: the decoder sees where the last one led.
+    # Steps differ, since the decoder sees the result of the previous one.
     first, second, third = (net.refine(features, iterations=k) for k in (0, 1, 2))
     assert not torch.allclose(second - first, third - second, rtol=1e-3)
 
 
-def test_the_last_layer_makes_the_weight_tokens_that_it_would_make_with_all_others(monkeypatch):
+def test_computing_only_the_weight_tokens_of_the_last_layer_changes_nothing(monkeypatch):
     net = trained(hypernet(linear_path=False))
-    theta, end_of = net(photos()), "hdb.hypernet.decoder._end_of"
-    monkeypatch.setattr(end_of, lambda layer, sequence, start: layer(sequence)[:, start:])
+    theta = net(photos())
+    monkeypatch.setattr("hdb.hypernet.decoder._last_tokens", lambda layer, tokens, *, start: layer(tokens)[:, start:])
     assert_close(net(photos()), theta)
 
 
@@ -157,7 +160,7 @@ def test_direct_path_alone_fits_a_linear_map_of_the_embedding():
         assert_close(net(photos()) - net.mean_theta, embedding @ map_, rtol=1e-3, atol=1e-4)
 
 
-def test_standardized_embeddings_leave_what_is_common_to_the_mean():
+def test_standardized_embeddings_have_mean_zero_and_the_mean_prediction_is_mean_theta():
     net = trained(hypernet(iterations=0))
     net.fit_standardization(net.encoder(photos()).embedding)
     embedding = net.forward_features(photos()).embedding
@@ -213,8 +216,8 @@ def test_half_precision_file_is_half_the_size_and_nearly_the_same(tmp_path):
     net = trained(hypernet()).eval()
     net.save(tmp_path / "full")
     net.save(tmp_path / "half", dtype=torch.float16)
-    full, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half"))
-    assert half < 0.6 * full
+    full_size, half_size = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half"))
+    assert half_size < 0.6 * full_size
     assert_close(HyperNet.from_folder(tmp_path / "half").eval()(photos()), net(photos()), rtol=1e-2, atol=1e-2)
 
 
@@ -242,12 +245,12 @@ def test_files_of_something_else_are_refused_in_one_sentence(tmp_path):
         HyperNet.from_folder(tmp_path / "future")
 
 
-def test_the_base_it_was_trained_on_is_remembered(tmp_path):
+def test_the_digest_of_the_base_is_stored(tmp_path):
     hypernet(base_digest="0123456789abcdef").save(tmp_path)
     assert HyperNet.from_folder(tmp_path).base_digest == "0123456789abcdef"
 
 
-def test_the_word_it_was_trained_with_is_remembered_and_the_papers_is_stored_as_ever(tmp_path):
+def test_another_identifier_is_stored_and_the_papers_is_left_out_of_the_config(tmp_path):
     net = hypernet()
     assert net.identifier == "[V]" and "identifier" not in net.config
     net.identifier = "sks"
@@ -255,7 +258,7 @@ def test_the_word_it_was_trained_with_is_remembered_and_the_papers_is_stored_as_
     assert HyperNet.from_folder(tmp_path).identifier == "sks"
 
 
-def test_a_full_disk_leaves_the_old_network_and_no_remains(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_network_and_no_temporary_files(tmp_path, monkeypatch):
     net, other = hypernet(seed=0).eval(), hypernet(seed=1)
     net.save(tmp_path)
 
@@ -291,8 +294,8 @@ def test_encoder_folder_gives_back_the_same_features(tmp_path):
     encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), seed=3).eval()
     encoder.save(tmp_path, dtype=torch.float32)
     loaded = FaceEncoder.from_folder(tmp_path).eval()
-    for given, expected in zip(loaded(photos()), encoder(photos()), strict=True):
-        assert torch.equal(given, expected)
+    for output, expected in zip(loaded(photos()), encoder(photos()), strict=True):
+        assert torch.equal(output, expected)
     assert loaded.digest == encoder.digest
 
 
@@ -300,8 +303,8 @@ def test_encoder_normalizes_with_its_own_mean_and_std():
     encoder = FaceEncoder(VIT, resolution=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
     images = torch.rand(1, 3, 16, 16)
     mean, std = torch.tensor(encoder.config["mean"]), torch.tensor(encoder.config["std"])
-    by_hand = encoder.network((images - mean[:, None, None]) / std[:, None, None])
-    assert_close(encoder(images).embedding, by_hand)
+    expected = encoder.network((images - mean[:, None, None]) / std[:, None, None])
+    assert_close(encoder(images).embedding, expected)
 
 
 def test_encoder_folders_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
@@ -321,13 +324,13 @@ def test_encoder_folders_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
 
 def test_named_encoders_bring_their_resolution_and_normalization():
     encoder = FaceEncoder("test_vit")
-    known = encoder.network.pretrained_cfg
-    assert encoder.resolution == known["input_size"][-1]
-    assert encoder.config["mean"] == list(known["mean"]) and encoder.config["std"] == list(known["std"])
+    published = encoder.network.pretrained_cfg
+    assert encoder.resolution == published["input_size"][-1]
+    assert encoder.config["mean"] == list(published["mean"]) and encoder.config["std"] == list(published["std"])
     assert FaceEncoder.from_config(encoder.config).config == encoder.config
 
 
-def test_a_run_depends_on_when_the_network_was_written_and_on_nothing_beside_it(tmp_path):
+def test_modification_time_is_that_of_the_networks_own_files(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, ns=(5, 5))

@@ -202,7 +202,7 @@ def hypernetwork(options: MeasureOptions, base: StableDiffusion, training: Hyper
     """
     weights, seed = Path(options.weights), training.seed
     hypernet = load_hypernet(
-        weights / "hypernet", encoder=str(weights / "encoder"), base=base.name, base_digest=base.digest
+        weights / "hypernet", encoder=str(weights / "encoder"), base_name=base.name, base_digest=base.digest
     )
     where = {"root": options.root, "resolution": options.resolution, "render_workers": options.num_workers}
     faces = replace(training.faces, **where)
