@@ -1,36 +1,13 @@
 """What lies in a folder as people have them: pictures under any name, a system's own files, links, and the rest."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hdb.faces.formats import SUFFIXES, is_picture_data
 from hdb.faces.names import in_sentence
-
-READABLE = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".apng",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
-READABLE += (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm")
-# Pictures too, which are not read: listed so that they are refused by name, not overlooked.
-HEIC = (".heic", ".heif", ".heics", ".heifs", ".hif")
-RAW = (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef")
-RAW += (".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
-OTHER = (".jxl", ".jxr", ".psd", ".psb", ".xcf", ".svg", ".exr", ".hdr", ".avifs")
-SUFFIXES = (*READABLE, *HEIC, *RAW, *OTHER)
 
 # Names in lower case; all that begins with a dot is hidden anyway: .thumbnails, .Trash-1000, .ipynb_checkpoints,
 # .@__thumb, ._x.jpg, .picasaoriginals, .DS_Store.
@@ -176,17 +153,3 @@ def reason_against(path: Path) -> str | None:
             return None if is_picture_data(file.read(32)) else "no picture"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-
-
-def is_picture_data(head: bytes) -> bool:
-    """By a file's first 32 bytes."""
-    if head[4:8] == b"ftyp":
-        return re.match(rb"avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1", head[8:12]) is not None
-    if head[:4] == b"RIFF":
-        return head[8:12] == b"WEBP"
-    if head[:2] == b"BM":  # two letters are little: also nothing in the reserved bytes, and a header of a known size
-        return head[6:10] == b"\0\0\0\0" and head[14:18] in {
-            bytes([n, 0, 0, 0]) for n in (12, 40, 52, 56, 64, 108, 124)
-        }
-    tiff, jpeg_2000 = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", *tiff, *jpeg_2000))

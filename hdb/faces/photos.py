@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torchvision
 
-from hdb.faces.folders import HIDDEN, READABLE, Other, list_pictures
+from hdb.faces.folders import HIDDEN, Other, list_pictures
+from hdb.faces.formats import READABLE
 from hdb.faces.names import as_text, in_sentence
 from hdb.faces.picture import Picture
 from hdb.faces.splits import refuse_duplicates

@@ -1,6 +1,12 @@
-"""Picture files of every kind are read as upright 8 bit RGB, or refused in one sentence."""
+"""The one reader of pictures: any file becomes upright 8 bit RGB in sRGB, or is refused in one sentence.
+
+Pillow decodes, turns and converts colors. What it cannot do is done here: large JPEGs (Pillow refuses them by size),
+uncompressed 16 bit TIFFs with a plane per color (read as noise), gray of 12 or 16 bits (cut off at 255), also with
+white as 0 (read as a negative); and in `hdb.faces.damaged`: whole pictures beside damaged metadata.
+"""
 
 import warnings
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -8,32 +14,29 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, features
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from hdb.faces.containers import DamagedError, without_metadata
+from hdb.faces.damaged import find_orientation, without_metadata
+from hdb.faces.formats import CAMERA_RAW, is_avif, unsupported_format
 from hdb.faces.names import in_sentence
-from hdb.faces.orientation import ORIENTATION, orientation_in, tiff_orientation
 
-# Brands in the `ftyp` box of an ISO media file that mean HEVC-coded pictures (ISO/IEC 23008-12, annex B).
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# Pillow's names of what is read. It knows more, some by running other programs, and would try them all.
+# Pillow's names of the formats that are read. It knows more, some by running other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
+EXPECTED = "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or JP2"
 LARGEST_FILE = 1 << 30  # bytes; a file is read whole
-# EXIF orientation -> what brings the picture upright
-TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+LARGEST = 178_956_970  # pixels of a picture; Pillow's own bound
+LARGEST_JPEG = 1 << 28  # pixels of a JPEG: phones make 200 megapixels
+HALVED_ABOVE = 1 << 26  # pixels; larger pictures are read at half their width and height
 
-# Why a picture was not used: what sources count. "outside" is the frame around the face, "copy" a picture that is in
-# another split, "crashed" whatever nobody thought of.
+# Why a picture is not used. Sources of faces count by these. "outside": the frame around the face leaves the photo;
+# "copy": the picture is in another split too; "crashed": any other error.
 REASONS = ("unreadable", "no face", "too small", "turned", "outside", "copy", "crashed")
+
+# Missing in Pillow's table, which has the little-endian kin: 16 bit gray with white as 0.
+TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 
 class FaceError(ValueError):
@@ -59,100 +62,232 @@ Picture = str | Path | StoredPicture | Image.Image
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """A picture file or PIL image as upright 8 bit RGB, whatever its mode.
+    """Reads a picture file or PIL image, whatever its mode, as upright 8 bit RGB in sRGB.
 
-    Of the metadata only the orientation is read, and applied; nothing else in it can keep a picture from being read.
-    Transparency becomes white; of an animation the first frame is used, and of several pictures the first.
+    Transparency becomes white. Of an animation the first frame is used, and of several pictures the first. Pictures of
+    more than 67 megapixels come at half their width and height.
+
+    Warns where a damaged orientation or color profile is ignored, and where damaged metadata is left out.
 
     Raises:
-        FaceError: no such file, not a picture, truncated, HEIC, floating-point values, or too large to be decoded.
+        FaceError: no such file, not a picture, truncated, of a format that is not supported, floating-point values, or
+            more than 178 megapixels (268 in a JPEG).
     """
     name = name_of(picture)
     if isinstance(picture, (str, Path)):
         refuse_missing(Path(picture), name)
+    remarks: list[str] = []
     try:
         if isinstance(picture, Image.Image):
-            return from_pil(picture)
-        return decode(picture.data if isinstance(picture, StoredPicture) else Path(picture).read_bytes())
-    except (FaceError, DamagedError) as error:
+            image = to_upright_rgb(picture, remarks)
+        else:
+            data = picture.data if isinstance(picture, StoredPicture) else Path(picture).read_bytes()
+            image = decode(data, remarks)
+    except FaceError as error:
         raise FaceError(f"{name} {error}") from None
     except PermissionError:
         raise FaceError(f"{name} may not be read: permission denied") from None
-    except UnidentifiedImageError:
-        raise FaceError(f"{name} is not a picture; expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or JP2") from None
-    except Image.DecompressionBombError as error:
-        raise FaceError(f"{name} is too large ({error})") from None
     except Exception as error:  # decoders raise whatever comes: struct.error, SyntaxError, OverflowError, MemoryError
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise FaceError(f"{name} is truncated or damaged ({said}); expected a whole picture") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FaceError(f"{name} is truncated or damaged ({reason}); expected a whole picture") from None
+    for remark in remarks:
+        warnings.warn(f"{name}: {remark}", stacklevel=2)
+    return image
 
 
 def refuse_missing(path: Path, name: str) -> None:
-    """Raises FaceError for what is no file that can be read into memory: nothing is waited for, no device read."""
+    """Raises FaceError unless `path` is a regular file that fits into memory; pipes and devices are not opened."""
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError as error:  # a name that is too long, say
         raise FaceError(f"{name} cannot be opened: {error.strerror}") from None
     if size is None:
-        given = "is no file" if path.exists() else "no such file"
-        raise FaceError(f"{name}: {given}; expected a picture (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JP2)")
+        problem = "is no file" if path.exists() else "no such file"
+        raise FaceError(f"{name}: {problem}; expected a picture (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JP2)")
     if size > LARGEST_FILE:
         raise FaceError(f"{name} is too large: {size >> 20} MB; expected at most {LARGEST_FILE >> 20}")
 
 
-def decode(data: bytes) -> Image.Image:
-    """A file's bytes as upright 8 bit RGB."""
-    refuse_foreign(data)
-    plain = without_metadata(data)
-    Image.init()
+def decode(data: bytes, remarks: list[str]) -> Image.Image:
+    """A file's bytes as upright RGB; what a user should know is added to `remarks`."""
+    kind = unsupported_format(data)
+    if kind:
+        raise FaceError(f"is {kind}, which is not supported; save it as JPEG or PNG first")
+    if is_avif(data) and not features.check("avif"):
+        raise FaceError("is an AVIF picture, which needs Pillow 11.3 or newer; or save it as JPEG or PNG first")
+    kind = pillow_format(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd tags and large pictures: they are read or not
-        image = Image.open(BytesIO(plain.data), formats=[name for name in FORMATS if name in Image.OPEN])
-        orientation = plain.orientation or orientation_in(image.info.get("exif", b""))
-        image.load()
-    return turned(to_rgb(image), orientation)
+        warnings.simplefilter("ignore")  # Pillow warns of odd tags: a picture is read or refused
+        try:
+            image = open_lazily(data, kind)
+            if kind == "PNG":
+                open_lazily(data, kind).verify()  # Pillow does not compare the checksums of pixels otherwise
+            load(image)
+        except FaceError:
+            raise
+        except Exception as error:
+            bare = without_metadata(data)
+            try:
+                image = open_lazily(bare, kind)
+                load(image)
+            except Exception:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                problem = f"is a {kind} picture that is truncated or damaged, or of a kind that is not read ({reason})"
+                raise FaceError(f"{problem}; expected a whole picture, or save it as JPEG or PNG first") from None
+            remarks.append("its metadata is damaged and was left out")
+        return to_upright_rgb(image, remarks)
 
 
-def from_pil(image: Image.Image) -> Image.Image:
-    """A PIL image as upright 8 bit RGB; it may be lazy, and its metadata damaged."""
+def pillow_format(data: bytes) -> str:
+    """Pillow's name of a file's format; raises FaceError if it is none of those that are read."""
+    Image.init()
+    head = data[:16].ljust(16, b"\0")
+    for name in FORMATS:
+        if name in Image.OPEN and Image.OPEN[name][1](head) is True:
+            return name
+    raise FaceError(f"is not a picture; {EXPECTED}")
+
+
+def open_lazily(data: bytes, kind: str) -> Image.Image:
+    """Reads the header of a picture file with Pillow.
+
+    Not by Image.open: it refuses large pictures before a smaller size can be asked for, and hides why it refuses.
+    """
+    return Image.OPEN[kind][0](BytesIO(data), "")
+
+
+def load(image: Image.Image) -> None:
+    """Decodes the pixels, of large JPEGs at half their width and height; nothing is done for an image in memory."""
+    width, height = image.size
+    is_jpeg = isinstance(image, JpegImageFile)
+    bound = LARGEST_JPEG if is_jpeg else LARGEST
+    if width * height > bound:
+        raise FaceError(f"is {width}x{height} px large; expected at most {bound // 10**6} megapixels")
+    if is_jpeg and width * height > HALVED_ABOVE:
+        image.draft(None, (width // 2, height // 2))
+    if isinstance(image, TiffImageFile):
+        prepare_tiff(image)
     image.load()
+
+
+def prepare_tiff(image: TiffImageFile) -> None:
+    """Raises FaceError for a raw picture, of which Pillow reads a preview; corrects the layout of 16 bit planes."""
+    tags = image.tag_v2
+    if 50706 in tags or tags.get(254) == 1:  # DNGVersion; NewSubfileType of a reduced picture
+        raise FaceError(f"is {CAMERA_RAW}, of which only a small preview could be read; save it as JPEG or PNG first")
+    is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if is_planar and set(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}:
+        # Pillow reads an uncompressed plane as "R", 8 bit. "R;16L" and "R;16B" are its names for 16 bit.
+        depth = ";16L" if tags.prefix.startswith(TiffImagePlugin.II) else ";16B"
+        image.tile = [
+            tile._replace(args=(tile.args[0] + depth, *tile.args[1:])) if tile.codec_name == "raw" else tile
+            for tile in image.tile
+        ]
+
+
+def to_upright_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
+    """A PIL image as upright 8 bit RGB in sRGB, without metadata."""
+    load(image)
+    orientation = read_orientation(image, remarks)
+    has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
+    image = to_8_bit(image)
+    if image.width * image.height > HALVED_ABOVE:
+        image = image.reduce(2)
+    if image.mode == "LAB":
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb_profile(), outputMode="RGB")
+    elif has_profile:
+        try:
+            image = apply_profile(image, profile or b"")
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            remarks.append("its color profile is damaged, or is one for other colors, and is ignored")
+    image = image.convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info = {"exif": exif.tobytes()}
+    ImageOps.exif_transpose(image, in_place=True)
+    image.info = {}
+    return image
+
+
+def read_orientation(image: Image.Image, remarks: list[str]) -> int:
+    """How a picture is stored, 1 to 8 as EXIF counts; 1 is upright."""
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow reads every tag
-        orientation = tiff_orientation(bytes(image.info.get("exif", b"")).removeprefix(b"Exif\0\0"))
-    return turned(to_rgb(image), orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow reads every entry, and some damaged ones raise
+        orientation = None
+    exif = image.info.get("exif")
+    if orientation is None and exif:
+        try:
+            orientation = find_orientation(exif)
+        except ValueError:
+            remarks.append("its EXIF data is damaged: it is used as it is stored, and not turned")
+    if orientation is None:
+        return 1
+    if orientation not in range(1, 9):
+        remarks.append(f"its orientation is {orientation!r}, expected 1 to 8: it is used as it is stored")
+        return 1
+    return orientation
 
 
-def turned(image: Image.Image, orientation: object) -> Image.Image:
-    """Upright, from how EXIF says that it is stored."""
-    method = TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def refuse_foreign(data: bytes) -> None:
-    """Raises FaceError for what a phone calls HEIC, whatever the file's suffix, and for AVIF with an older Pillow."""
-    head = data[:64]
-    if head[4:8] != b"ftyp":
-        return
-    # AVIF may call itself mif1 too
-    if b"avif" in head or b"avis" in head:
-        if not features.check("avif"):
-            raise FaceError("is an AVIF picture, which needs Pillow 11.3 or newer; or save it as JPEG or PNG first")
-    elif head[8:12] in HEIC_BRANDS:
-        raise FaceError("is a HEIC picture, which is not supported; save it as JPEG or PNG first")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode as 8 bit RGB."""
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as 8 bit L, RGB, CMYK or LAB; transparency becomes white."""
     if image.mode == "F":
         raise FaceError("has floating-point values of unknown range; expected 8 or 16 bit")
-    if image.mode.startswith("I"):  # 16 bit gray is `I;16` or, from older files and versions, 32 bit `I`
-        gray = np.clip(np.asarray(image, dtype=np.int64) / 257, 0, 255).round()
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        return deep_gray_to_8_bit(image)
     if image.has_transparency_data:
+        is_gray = image.mode in ("L", "LA", "La")
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return over_white.convert("L" if is_gray else "RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB", "CMYK", "LAB") else image.convert("RGB")
+
+
+def deep_gray_to_8_bit(image: Image.Image) -> Image.Image:
+    """Gray of 12 or 16 bits (`I;16`; from older files and versions 32 bit `I` of the same range) as 8 bit gray."""
+    tags = getattr(image, "tag_v2", {})
+    highest = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+    values = np.asarray(image, dtype=np.float32) * (255 / highest)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0
+        values = 255 - values
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Converts 8 bit colors from an ICC profile to sRGB.
+
+    Raises:
+        ImageCms.PyCMSError: the profile is damaged, or for other colors than those of the image.
+    """
+    if image.mode == "L" and profile[16:20] == b"RGB ":  # the profile's color space; programs write it beside gray
+        image = image.convert("RGB")
+    transform = srgb_transform(profile, image.mode)
+    return image if transform is None else ImageCms.applyTransform(image, transform)
+
+
+@lru_cache(maxsize=8)
+def srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile to sRGB; None if that changes no color by more than 1 of 255.
+
+    Most profiles are those of sRGB itself, under many names. Building a transform takes longer than reading a picture.
+    """
+    source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    transform = ImageCms.buildTransform(source, srgb_profile(), mode, "RGB")
+    if mode == "CMYK":
+        return transform
+    levels = np.linspace(0, 255, 18, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 18, 3)
+    colors = Image.fromarray(grid).convert(mode)
+    converted = ImageCms.applyTransform(colors, transform)
+    change = np.abs(np.asarray(converted, dtype=int) - np.asarray(colors.convert("RGB"), dtype=int))
+    return transform if change.max() > 1 else None
+
+
+@lru_cache(maxsize=1)
+def srgb_profile() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def crashed(picture: Picture, error: Exception) -> str:

@@ -16,7 +16,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hdb.faces.caches import CacheKeys, ShardCache
 from hdb.faces.crop import FaceCropper
-from hdb.faces.folders import HEIC, READABLE
+from hdb.faces.formats import HEIC, READABLE
 from hdb.faces.photos import Photos
 from hdb.faces.picture import REASONS, FaceError, StoredPicture
 from hdb.faces.sources import FaceSample, Skipped, identity_number, one_of, usable_pictures
