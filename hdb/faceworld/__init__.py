@@ -1,6 +1,9 @@
-"""The embedded default world: people who do not exist, seen in many views, with true captions and a true oracle.
+"""Faceworld: rendered people who do not exist, in many views, with exact captions and the true answer to each prompt.
 
-Identity (who) + View (how) -> FaceWorld.render -> picture; caption(View) -> words; parse(words) -> what was asked for.
+    Identity (who) + View (pose, light, context, style) ─► FaceWorld.render ─► picture
+    View ─► caption ─► prompt ─► parse ─► PromptLabels
+
+`people` and `oracle` plug it into training and evaluation; `base` trained what `weights/` holds.
 """
 
 from hdb.faceworld.captions import VOCABULARY, PromptLabels, caption, parse

@@ -1,4 +1,4 @@
-"""Beard: thin shells over the grown part of the face, thinned by noise."""
+"""Beard: shells over the part of the face where it grows, thinned to hairs by noise."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,12 +10,17 @@ from hdb.faceworld.mesh import Channel, Material, Mesh
 from hdb.faceworld.noise import noise_2d, noise_3d
 
 _LENGTH = {"full beard": 1.5, "short beard": 0.7, "goatee": 0.7, "moustache": 0.7}
-# How far the skin below takes the color of the hair: a shaved chin a little, a grown one almost fully.
+# How much of the hair's color the skin below takes.
 SHADE = {"none": 0.05, "stubble": 0.34, "moustache": 0.8, "goatee": 0.8, "short beard": 0.8, "full beard": 0.85}
 
 
 def beard_mesh(identity: Identity, head: Head, positions: Tensor, normals: Tensor, *, shells: int) -> Mesh | None:
-    """Shells over an expressed head, (v, 3); None for a beard that is only painted."""
+    """Shells over a head with an expression; None for a beard that is only painted on the skin.
+
+    Args:
+        positions: of the head's vertices, (v, 3).
+        normals: at the vertices, (v, 3).
+    """
     if identity.beard not in _LENGTH:
         return None
     mask = head.beards[identity.beard]
@@ -26,9 +31,9 @@ def beard_mesh(identity: Identity, head: Head, positions: Tensor, normals: Tenso
     droop = torch.tensor([0.0, -0.5, 0.15], device=positions.device)
     length = identity.beard_length * _LENGTH[identity.beard]
     offset = (normals[used] + droop) * (cover[:, None] * length)
-    traits = torch.zeros(shells, len(used), len(Channel), device=positions.device)
-    traits[..., Channel.COVER] = cover
-    traits[..., Channel.HEIGHT] = height
+    channels = torch.zeros(shells, len(used), len(Channel), device=positions.device)
+    channels[..., Channel.COVER] = cover
+    channels[..., Channel.HEIGHT] = height
     layers = torch.arange(shells, device=positions.device)[:, None, None] * len(used)
     return Mesh.part(
         (positions[used] + offset * height[..., None]).reshape(-1, 3),
@@ -37,12 +42,12 @@ def beard_mesh(identity: Identity, head: Head, positions: Tensor, normals: Tenso
         Material.BEARD,
         canonical=head.average[used].repeat(shells, 1),
         occlusion=(head.occlusion[used] * 0.5 + 0.5).repeat(shells),
-        traits=traits.reshape(-1, len(Channel)),
+        channels=channels.reshape(-1, len(Channel)),
     )
 
 
 def beard_exists(canonical: Float[Tensor, "n 3"], cover: Tensor, height: Tensor) -> Bool[Tensor, " n"]:
-    """Which fragments are hairs: fewer near the edge and toward the tips."""
+    """Which fragments are hairs: fewer near the edge of the beard and toward the tips."""
     noise = noise_2d(canonical[:, 0] * 56 + canonical[:, 2] * 40, canonical[:, 1] * 24)
     return cover * 1.25 > noise * 0.6 + height * 0.35 + 0.06
 

@@ -1,4 +1,4 @@
-"""Hair: shells of strands over the skull grid, cut at a hairline and thinned by strand noise."""
+"""Hair: shells over the skull grid, cut at a hairline and thinned to strands by noise."""
 
 from dataclasses import dataclass
 
@@ -18,24 +18,25 @@ _HANGING_LENGTH = {"bob": 0.28, "long straight": 0.70, "long wavy": 0.62}
 
 @dataclass
 class Haircut:
-    """Outline of a style: `reach` (57,) how far hair grows down each azimuth; 1 is the rim, 2 the longest strand."""
+    """Outline of a hair style on the skull grid."""
 
-    reach: Tensor
+    reach: Tensor  # (57,): how far hair grows down each azimuth; 1 is the rim of the grid, 2 the longest strand
     volume: float
-    swell: Tensor  # (57, 16): local factor on the volume
+    swell: Tensor  # (57, 16): local factor of the volume
     flare: float = 0.0
     wave: float = 0.0
     curl: float = 0.0
 
     @classmethod
-    def of(cls, identity: Identity, skull: SkullGrid) -> "Haircut | None":
-        """The haircut a person wears; None for a bald head."""
+    def from_identity(cls, identity: Identity, skull: SkullGrid) -> "Haircut | None":
+        """The haircut of a person; None for a bald head."""
         if identity.hair_style == "bald":
             return None
-        azimuth, side_of = skull.azimuth, skull.azimuth.abs()
-        side = smoothstep(0.9, 1.3, side_of) * smoothstep(2.4, 1.9, side_of)
-        back = smoothstep(1.7, 2.4, side_of)
-        front = smoothstep(1.05, 0.85, side_of)
+        azimuth = skull.azimuth
+        from_front = azimuth.abs()
+        side = smoothstep(0.9, 1.3, from_front) * smoothstep(2.4, 1.9, from_front)
+        back = smoothstep(1.7, 2.4, from_front)
+        front = smoothstep(1.05, 0.85, from_front)
         hairline = 0.665 + identity.hairline
         reach = hairline * front + (1 - front) * (0.80 - 0.12 * side) + 0.03 * torch.cos(azimuth * 3) * front
         cut = cls(reach, identity.hair_volume, torch.ones(skull.columns, skull.rows, device=azimuth.device))
@@ -56,15 +57,17 @@ class Haircut:
         elif style in _HANGING_LENGTH:
             length = _HANGING_LENGTH[style] * (0.75 + 0.5 * identity.hair_length)
             bangs = front * (0.05 + 0.25 * (identity.hair_length > 0.5))
-            cut.reach = torch.where(side_of > 0.85, 1 + length * smoothstep(0.85, 1.15, side_of), reach + bangs)
+            cut.reach = torch.where(from_front > 0.85, 1 + length * smoothstep(0.85, 1.15, from_front), reach + bangs)
             cut.volume = max(cut.volume, 0.10)
             cut.flare = 0.12 if style == "bob" else 0.25
             cut.wave = 0.05 if style == "long wavy" else 0.008
         elif style == "curly":
-            cut.volume, cut.curl = 0.20, 1.0
+            cut.volume = 0.20
+            cut.curl = 1.0
             cut.reach = reach + 0.06 * front + 0.12 * (1 - front) + 0.12 * back
         elif style == "afro":
-            cut.volume, cut.curl = 0.38, 1.0
+            cut.volume = 0.38
+            cut.curl = 1.0
             cut.reach = reach + 0.05
         elif style == "mohawk":
             cut.volume = 0.36
@@ -73,13 +76,13 @@ class Haircut:
             cut.reach = reach - 0.02 * front
         elif style == "receding":
             cut.volume *= 0.4
-            bare = torch.where(side_of < 1.2, torch.full_like(reach, 0.28), reach)
+            bare = torch.where(from_front < 1.2, torch.full_like(reach, 0.28), reach)
             cut.reach = torch.minimum(reach - front * 0.28, bare)
         return cut
 
 
 def _strands(cut: Haircut, skull: SkullGrid, base: Tensor) -> tuple[Tensor, Tensor]:
-    """Roots of the outer surface, (57, 31, 3), and the direction each grows away from the head."""
+    """Roots of the strands, (57, 31, 3), and the direction in which each grows away from the head."""
     rows = torch.linspace(0, 1, skull.hanging + 1, device=base.device)[1:]
     level = torch.tensor([1.0, 0.0, 1.0], device=base.device)
     outward = normalize(skull.directions[:, -1] * level, dim=1)
@@ -104,8 +107,10 @@ def _shell_normals(shells: Float[Tensor, "k 57 31 3"], outward: Float[Tensor, "5
 
 
 def _thickness(identity: Identity, cut: Haircut, skull: SkullGrid, roots: Tensor, *, pressed: bool) -> Tensor:
-    """How far the outer surface stands off its roots, (57, 31)."""
-    device, columns, side = roots.device, skull.columns, skull.azimuth.abs()
+    """Distance of the outer surface from its roots, (57, 31)."""
+    device = roots.device
+    columns = skull.columns
+    side = skull.azimuth.abs()
     on_skull = torch.cat([skull.row, torch.ones(skull.hanging, device=device)])[None]
     thick = cut.volume * torch.cat([cut.swell, torch.ones(columns, skull.hanging, device=device)], 1)
     if cut.reach.max() > 1:  # long hair passes over the ears
@@ -125,9 +130,11 @@ def hair_mesh(identity: Identity, cut: Haircut, skull: SkullGrid, base: Tensor, 
     Args:
         base: The skull grid on this head, (57, 16, 3).
         shells: Layers from the skin to the outer surface; more are fuller and slower.
-        pressed: Whether a hat lies on it.
+        pressed: Whether a hat presses the hair to the head.
     """
-    device, columns, length = base.device, skull.columns, skull.rows + skull.hanging
+    device = base.device
+    columns = skull.columns
+    length = skull.rows + skull.hanging
     roots, outward = _strands(cut, skull, base)
     along = torch.linspace(0, 2, length, device=device).expand(columns, length)
     inside = cut.reach[:, None] - along
@@ -140,10 +147,10 @@ def hair_mesh(identity: Identity, cut: Haircut, skull: SkullGrid, base: Tensor, 
     positions = roots + outward * rise[..., None]
     normals = _shell_normals(positions, outward)
     count = columns * length
-    traits = torch.zeros(shells, count, len(Channel), device=device)
-    traits[..., Channel.COVER] = inside.reshape(-1)
-    traits[..., Channel.HEIGHT] = height[:, None]
-    traits[..., Channel.CURL] = cut.curl
+    channels = torch.zeros(shells, count, len(Channel), device=device)
+    channels[..., Channel.COVER] = inside.reshape(-1)
+    channels[..., Channel.HEIGHT] = height[:, None]
+    channels[..., Channel.CURL] = cut.curl
     shade = (0.45 + 0.55 * height[:, None]) * (0.75 + 0.25 * smoothstep(0, 0.3, along)).reshape(-1)
     canonical = torch.stack([skull.azimuth[:, None].expand_as(along), along, torch.zeros_like(along)], -1)
     canonical = canonical.reshape(1, count, 3).repeat(shells, 1, 1)
@@ -158,18 +165,19 @@ def hair_mesh(identity: Identity, cut: Haircut, skull: SkullGrid, base: Tensor, 
         Material.HAIR,
         canonical=canonical.reshape(-1, 3),
         occlusion=shade.reshape(-1),
-        traits=traits.reshape(-1, len(Channel)),
+        channels=channels.reshape(-1, len(Channel)),
     )
     if identity.hair_style != "bun":
         return hair
     knot = torch.zeros(len(Channel), device=device)
-    knot[Channel.COVER], knot[Channel.HEIGHT] = 1.0, 0.2
+    knot[Channel.COVER] = 1.0
+    knot[Channel.HEIGHT] = 0.2
     row = int(skull.rows * 0.45)
-    return Mesh.join([hair, ball(roots[-1, row] + outward[-1, row] * 0.2, 0.3, Material.HAIR, traits=knot)])
+    return Mesh.join([hair, ball(roots[-1, row] + outward[-1, row] * 0.2, 0.3, Material.HAIR, channels=knot)])
 
 
 def strand_noise(canonical: Tensor, curl: Tensor, seed: Tensor, *, across: float, along: float) -> Tensor:
-    """Noise stretched along the strands, (n,); curls are round. Columns narrow toward the crown, so does the noise."""
+    """Noise stretched along the strands, (n,), and round in curls; it narrows toward the crown, as the grid does."""
     curly = curl > 0.5
     narrowing = 0.25 + torch.sin(canonical[:, 1].clamp(0, 1) * 1.57)
     x = canonical[:, 0] * torch.where(curly, 9.0, across * narrowing)
@@ -177,7 +185,7 @@ def strand_noise(canonical: Tensor, curl: Tensor, seed: Tensor, *, across: float
 
 
 def hair_exists(canonical: Tensor, cover: Tensor, height: Tensor, curl: Tensor, seed: Tensor) -> Bool[Tensor, " n"]:
-    """Which fragments of the shells are hair: inside a slightly frayed edge, and thinner toward the outside."""
+    """Which fragments of the shells are hair: those within a frayed edge, fewer toward the outer shells."""
     noise = strand_noise(canonical, curl, seed, across=22.0, along=3.0)
     fray = torch.where(curl > 0.5, 0.10, 0.075)
     holes = torch.where(curl > 0.5, 0.40, 0.36) * height - 0.06
@@ -187,7 +195,7 @@ def hair_exists(canonical: Tensor, cover: Tensor, height: Tensor, curl: Tensor, 
 def hair_albedo(
     canonical: Tensor, curl: Tensor, seed: Tensor, color: Float[Tensor, "n 3"], *, detail: float
 ) -> Float[Tensor, "n 3"]:
-    """Color of hair with lighter and darker strands, which are fainter where `detail` is below 1."""
+    """Color of hair, with lighter and darker strands; their contrast grows with `detail` in [0, 1]."""
     contrast = 0.22 + 0.38 * detail
     fine = strand_noise(canonical, curl, seed, across=30.0, along=2.5)
     broad = noise_2d(canonical[:, 0] * 9, canonical[:, 1] * 2, seed + 7)

@@ -105,11 +105,11 @@ class Head:
         inward = torch.tensor([_TEETH_NARROWING, 0.0, 0.0], device=device) * self.average
         self._recess = teeth[:, None] * (inward + torch.tensor([0.0, 0.0, _TEETH_RECESS], device=device))
         self.occlusion = self._occlusion(basis["ao"])
-        self.traits = torch.zeros(len(self.average), len(Channel), device=device)
+        self.channels = torch.zeros(len(self.average), len(Channel), device=device)
         for channel, mask in (
             (Channel.LIPS, masks["lips"]), (Channel.MOUTH, masks["inside_mouth"]), (Channel.LIDS, self._lash_line()),
         ):  # fmt: skip
-            self.traits[:, channel] = mask
+            self.channels[:, channel] = mask
         self.framing = self._framing()
         self._index_sliders()
         self._expressions = {name: self._morphed(self._expression(units)) for name, units in EXPRESSIONS.items()}
@@ -145,7 +145,7 @@ class Head:
         """The square around the average face from the front, x to the right and y down from between the eyes."""
         sides = (Material.RIGHT_EYE, Material.LEFT_EYE)  # the person's right is on the left
         left, right = (self.average[self.eye_vertices[side]].mean(0) for side in sides)
-        lips = self.average[self.traits[:, Channel.LIPS] > 0.5]
+        lips = self.average[self.channels[:, Channel.LIPS] > 0.5]
         mouth = lips[lips[:, 0].abs().argmax()]  # a corner, in the middle of the face
         eyes = (left + right) / 2
         flat = [((point - eyes)[:2] * point.new_tensor([1.0, -1.0])).cpu().numpy() for point in (left, right, mouth)]
@@ -228,18 +228,18 @@ class Head:
 
     def mesh(self, positions: Tensor, *, hairline: Tensor | None, beard: str) -> Mesh:
         """The head alone; `hairline` (57,) is how far hair reaches down each azimuth, None for a bald head."""
-        traits = self.traits.clone()
-        traits[:, Channel.BEARD] = self.beards.get(beard, self.beards["full beard"])
-        traits[:, Channel.SCALP] = -1.0
+        channels = self.channels.clone()
+        channels[:, Channel.BEARD] = self.beards.get(beard, self.beards["full beard"])
+        channels[:, Channel.SCALP] = -1.0
         if hairline is not None:
             inside = self.skull.at_vertices(hairline) - self.skull.vertex_row
-            traits[:, Channel.SCALP] = torch.where(self.skull.vertex_row < 1.05, inside, -1.0)
+            channels[:, Channel.SCALP] = torch.where(self.skull.vertex_row < 1.05, inside, -1.0)
         return Mesh(
             positions=positions,
             canonical=self.average,
             normals=vertex_normals(positions, self.triangles),
             occlusion=self.occlusion,
-            traits=traits,
+            channels=channels,
             triangles=self.triangles,
             materials=self.materials,
         )

@@ -1,6 +1,6 @@
-"""Identity: everything that stays the same about one person who does not exist.
+"""Identity: everything that is the same in all pictures of one person who does not exist.
 
-Random numbers are always all drawn, then selected: a new branch must not shift the draws after it.
+All random numbers are drawn before any is selected, so that a new branch does not shift the draws after it.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ LOCAL_REGIONS = (
     ("mouth", 21), ("ears", 13), ("chin", 7), ("cheek", 4), ("neck", 5),
 )  # fmt: skip
 NUM_ASYMMETRY = 29
-_REGION_RMS_LIMIT = 1.1  # in units of the standard deviation: a region of many extreme sliders reads as a caricature
+_REGION_RMS_LIMIT = 1.1  # in standard deviations; many extreme sliders in one region give a caricature
 
 _IRIS_COLORS = np.array(
     [(0.22, 0.11, 0.05), (0.35, 0.19, 0.08), (0.45, 0.33, 0.15), (0.25, 0.38, 0.22),
@@ -59,10 +59,10 @@ class Brow:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person: continuous shape and color blocks plus a few categories.
+    """One person: continuous parameters of shape and color, and a few categories.
 
     `local` and `asymmetry` are slider values of `head_basis.npz`; `ancestry`, `gender`, `age` and `weight` are its
-    macro axes. They are axes of a shape space, and deliberately appear in no caption.
+    macro axes: axes of a shape space. Of these only age is ever said in captions.
     """
 
     index: int
@@ -95,13 +95,13 @@ class Identity:
 
     @cached_property
     def shape_vector(self) -> np.ndarray:
-        """True parametric geometry, float32 (141,): 106 local sliders, 29 asymmetries, 6 macro axes."""
+        """All parameters of the shape, float32 (141,): 106 local sliders, 29 asymmetries, 6 macro axes."""
         macro = (*self.ancestry, self.gender, self.age, self.weight)
         return np.array((*self.local, *self.asymmetry, *macro), dtype=np.float32)
 
 
 def _sample_local(rng: np.random.Generator) -> np.ndarray:
-    """Local sliders (106,): normal, cut at two deviations, with no region above the RMS limit."""
+    """Local sliders (106,): normal, clipped at two deviations, no region above the RMS limit."""
     regions = []
     for region, count in LOCAL_REGIONS:
         z = rng.normal(size=count).clip(-2.0, 2.0)
@@ -111,10 +111,9 @@ def _sample_local(rng: np.random.Generator) -> np.ndarray:
 
 
 def _choice(rng: np.random.Generator, weights: np.ndarray) -> int:
-    """Index drawn in proportion to `weights`; always one draw."""
-    return int(
-        np.searchsorted(np.cumsum(weights) / np.sum(weights), rng.random(), side="right").clip(0, len(weights) - 1)
-    )
+    """Index drawn in proportion to `weights`, with one random number."""
+    steps = np.cumsum(weights) / np.sum(weights)
+    return int(np.searchsorted(steps, rng.random(), side="right").clip(0, len(weights) - 1))
 
 
 def _hair_style_weights(*, male: bool, old: bool, melanin: float) -> np.ndarray:
@@ -137,7 +136,7 @@ def _hair_color_weights(*, old: bool, melanin: float) -> np.ndarray:
 
 
 def sample_identity(seed: int, index: int, *, attempt: int = 0) -> Identity:
-    """Draws person `index` of world `seed`; `attempt` counts earlier candidates rejected as near twins.
+    """Draws person `index` of world `seed`; `attempt` counts candidates that were rejected as near twins.
 
     >>> sample_identity(0, 7) == sample_identity(0, 7)
     True

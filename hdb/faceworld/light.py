@@ -1,4 +1,4 @@
-"""Light: one key light with soft shadows, a fill from the camera and a two-tone ambient; skin lets red light pass."""
+"""Light: a key light with soft shadows, a fill light from the camera and an ambient light."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hdb.faceworld.appearance import Appearance
 from hdb.faceworld.mesh import Material
 from hdb.faceworld.rasterizer import barycentric, rasterize
-from hdb.faceworld.traits import Traits
 
 _SCENE_CENTER = (0.0, 0.75 + 6.45, 0.65)
 _SCENE_WIDTH = 3.6
@@ -19,7 +19,7 @@ _NO_SHADOW = 1e3
 
 @dataclass
 class Surface:
-    """What is seen at each of p covered pixels, before any color."""
+    """Geometry at each of p covered pixels."""
 
     image: Int[Tensor, " p"]
     material: Int[Tensor, " p"]
@@ -28,12 +28,12 @@ class Surface:
     normal: Float[Tensor, "p 3"]
     toward_camera: Float[Tensor, "p 3"]
     occlusion: Float[Tensor, " p"]
-    traits: Float[Tensor, "p 8"]
+    channels: Float[Tensor, "p 8"]
     depth: Float[Tensor, " p"]
 
     @property
     def in_mouth(self) -> Bool[Tensor, " p"]:
-        """Teeth and tongue: behind lips one triangle thick they would always be black, so they are lit as if alone."""
+        """Which pixels show teeth or tongue. They cast and receive no shadow: closed lips would turn them black."""
         return (self.material >= Material.UPPER_TEETH) & (self.material <= Material.TONGUE)
 
 
@@ -47,7 +47,14 @@ class Paint:
 
 
 class ShadowMap:
-    """Distance from the key light to the first thing it meets, per picture."""
+    """Distance from the key light to the first surface it meets, for each picture.
+
+    Args:
+        vertex_image: picture number of each vertex.
+        triangle_image: picture number of each triangle.
+        light: unit vector toward the key light of each picture.
+        size: width and height of the map in pixels.
+    """
 
     def __init__(
         self,
@@ -60,15 +67,16 @@ class ShadowMap:
         *,
         size: int,
     ) -> None:
-        self.size, self._light = size, light
+        self.size = size
+        self._light = light
         up = torch.tensor([0.0, 1.0, 0.0], device=light.device).expand_as(light)
         self._right = normalize(torch.linalg.cross(up, light), dim=1)
         self._up = torch.linalg.cross(light, self._right)
         screen = self._project(positions, vertex_image)
-        pixel, seen = rasterize(
+        pixel, triangle = rasterize(
             screen, triangles, triangle_image, num_images=len(light), size=size, one_sided=one_sided
         )
-        corners = triangles.index_select(0, seen)
+        corners = triangles.index_select(0, triangle)
         weights = barycentric(screen, corners, pixel, size=size)
         depth = screen[:, 2][corners].mul_(weights).sum(1)
         self._depth = torch.full((len(light) * size * size,), _NO_SHADOW, device=light.device)
@@ -83,10 +91,9 @@ class ShadowMap:
         return torch.stack([self.size / 2 + right * scale, self.size / 2 - up * scale, _DISTANCE - toward], 1)
 
     def lit(self, surface: Surface) -> Float[Tensor, " p"]:
-        """How much of the key light arrives, in fourths; nearby hair may not shade itself."""
+        """Share of the key light that arrives, in quarters. Strands of hair close together do not shade each other."""
         place = self._project(surface.position + surface.normal * 0.03, surface.image)
-        loose = surface.material >= Material.HAIR
-        limit = place[:, 2] - 0.07 - 0.05 * loose
+        limit = place[:, 2] - 0.07 - 0.05 * (surface.material >= Material.HAIR)
         start = surface.image * (self.size * self.size)
         total = torch.zeros_like(limit)
         for dy in (-0.7, 0.7):
@@ -97,15 +104,15 @@ class ShadowMap:
         return torch.where(surface.in_mouth, 1.0, total * 0.25)
 
 
-def shade(surface: Surface, paint: Paint, traits: Traits, lit: Float[Tensor, " p"]) -> Float[Tensor, "p 3"]:
+def shade(surface: Surface, paint: Paint, appearance: Appearance, lit: Float[Tensor, " p"]) -> Float[Tensor, "p 3"]:
     """Display color of each pixel, in [0, 1]: tone-mapped and gamma-encoded."""
     image = surface.image
     normal = torch.where(surface.in_mouth[:, None], surface.toward_camera, surface.normal)
-    light = traits.light.index_select(0, image)
-    key, ambient = traits.key_color.index_select(0, image), traits.ambient_color.index_select(0, image)
+    light = appearance.light.index_select(0, image)
+    key, ambient = appearance.key_color.index_select(0, image), appearance.ambient_color.index_select(0, image)
     skin = ((surface.material == Material.SKIN) | (surface.material == Material.BEARD))[:, None]
     facing = (normal * light).sum(1)
-    # Wrapped diffuse light, farthest for red: the cheap look of light scattered under the skin.
+    # Diffuse light wraps around, farthest in red: an approximation of scattering under the skin.
     wrap = torch.where(skin, normal.new_tensor([0.38, 0.20, 0.12]), normal.new_tensor([0.1, 0.1, 0.1]))
     diffuse = ((facing[:, None] + wrap) / (1 + wrap)).clamp(min=0)
     softened = torch.where(skin, torch.stack([lit**0.55, lit**0.85, lit], 1), lit[:, None])
@@ -122,13 +129,13 @@ def shade(surface: Surface, paint: Paint, traits: Traits, lit: Float[Tensor, " p
     return color.clamp(0, 1) ** (1 / 2.2)
 
 
-def hair_highlight(surface: Surface, traits: Traits, strands: Tensor, which: Tensor) -> Float[Tensor, " h"]:
-    """Specular strength of hair fragments `which`: a band across the strands.
+def hair_highlight(surface: Surface, appearance: Appearance, strands: Tensor, pixels: Tensor) -> Float[Tensor, " h"]:
+    """Specular strength of the hair at some pixels: a band across the strands.
 
     Source: Kajiya and Kay, Rendering Fur with Three Dimensional Textures, 1989, section 5.
     """
-    normal, image = surface.normal[which], surface.image[which]
-    half = normalize(traits.light[image] + surface.toward_camera[which], dim=1)
+    normal, image = surface.normal[pixels], surface.image[pixels]
+    half = normalize(appearance.light[image] + surface.toward_camera[pixels], dim=1)
     down = normal.new_tensor([0.0, -1.0, 0.0])
     along = normalize(down - normal * (normal * down).sum(1, keepdim=True), dim=1)
     across = (1 - (along * half).sum(1) ** 2).clamp(min=0).sqrt()

@@ -30,7 +30,7 @@ class Material(IntEnum):
 
 
 class Channel(IntEnum):
-    """Columns of `Mesh.traits`."""
+    """Columns of `Mesh.channels`."""
 
     COVER = 0  # hair, beard: how far inside the grown region
     HEIGHT = 1  # hair, beard: shell height in [0, 1]
@@ -54,7 +54,7 @@ class Mesh:
     canonical: Float[Tensor, "v 3"]
     normals: Float[Tensor, "v 3"]
     occlusion: Float[Tensor, " v"]
-    traits: Float[Tensor, "v 8"]
+    channels: Float[Tensor, "v 8"]
     triangles: Int[Tensor, "t 3"]
     materials: Int[Tensor, " t"]
 
@@ -68,7 +68,7 @@ class Mesh:
         *,
         canonical: Tensor | None = None,
         occlusion: Tensor | None = None,
-        traits: Tensor | None = None,
+        channels: Tensor | None = None,
     ) -> "Mesh":
         """A part of one material; unpainted parts use their own positions as canonical coordinates."""
         count = len(positions)
@@ -77,7 +77,7 @@ class Mesh:
             canonical=positions if canonical is None else canonical,
             normals=normals,
             occlusion=positions.new_ones(count) if occlusion is None else occlusion,
-            traits=positions.new_zeros(count, len(Channel)) if traits is None else traits,
+            channels=positions.new_zeros(count, len(Channel)) if channels is None else channels,
             triangles=triangles,
             materials=torch.full((len(triangles),), int(material), device=positions.device),
         )
@@ -114,7 +114,7 @@ def vertex_normals(positions: Float[Tensor, "v 3"], triangles: Int[Tensor, "t 3"
     return normalize(normals, dim=1)
 
 
-def ball(center: Float[Tensor, " 3"], radius: float, material: Material, *, traits: Tensor | None = None) -> Mesh:
+def ball(center: Float[Tensor, " 3"], radius: float, material: Material, *, channels: Tensor | None = None) -> Mesh:
     """Sphere of 12 x 20 patches; canonical coordinates are (azimuth, polar angle / pi, 0)."""
     device = center.device
     azimuth = torch.linspace(-math.pi, math.pi, 21, device=device)[:, None].expand(21, 13)
@@ -123,8 +123,10 @@ def ball(center: Float[Tensor, " 3"], radius: float, material: Material, *, trai
     direction = torch.stack([ring * torch.sin(azimuth), torch.cos(polar), ring * torch.cos(azimuth)], -1).reshape(-1, 3)
     canonical = torch.stack([azimuth, polar / math.pi, torch.zeros_like(polar)], -1).reshape(-1, 3)
     triangles = grid_triangles(21, 13, device=device)
-    repeated = None if traits is None else traits.expand(len(direction), -1)
-    return Mesh.part(center + direction * radius, triangles, direction, material, canonical=canonical, traits=repeated)
+    repeated = None if channels is None else channels.expand(len(direction), -1)
+    return Mesh.part(
+        center + direction * radius, triangles, direction, material, canonical=canonical, channels=repeated
+    )
 
 
 def tube(

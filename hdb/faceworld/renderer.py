@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from hdb.faceworld.accessories import HEADWEAR, accessory_mesh
+from hdb.faceworld.appearance import Appearance
 from hdb.faceworld.beard import beard_albedo, beard_exists, beard_mesh
 from hdb.faceworld.contexts import paint_context
 from hdb.faceworld.eyes import eye_albedo, lash_exists
@@ -18,7 +19,6 @@ from hdb.faceworld.rasterizer import KeepFragments, barycentric, rasterize
 from hdb.faceworld.scene import CAMERA, Pair, Scene
 from hdb.faceworld.skin import skin_albedo
 from hdb.faceworld.styles import DRAWN_STYLES, STATUES, Drawing, carve, draw, outlines
-from hdb.faceworld.traits import Traits
 
 _FAR = 12.0
 _PLAIN = {  # materials of one color: color, specular strength, gloss
@@ -62,14 +62,14 @@ class Renderer:
     def draw(self, pairs: list[Pair]) -> Float[Tensor, "n 3 h w"]:
         """Pictures of people, in order, in [0, 1]. A batch of 8 to 32 is fastest; people in a row share geometry."""
         scene = Scene(self._meshes(pairs), pairs, size=self.size, framing=self._framing)
-        traits = Traits.of(pairs, device=self.head.device)
-        pixel, surface = self._visible(scene, traits, len(pairs))
-        paint = self._paint(surface, traits)
+        appearance = Appearance.from_pairs(pairs, device=self.head.device)
+        pixel, surface = self._visible(scene, appearance, len(pairs))
+        paint = self._paint(surface, appearance)
         for number, (_, view) in enumerate(pairs):
             if view.style in STATUES:
                 carve(paint, surface, view.style, torch.nonzero(surface.image == number).squeeze(1), detail=self.detail)
-        shadows = self._shadows(scene, traits)
-        color = shade(surface, paint, traits, shadows.lit(surface))
+        shadows = self._shadows(scene, appearance)
+        color = shade(surface, paint, appearance, shadows.lit(surface))
         return self._finish(pairs, pixel, surface, color)
 
     def _meshes(self, pairs: list[Pair]) -> list[Mesh]:
@@ -92,19 +92,19 @@ class Renderer:
         return meshes
 
     def _hair(self, identity: Identity, neutral: Tensor, *, pressed: bool) -> list[Mesh]:
-        cut, skull = Haircut.of(identity, self.head.skull), self.head.skull
+        cut, skull = Haircut.from_identity(identity, self.head.skull), self.head.skull
         if cut is None:
             return []
         return [hair_mesh(identity, cut, skull, skull.place(neutral), shells=self.shells, pressed=pressed)]
 
     def _face(self, identity: Identity, neutral: Tensor, expression: str) -> list[Mesh]:
-        cut = Haircut.of(identity, self.head.skull)
+        cut = Haircut.from_identity(identity, self.head.skull)
         positions = self.head.express(neutral, expression)
         face = self.head.mesh(positions, hairline=None if cut is None else cut.reach, beard=identity.beard)
         beard = beard_mesh(identity, self.head, positions, face.normals, shells=3)
         return [face] if beard is None else [face, beard]
 
-    def _visible(self, scene: Scene, traits: Traits, num_images: int) -> tuple[Tensor, Surface]:
+    def _visible(self, scene: Scene, appearance: Appearance, num_images: int) -> tuple[Tensor, Surface]:
         mesh, material = scene.mesh, scene.mesh.materials
         one_sided = (material <= Material.RIGHT_EYE) | (material == Material.BEARD)
         # Hair on the skull hides its own back; only hanging hair is seen from inside.
@@ -114,7 +114,7 @@ class Renderer:
 
         pixel, triangle = rasterize(
             scene.screen, mesh.triangles, scene.triangle_image,
-            num_images=num_images, size=self.size, one_sided=one_sided, tested=holed, keep=_grown(scene, traits),
+            num_images=num_images, size=self.size, one_sided=one_sided, tested=holed, keep=_grown(scene, appearance),
         )  # fmt: skip
         corners = mesh.triangles.index_select(0, triangle)
         weights = barycentric(scene.screen, corners, pixel, size=self.size)
@@ -131,11 +131,11 @@ class Renderer:
             normal=torch.where(turned[:, None], -normal, normal),
             toward_camera=toward_camera,
             occlusion=scene.gather(mesh.occlusion, corners, weights),
-            traits=scene.gather(mesh.traits, corners, weights),
+            channels=scene.gather(mesh.channels, corners, weights),
             depth=scene.gather(scene.screen[:, 2].contiguous(), corners, weights),
         )
 
-    def _paint(self, surface: Surface, traits: Traits) -> Paint:
+    def _paint(self, surface: Surface, appearance: Appearance) -> Paint:
         count, device = len(surface.image), surface.image.device
         paint = Paint(
             torch.full((count, 3), 0.5, device=device),
@@ -145,22 +145,24 @@ class Renderer:
 
         def select(material: Material) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             which = torch.nonzero(surface.material == material).squeeze(1)
-            picked = (values.index_select(0, which) for values in (surface.image, surface.canonical, surface.traits))
+            picked = (values.index_select(0, which) for values in (surface.image, surface.canonical, surface.channels))
             return which, *picked
 
         which, image, points, channels = select(Material.SKIN)
-        paint.albedo[which], paint.specular[which], paint.gloss[which] = skin_albedo(traits, image, points, channels)
+        paint.albedo[which], paint.specular[which], paint.gloss[which] = skin_albedo(
+            appearance, image, points, channels
+        )
         for eye, side in ((Material.LEFT_EYE, 1.0), (Material.RIGHT_EYE, -1.0)):
             which, image, points, _ = select(eye)
-            paint.albedo[which] = eye_albedo(traits, image, points, center=self._eye_center[eye], side=side)
+            paint.albedo[which] = eye_albedo(appearance, image, points, center=self._eye_center[eye], side=side)
             paint.specular[which], paint.gloss[which] = 0.85, 120.0
         which, image, points, channels = select(Material.HAIR)
-        curl, seed = channels[:, Channel.CURL], traits.hair_seed[image]
-        paint.albedo[which] = hair_albedo(points, curl, seed, traits.hair_color[image], detail=self.detail)
+        curl, seed = channels[:, Channel.CURL], appearance.hair_seed[image]
+        paint.albedo[which] = hair_albedo(points, curl, seed, appearance.hair_color[image], detail=self.detail)
         strands = strand_noise(points, curl, seed, across=34.0, along=2.0)
-        paint.specular[which], paint.gloss[which] = hair_highlight(surface, traits, strands, which), 0.0
+        paint.specular[which], paint.gloss[which] = hair_highlight(surface, appearance, strands, which), 0.0
         which, image, points, channels = select(Material.BEARD)
-        paint.albedo[which] = beard_albedo(points, channels[:, Channel.HEIGHT], traits.hair_color[image])
+        paint.albedo[which] = beard_albedo(points, channels[:, Channel.HEIGHT], appearance.hair_color[image])
         paint.specular[which] = 0.0
         for accent, factor, specular in (
             (Material.FRAME, 0.15, 0.35),
@@ -169,7 +171,7 @@ class Renderer:
         ):
             which, image, points, _ = select(accent)
             ribs = 0.9 + 0.1 * torch.sin(points[:, :1] * 28) if accent == Material.FABRIC else 1.0
-            paint.albedo[which] = traits.accessory_color[image] * factor * ribs
+            paint.albedo[which] = appearance.accessory_color[image] * factor * ribs
             paint.specular[which], paint.gloss[which] = specular, 40.0
         for material, (color, specular, gloss) in _PLAIN.items():
             which = torch.nonzero(surface.material == material).squeeze(1)
@@ -177,15 +179,15 @@ class Renderer:
             paint.specular[which], paint.gloss[which] = specular, gloss
         return paint
 
-    def _shadows(self, scene: Scene, traits: Traits) -> ShadowMap:
+    def _shadows(self, scene: Scene, appearance: Appearance) -> ShadowMap:
         material = scene.mesh.materials
-        outer = scene.mesh.traits[:, Channel.HEIGHT].index_select(0, scene.mesh.triangles[:, 0]) > 0.99
+        outer = scene.mesh.channels[:, Channel.HEIGHT].index_select(0, scene.mesh.triangles[:, 0]) > 0.99
         casts = (material == Material.SKIN) | ((material == Material.HAIR) & outer)
         casts |= (material >= Material.FRAME) & (material != Material.LENS)
         triangles = scene.mesh.triangles[casts]
         return ShadowMap(
             scene.mesh.positions, scene.vertex_image, triangles, scene.triangle_image[casts],
-            material[casts] == Material.SKIN, traits.light, size=self.shadow_size,
+            material[casts] == Material.SKIN, appearance.light, size=self.shadow_size,
         )  # fmt: skip
 
     def _finish(self, pairs: list[Pair], pixel: Tensor, surface: Surface, color: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ class Renderer:
         return pictures
 
 
-def _grown(scene: Scene, traits: Traits) -> KeepFragments:
+def _grown(scene: Scene, appearance: Appearance) -> KeepFragments:
     """Which fragments of hair, beard and lashes are there: between strands one sees through."""
     mesh, material = scene.mesh, scene.mesh.materials
 
@@ -235,13 +237,13 @@ def _grown(scene: Scene, traits: Traits) -> KeepFragments:
             if sort == Material.LASHES:
                 exists[which] = lash_exists(points)
                 continue
-            grown = scene.gather(mesh.traits[:, : Channel.CURL + 1].contiguous(), at, weight)
+            grown = scene.gather(mesh.channels[:, : Channel.CURL + 1].contiguous(), at, weight)
             cover, height, curl = grown.unbind(1)
             if sort == Material.BEARD:
                 exists[which] = beard_exists(points, cover, height)
             else:
                 image = scene.triangle_image.index_select(0, triangle.index_select(0, which))
-                exists[which] = hair_exists(points, cover, height, curl, traits.hair_seed.index_select(0, image))
+                exists[which] = hair_exists(points, cover, height, curl, appearance.hair_seed.index_select(0, image))
         return exists
 
     return keep

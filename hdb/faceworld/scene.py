@@ -1,6 +1,7 @@
-"""Scene: the meshes of a batch of pictures, posed before the camera."""
+"""Scene: the meshes of a batch of pictures, posed in front of the camera."""
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -31,43 +32,43 @@ def _rotation(view: View) -> Float[Tensor, "3 3"]:
 
 
 class Scene:
-    """The meshes of a batch of pictures, posed and projected, as one soup of triangles."""
+    """The meshes of a batch of pictures, posed, projected and joined to one.
+
+    Attributes:
+        mesh: all triangles.
+        screen: pixel x, pixel y (down) and depth of each vertex.
+        vertex_image: picture number of each vertex.
+        triangle_image: picture number of each triangle.
+    """
 
     def __init__(self, meshes: list[Mesh], pairs: list[Pair], *, size: int, framing: Framing) -> None:
         device = meshes[0].positions.device
-        pivot, eyes = torch.tensor(_PIVOT, device=device), torch.tensor(_EYES, device=device)
-        drop = float(framing.center[1])  # of the middle of the picture below the eyes
-        posed = []
-        screens, self.vertex_image, self.triangle_image = [], [], []
+        pivot = torch.tensor(_PIVOT, device=device)
+        eyes = torch.tensor(_EYES, device=device)
+        drop = float(framing.center[1])  # from the eyes to the middle of the picture
+        posed, screens, vertex_images, triangle_images = [], [], [], []
         for number, (mesh, (_, view)) in enumerate(zip(meshes, pairs, strict=True)):
             rotation = _rotation(view).to(device).T
-            # The neck follows the head gradually and the shoulders not at all.
+            # The neck follows the head gradually, the shoulders do not.
             follows = smoothstep(5.75, 6.6, mesh.positions[:, 1:2])
             local = mesh.positions - pivot
             position = torch.lerp(local, local @ rotation, follows)
             normal = normalize(torch.lerp(mesh.normals, mesh.normals @ rotation, follows), dim=1)
-            # The point between the eyes stays where it is, whatever the pose: an aligned crop.
+            # The point between the eyes has the same place in every pose, as in an aligned crop.
             shift = torch.tensor([view.shift[0], view.shift[1] - drop, 0.0], device=device)
-            seen = position - (eyes - pivot) @ rotation - shift
-            near = _DISTANCE - seen[:, 2]
-            scale = _DISTANCE / near * (size / framing.side * view.zoom)
-            screens.append(torch.stack([size / 2 + seen[:, 0] * scale, size / 2 - seen[:, 1] * scale, near], 1))
-            posed.append(
-                Mesh(
-                    position + pivot,
-                    mesh.canonical,
-                    normal,
-                    mesh.occlusion,
-                    mesh.traits,
-                    mesh.triangles,
-                    mesh.materials,
-                )
-            )
-            self.vertex_image.append(torch.full((len(position),), number, device=device))
-            self.triangle_image.append(torch.full((len(mesh.triangles),), number, device=device))
+            centered = position - (eyes - pivot) @ rotation - shift
+            depth = _DISTANCE - centered[:, 2]
+            scale = _DISTANCE / depth * (size / framing.side * view.zoom)
+            x = size / 2 + centered[:, 0] * scale
+            y = size / 2 - centered[:, 1] * scale
+            screens.append(torch.stack([x, y, depth], 1))
+            posed.append(replace(mesh, positions=position + pivot, normals=normal))
+            vertex_images.append(torch.full((len(position),), number, device=device))
+            triangle_images.append(torch.full((len(mesh.triangles),), number, device=device))
         self.mesh = Mesh.join(posed)
         self.screen = torch.cat(screens)
-        self.vertex_image, self.triangle_image = torch.cat(self.vertex_image), torch.cat(self.triangle_image)
+        self.vertex_image = torch.cat(vertex_images)
+        self.triangle_image = torch.cat(triangle_images)
 
     def gather(self, values: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
         """Interpolates vertex values inside triangles: corners (p, 3), weights (p, 3) -> (p, ...)."""

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.faceworld.appearance import Appearance
 from hdb.faceworld.mesh import Channel
 from hdb.faceworld.noise import bump, noise_2d, noise_3d, smoothstep
-from hdb.faceworld.traits import Traits
 
 _TONES = (
     (0.83, 0.60, 0.49), (0.74, 0.49, 0.36), (0.58, 0.345, 0.225), (0.36, 0.195, 0.12), (0.165, 0.085, 0.055),
@@ -29,9 +29,9 @@ def _tone(melanin: Tensor, redness: Tensor) -> Float[Tensor, "n 3"]:
     return _tint(color, 1 + 0.05 * redness, 1 - 0.06 * redness, 1 - 0.07 * redness)
 
 
-def _brow(traits: Traits, image: Tensor, x: Tensor, y: Tensor, z: Tensor, seed: Tensor) -> Tensor:
+def _brow(appearance: Appearance, image: Tensor, x: Tensor, y: Tensor, z: Tensor, seed: Tensor) -> Tensor:
     """Coverage of the eyebrow: a parabola with a tapering tail."""
-    height, thickness, arch, tilt, gap, length, density = traits.brow[image].unbind(1)
+    height, thickness, arch, tilt, gap, length, density = appearance.brow[image].unbind(1)
     t = (x - gap) / length
     center = 7.525 + height + arch * (1 - ((t - 0.62) / 0.62) ** 2) + tilt * (t - 0.5) * 0.35
     center = center - 0.03 * smoothstep(0.7, 1.0, t)
@@ -42,17 +42,22 @@ def _brow(traits: Traits, image: Tensor, x: Tensor, y: Tensor, z: Tensor, seed: 
     return (cover * density * (0.6 + 0.5 * hairs)).clamp(0, 0.95)
 
 
-def _marks(color: Tensor, traits: Traits, image: Tensor, x: Tensor, y: Tensor, z: Tensor, points: Tensor) -> Tensor:
+def _marks(
+    color: Tensor, appearance: Appearance, image: Tensor, x: Tensor, y: Tensor, z: Tensor, points: Tensor
+) -> Tensor:
     """Freckles and moles."""
-    side, seed = x.abs(), traits.skin_seed[image]
-    freckled = torch.nonzero(traits.freckles[image] > 0).squeeze(1)
+    side, seed = x.abs(), appearance.skin_seed[image]
+    freckled = torch.nonzero(appearance.freckles[image] > 0).squeeze(1)
     if len(freckled):
         region = (
-            bump(y - 7.05, 0.22) * bump(side - 0.2, 0.4) * smoothstep(1, 1.2, z) * traits.freckles[image].clamp(max=1)
+            bump(y - 7.05, 0.22)
+            * bump(side - 0.2, 0.4)
+            * smoothstep(1, 1.2, z)
+            * appearance.freckles[image].clamp(max=1)
         )
         spots = smoothstep(0.74, 0.84, noise_3d(points[freckled] * 34, seed[freckled] * 3))
         color = color.index_add(0, freckled, -0.38 * color[freckled] * (spots * region[freckled])[:, None])
-    for mole in traits.moles.unbind(1):
+    for mole in appearance.moles.unbind(1):
         mx, my, radius = mole[image].unbind(1)
         distance = ((x - mx) ** 2 + (y - my) ** 2).sqrt() / radius
         color = color * (1 - 0.6 * smoothstep(1.4, 0.7, distance) * (z > 0.8))[:, None]
@@ -70,13 +75,13 @@ def _wrinkles(age: Tensor, x: Tensor, y: Tensor, z: Tensor, seed: Tensor, coarse
 
 
 def skin_albedo(
-    traits: Traits, image: Tensor, points: Float[Tensor, "n 3"], channels: Float[Tensor, "n 8"]
+    appearance: Appearance, image: Tensor, points: Float[Tensor, "n 3"], channels: Float[Tensor, "n 8"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Color, specular strength and gloss of skin (and the painted shirt) at canonical points."""
     x, y, z = points.unbind(1)
     side = x.abs()
-    melanin, redness, age = traits.melanin[image], traits.redness[image], traits.age[image]
-    seed, lipstick = traits.skin_seed[image], traits.lipstick[image]
+    melanin, redness, age = appearance.melanin[image], appearance.redness[image], appearance.age[image]
+    seed, lipstick = appearance.skin_seed[image], appearance.lipstick[image]
     color = _tone(melanin, redness)
     coarse, fine = noise_3d(points * 6, seed), noise_3d(points * 28, seed + 1)
     color = color * (1 + 0.07 * (coarse - 0.5) + 0.06 * (fine - 0.5))[:, None]
@@ -87,27 +92,29 @@ def skin_albedo(
     flush = (cheeks + nose + ears) * (0.35 + 0.65 * redness) * (1 - 0.6 * melanin)
     color = _tint(color, 1 + 0.05 * flush, 1 - 0.20 * flush, 1 - 0.19 * flush)
     bags = bump(side - 0.31, 0.17) * bump(y - 7.14, 0.055) * smoothstep(1.0, 1.2, z) * (0.08 + 0.20 * age)
-    color = _marks(color * (1 - bags)[:, None], traits, image, x, y, z, points)
+    color = _marks(color * (1 - bags)[:, None], appearance, image, x, y, z, points)
     color = color * (1 - 0.22 * _wrinkles(age, x, y, z, seed, coarse))[:, None]
 
     lips, mouth = channels[:, Channel.LIPS], channels[:, Channel.MOUTH]
-    natural = color * color.new_tensor([0.60, 0.375, 0.375]) + 0.25 * traits.lip_color[image]
-    painted = 0.55 * traits.lip_color[image] * color.new_tensor([1.05, 0.40, 0.45])
+    natural = color * color.new_tensor([0.60, 0.375, 0.375]) + 0.25 * appearance.lip_color[image]
+    painted = 0.55 * appearance.lip_color[image] * color.new_tensor([1.05, 0.40, 0.45])
     color = _blend(color, natural * (1 - 0.5 * lipstick)[:, None] + painted * lipstick[:, None], lips)
     color = torch.where((mouth > 0.5)[:, None], color.new_tensor([0.20, 0.05, 0.045]), color)
 
-    color = _blend(color, traits.brow_color[image], _brow(traits, image, side, y, z, seed))
+    color = _blend(color, appearance.brow_color[image], _brow(appearance, image, side, y, z, seed))
     lids = channels[:, Channel.LIDS]
     color = color * (1 - lids * (0.2 + 0.55 * (y > 7.285)))[:, None]
-    stubble = traits.beard_shade[image] * channels[:, Channel.BEARD] * (0.7 + 0.4 * fine)
-    color = _blend(color, traits.hair_color[image] * 0.7, stubble)
+    stubble = appearance.beard_shade[image] * channels[:, Channel.BEARD] * (0.7 + 0.4 * fine)
+    color = _blend(color, appearance.hair_color[image] * 0.7, stubble)
     # The scalp takes the color of the hair up to a soft hairline, so that shells never end on bare skin.
     strands = noise_2d(x * 40 + y * 8, y * 10 - z * 14, seed)
     scalp = smoothstep(-0.03, 0.07, channels[:, Channel.SCALP] + 0.06 * (strands - 0.5))
-    color = _blend(color, traits.hair_color[image] * 0.8, scalp * traits.scalp_shade[image] * (0.75 + 0.25 * strands))
+    color = _blend(
+        color, appearance.hair_color[image] * 0.8, scalp * appearance.scalp_shade[image] * (0.75 + 0.25 * strands)
+    )
 
     neckline = y + 0.10 * torch.cos(x * 2.2) * (z > 0) + 0.22 * smoothstep(0.45, 0.0, side) * (z > 0.4) - 0.1
     shirt = smoothstep(6.0, 5.94, neckline)
-    color = _blend(color, traits.shirt[image] * (0.85 + 0.3 * fine)[:, None], shirt)
+    color = _blend(color, appearance.shirt[image] * (0.85 + 0.3 * fine)[:, None], shirt)
     specular = (0.10 + 0.05 * bump(side, 0.2) + 0.22 * lips * (0.4 + lipstick)) * (1 - shirt) * (0.8 + 0.4 * fine)
     return color, specular * (1 - 0.8 * scalp) * (mouth <= 0.5), 22 + 30 * lips

@@ -1,4 +1,4 @@
-"""View: everything that changes between two pictures of the same person."""
+"""View: everything that differs between two pictures of one person."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from hdb.faceworld.identity import Identity
 
 KINDS = ("plain", "context", "styled")
 
-# Name in the code -> phrase in a caption. The order is the order of the integer labels.
+# Name -> phrase in a caption. The order is that of the integer labels.
 STYLES: Mapping[str, str] = MappingProxyType({
     "photo": "photo",
     "gray": "black and white photo",
@@ -53,7 +53,7 @@ ACCESSORIES: Mapping[str, str] = MappingProxyType({
     "headphones": "wearing headphones",
     "scarf": "wearing a scarf",
 })  # fmt: skip
-# Expression -> strength of the facial action units of head_basis.npz.
+# Expression -> strength of each facial action unit of head_basis.npz.
 EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "neutral": {},
     "smiling": {"mouthSmile": 0.8, "cheekSquint": 0.5, "eyeSquint": 0.25},
@@ -98,26 +98,30 @@ class View:
     style: str = "photo"
 
     def __post_init__(self) -> None:
-        for field, known in (
-            ("expression", EXPRESSIONS), ("context", CONTEXTS), ("accessory", ACCESSORIES), ("style", STYLES),
-        ):  # fmt: skip
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(known)}")
+        vocabularies = {
+            "expression": EXPRESSIONS,
+            "context": CONTEXTS,
+            "accessory": ACCESSORIES,
+            "style": STYLES,
+        }
+        for field, names in vocabularies.items():
+            if getattr(self, field) not in names:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(names)}")
 
     @property
     def kind(self) -> str:
-        """'styled' beats 'context' beats 'plain'."""
+        """One of `KINDS`: "styled" if it is no photo, "context" with surroundings or an accessory, else "plain"."""
         if self.style != "photo":
             return "styled"
         return "plain" if self.context == "studio" and self.accessory == "none" else "context"
 
     @property
     def held_out(self) -> bool:
-        """Whether this style, or this style in this context, is kept from training."""
+        """Whether training never shows this style, or this style in this context."""
         return self.style in HELD_OUT_STYLES or (self.style, self.context) in HELD_OUT_PAIRS
 
     def replace(self, **changes: object) -> "View":
-        """The same view with some fields changed; the only way to a held-out style.
+        """The same view with some fields changed; `sample_view` never draws held-out styles and pairs.
 
         >>> sample_nuisances(np.random.default_rng(0)).replace(style="bronze").held_out
         True
@@ -146,7 +150,7 @@ def sample_nuisances(rng: np.random.Generator) -> View:
 
 
 def _normal(rng: np.random.Generator, deviation: float, limit: float) -> float:
-    """A centered normal number, cut at plus and minus `limit`."""
+    """A normal number of mean 0, clipped at plus and minus `limit`."""
     return min(max(rng.normal(0.0, deviation), -limit), limit)
 
 
@@ -172,8 +176,10 @@ def sample_view(seed: int, identity: Identity | int, index: int) -> View:
     if kind == "plain":
         return view.replace(expression=expression)
     if kind == "context":
-        worn = contexts[0] == "studio" or coin[0] < 0.5
-        return view.replace(expression=expression, context=contexts[0], accessory=accessory if worn else "none")
+        has_accessory = contexts[0] == "studio" or coin[0] < 0.5
+        return view.replace(
+            expression=expression, context=contexts[0], accessory=accessory if has_accessory else "none"
+        )
     allowed = next(name for name in outdoors if (style, name) not in HELD_OUT_PAIRS)
     return view.replace(
         expression=expression,

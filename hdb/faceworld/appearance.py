@@ -1,4 +1,4 @@
-"""Traits: what shading needs to know of each picture's person and view, as one row per picture."""
+"""Appearance: what shading needs of each picture's person and view, one row per picture."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from hdb.faceworld.view import View
 
 
 @dataclass
-class Traits:
+class Appearance:
     """Columns over n pictures: floats (n,), colors (n, 3). Index with the picture number of each pixel."""
 
     melanin: Tensor
@@ -40,20 +40,19 @@ class Traits:
     ambient_color: Tensor
 
     @classmethod
-    def of(cls, pairs: list[tuple[Identity, View]], *, device: torch.device) -> "Traits":
+    def from_pairs(cls, pairs: list[tuple[Identity, View]], *, device: torch.device) -> "Appearance":
         """Rows for pairs of person and view."""
         rows = [_row(identity, view) for identity, view in pairs]
-        return cls(
-            **{name: torch.tensor(np.array([row[name] for row in rows], np.float32), device=device) for name in rows[0]}
-        )
+        columns = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
+        return cls(**{name: torch.tensor(column, device=device) for name, column in columns.items()})
 
 
 def _row(identity: Identity, view: View) -> dict[str, object]:
     brow = identity.brow
     hair = np.array(identity.hair_color)
-    tint, tone = np.array([0.62, 0.30, 0.27]), identity.lip_tint
+    tint = np.array([0.62, 0.30, 0.27])
+    tone = identity.lip_tint
     moles = [*identity.moles, *[(9.0, 9.0, 0.01)] * 3][:3]
-    male = identity.gender > 0.5
     surroundings = LIGHTS[view.context]
     warmth = view.warmth
     key = surroundings.key if surroundings.key else view.key_light * np.array([1 + warmth, 1.0, 1 - warmth])
@@ -77,7 +76,7 @@ def _row(identity: Identity, view: View) -> dict[str, object]:
         "hair_color": hair,
         "hair_seed": identity.hair_seed,
         "scalp_shade": {"bald": 0.0, "receding": 0.45, "buzz cut": 0.8, "mohawk": 0.5}.get(identity.hair_style, 0.9),
-        "beard_shade": SHADE[identity.beard] if male else 0.0,
+        "beard_shade": SHADE[identity.beard] if identity.gender > 0.5 else 0.0,
         "shirt": np.array(view.shirt) ** 1.6,
         "accessory_color": np.array(view.accessory_color) ** 1.4,
         "light": (np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)),
