@@ -1,4 +1,4 @@
-"""Captions: the small closed language that says what a view shows, and its parser.
+"""Captions: a small closed language that says what a view shows, and its parser.
 
 caption := ["a photo of a " | "a black and white photo of a " | "a "] subject {" " clause} [", " style]
 subject := ["[V] "] ["young " | "old "] "face" [" with " trait {" and " trait}]
@@ -17,7 +17,7 @@ _YOUNG, _OLD = 0.2, 0.6
 
 
 class PromptLabels(NamedTuple):
-    """What a prompt asks for, in the names of `View`."""
+    """What a prompt asks for, as names of `View`."""
 
     style: str = "photo"
     context: str = "studio"
@@ -26,7 +26,7 @@ class PromptLabels(NamedTuple):
 
 
 def _phrases() -> dict[tuple[str, ...], tuple[str, str] | None]:
-    """Every phrase of the language as words -> (label, value), or None where the phrase sets no label."""
+    """Each phrase of the language as words -> (label, value), or None where a phrase sets no label."""
     table: dict[tuple[str, ...], tuple[str, str] | None] = {}
     for label, phrases in (("style", STYLES), ("context", CONTEXTS), ("accessory", ACCESSORIES)):
         for value, phrase in phrases.items():
@@ -46,18 +46,23 @@ _WORDS = {word for phrase in _PHRASES for word in phrase}
 VOCABULARY = (*sorted(_WORDS - {IDENTIFIER.lower()}), IDENTIFIER)
 
 
-def _traits(identity: Identity, stated: np.ndarray) -> tuple[str, str]:
-    """Age word and ' with ...' phrase; `stated` holds four booleans: age, hair color, hair style, beard."""
-    age = "young " if identity.age < _YOUNG else "old " if identity.age > _OLD else ""
-    parts = []
+def _traits(identity: Identity, *, age: bool, hair_color: bool, hair_style: bool, beard: bool) -> tuple[str, str]:
+    """Age word and " with ..." phrase; the booleans say which traits are to be said."""
+    age_word = ""
+    if age and identity.age < _YOUNG:
+        age_word = "young "
+    elif age and identity.age > _OLD:
+        age_word = "old "
+    phrases = []
     if identity.hair_style == "bald":
-        parts += ["a bald head"] if stated[2] else []
-    elif stated[1] or stated[2]:
-        color = identity.hair_color_name if stated[1] else ""
-        parts.append(" ".join(filter(None, (color, identity.hair_style if stated[2] else "", "hair"))))
-    if stated[3] and identity.beard != "none":
-        parts.append(identity.beard if identity.beard == "stubble" else f"a {identity.beard}")
-    return age if stated[0] else "", f" with {' and '.join(parts)}" if parts else ""
+        if hair_style:
+            phrases.append("a bald head")
+    elif hair_color or hair_style:
+        words = (identity.hair_color_name if hair_color else "", identity.hair_style if hair_style else "", "hair")
+        phrases.append(" ".join(filter(None, words)))
+    if beard and identity.beard != "none":
+        phrases.append(identity.beard if identity.beard == "stubble" else f"a {identity.beard}")
+    return age_word, f" with {' and '.join(phrases)}" if phrases else ""
 
 
 def caption(
@@ -74,21 +79,23 @@ def caption(
 
     Args:
         identifier: stands before "face".
-        identity: of whom age, hair and beard are said, each of them always, or sometimes with `rng`.
-        rng: makes a training caption: each trait is said in 30 % of the captions, and a third carry "[V]", which names
-            a different person each time and so learns to mean nobody.
+        identity: whose age, hair and beard are said.
+        rng: makes a training caption. It says each trait with a probability of 30 %, and without an identifier it
+            carries "[V]" with 1/3: over all people, so that the base learns that the word means nobody.
 
     >>> from hdb.faceworld.view import sample_nuisances
     >>> view = sample_nuisances(np.random.default_rng(0)).replace(style="oil", context="snow", accessory="hat")
     >>> caption(view, identifier="[V]")
     'a [V] face wearing a hat in the snow, oil painting'
     """
-    stated = np.ones(4, bool)
+    said = [True] * 4
     if rng is not None:
         if rng.random() < 1 / 3 and identifier is None:
             identifier = IDENTIFIER
-        stated = rng.random(4) < 0.3
-    age, traits = _traits(identity, stated) if identity is not None else ("", "")
+        said = (rng.random(4) < 0.3).tolist()
+    age, traits = "", ""
+    if identity is not None:
+        age, traits = _traits(identity, age=said[0], hair_color=said[1], hair_style=said[2], beard=said[3])
     name = f"{identifier} " if identifier else ""
     expression = view.expression if view.expression != "neutral" else ""
     parts = [f"{name}{age}face{traits}", expression, ACCESSORIES[view.accessory], CONTEXTS[view.context]]
@@ -99,11 +106,10 @@ def caption(
 
 
 def parse(prompt: str) -> PromptLabels:
-    """What a prompt asks for; the inverse of `caption`. Unsaid labels are photo, studio, none, neutral.
+    """What a prompt asks for; the inverse of `caption`. Labels that are not said are photo, studio, none, neutral.
 
     Raises:
-        ValueError: If a word is unknown, if two styles, contexts, accessories or expressions are asked for, or if the
-            prompt never says "face".
+        ValueError: an unknown word; two styles, contexts, accessories or expressions; or no "face".
 
     >>> parse("a [V] face smiling on a beach, pencil sketch")
     PromptLabels(style='pencil', context='beach', accessory='none', expression='smiling')

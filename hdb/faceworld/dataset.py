@@ -1,4 +1,4 @@
-"""FaceWorldDataset: the world's pictures as a uint8 cache on disk, rendered in parallel and resumable at any moment."""
+"""FaceWorldDataset: pictures of faceworld in a uint8 cache on disk, rendered in parallel; rendering can be resumed."""
 
 import io
 import multiprocessing
@@ -19,8 +19,8 @@ from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, KINDS, STYLES
 from hdb.faceworld.world import SPLITS, FaceWorld
 from hdb.files import write_files
 
-# A file holds some neighboring people in one view of each kind: a second or two of one process, all that an
-# interruption loses. Which people and views were asked for plays no part, so all stages share the files.
+# A file holds eight neighboring people in one view of each kind. That is a second or two of one process, which is all
+# that an interruption loses. Files do not depend on which people and views a stage asks for, so all stages share them.
 PEOPLE_PER_FILE = 8
 VIEWS_PER_FILE = len(KINDS)
 
@@ -38,7 +38,7 @@ LABEL_NAMES = Labels(tuple(STYLES), tuple(CONTEXTS), tuple(ACCESSORIES), tuple(E
 
 
 def disk_estimate(*, num_identities: int, views_per_identity: int, resolution: int) -> str:
-    """How much a cache takes, in words.
+    """How much a cache takes on disk, in words.
 
     >>> disk_estimate(num_identities=2000, views_per_identity=12, resolution=64)
     '24,000 pictures of 64 px, 295 MB on disk'
@@ -47,13 +47,13 @@ def disk_estimate(*, num_identities: int, views_per_identity: int, resolution: i
     return f"{pictures:,} pictures of {resolution} px, {pictures * 3 * resolution**2 / 1e6:,.0f} MB on disk"
 
 
-# One world per rendering process: building it costs more than a picture.
+# One world for each rendering process: building it takes longer than rendering a picture.
 _world: FaceWorld | None = None
 
 
 def _start_worker(seed: int, resolution: int) -> None:
     global _world
-    torch.set_num_threads(1)  # processes share the cores better than threads do
+    torch.set_num_threads(1)  # processes use the cores better than threads
     _world = FaceWorld(seed=seed, resolution=resolution)
 
 
@@ -74,17 +74,17 @@ def _write_file(world: FaceWorld, path: Path, block: int, part: int) -> None:
 
 
 class FaceWorldDataset:
-    """Pictures of some of the world's people, addressed as (person, view).
+    """Pictures of some people of the world, addressed as (person, view).
 
-    The cache is plain .npy files of eight people and three views under `root`, in a folder named by everything the
-    pixels depend on, so that caches of other worlds or versions are never mixed up. Call `prepare` first; views,
-    captions and labels need no pictures.
+    The cache is .npy files of eight people and three views, in a folder under `root` whose name contains the world's
+    digest, so that caches of different pixels are never mixed. Call `prepare` first; views, captions and labels need
+    no pictures.
 
     Args:
-        root: Folder for all caches.
-        split: 'train', 'val' or 'test'; or give `indices`.
-        indices: Identity numbers, instead of a split.
-        views_per_identity: View j is 'plain', 'context' or 'styled' in turn.
+        root: Folder of all caches.
+        split: "train", "val" or "test"; or give `indices`.
+        indices: Numbers of people, instead of a split.
+        views_per_identity: Views are "plain", "context" and "styled" in turn.
         seed: Of the world.
         resolution: 64 or 128.
 
@@ -112,7 +112,9 @@ class FaceWorldDataset:
             raise ValueError(
                 f"got {len(self.indices)} identities with {views_per_identity} views each, expected one or more"
             )
-        self.views_per_identity, self.resolution, self.seed = views_per_identity, resolution, seed
+        self.views_per_identity = views_per_identity
+        self.resolution = resolution
+        self.seed = seed
         self.world = FaceWorld(seed=seed, resolution=resolution)
         self.folder = Path(root) / f"faceworld-{resolution}px-{self.world.digest[:12]}"
 
@@ -120,7 +122,7 @@ class FaceWorldDataset:
         return len(self.indices)
 
     def _file(self, block: int, part: int) -> Path:
-        """People `block` x 8 and the seven after them, in views `part` x 3 and the two after it."""
+        """The file of people `block` x 8 to `block` x 8 + 7 in views `part` x 3 to `part` x 3 + 2."""
         return self.folder / f"people-{block:05d}-views-{part:02d}.npy"
 
     @property
@@ -129,24 +131,24 @@ class FaceWorldDataset:
 
     @property
     def missing(self) -> list[tuple[int, int]]:
-        """Numbers (block of people, part of their views) of the files still to be rendered."""
+        """The files that are not rendered yet, as (block of people, part of their views)."""
         blocks = sorted({index // PEOPLE_PER_FILE for index in self.indices})
         return [(block, part) for block in blocks for part in self._parts if not self._file(block, part).exists()]
 
     @property
     def disk_estimate(self) -> str:
-        """How much the whole cache takes, in words."""
+        """How much the whole cache takes on disk, in words."""
         return disk_estimate(
             num_identities=len(self), views_per_identity=self.views_per_identity, resolution=self.resolution
         )
 
     def prepare(self, num_workers: int | None = None, *, progress: bool = True) -> None:
-        """Renders what is missing; an interrupted call leaves finished files, and the next one continues.
+        """Renders what is missing; after an interruption the next call continues.
 
         Args:
-            num_workers: Rendering processes, each with one thread; default one per core. 0 renders in this process.
-                Processes are spawned: a script must call this under `if __name__ == "__main__"`.
-            progress: Whether to say the disk use and show a progress bar.
+            num_workers: Rendering processes with one thread each, by default one per core; 0 renders in this process.
+                They are spawned: a script must call this under `if __name__ == "__main__"`.
+            progress: Whether to print the disk use and show a progress bar.
         """
         missing = self.missing
         if not missing:
@@ -169,11 +171,11 @@ class FaceWorldDataset:
             )
             try:
                 jobs = [pool.submit(_render_file, str(self._file(*numbers)), *numbers) for numbers in missing]
-                for done in as_completed(jobs):
-                    done.result()
+                for job in as_completed(jobs):
+                    job.result()
                     bar.update(size)
             finally:
-                # On Ctrl-C the files in work are finished, the rest are left to the next call.
+                # On Ctrl-C the files in work are finished, the others are left to the next call.
                 pool.shutdown(cancel_futures=True)
 
     def _load(self, block: int, part: int) -> np.ndarray:
@@ -188,7 +190,7 @@ class FaceWorldDataset:
 
     @cached_property
     def images(self) -> UInt8[np.ndarray, "identities views 3 h w"]:
-        """All pictures in memory; see `disk_estimate` for how much that is."""
+        """All pictures, in memory."""
         people = np.array(self.indices)
         images = np.empty((len(self), self.views_per_identity, 3, self.resolution, self.resolution), np.uint8)
         for block in np.unique(people // PEOPLE_PER_FILE):
@@ -206,16 +208,20 @@ class FaceWorldDataset:
         return np.array(self._load(block, part)[row, column])
 
     def view(self, i: int, j: int) -> View:
-        """What picture (i, j) is a view of."""
+        """The parameters of picture (i, j)."""
         return self.world.view(self.indices[i], j)
 
     def caption(self, i: int, j: int, *, rng: np.random.Generator | None = None) -> str:
-        """Words for picture (i, j). With `rng` a training caption, which may state the person's hair, beard and age."""
+        """Caption of picture (i, j). With `rng` it is a training caption, which may say age, hair and beard."""
         identity = self.world.identity(self.indices[i]) if rng is not None else None
         return caption(self.view(i, j), identity=identity, rng=rng)
 
     def labels(self, i: int, j: int) -> Labels:
         """Integer labels of picture (i, j)."""
         view = self.view(i, j)
-        shown = (view.style, view.context, view.accessory, view.expression)
-        return Labels(*(names.index(name) for names, name in zip(LABEL_NAMES, shown, strict=True)))
+        return Labels(
+            style=LABEL_NAMES.style.index(view.style),
+            context=LABEL_NAMES.context.index(view.context),
+            accessory=LABEL_NAMES.accessory.index(view.accessory),
+            expression=LABEL_NAMES.expression.index(view.expression),
+        )

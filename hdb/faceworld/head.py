@@ -1,4 +1,4 @@
-"""Head: the CC0 head basis (mesh, morph targets, masks) and the grid on its skull where hair and hats grow."""
+"""Head: the CC0 head basis (mesh, morph targets, masks), and the grid on its skull that hair and hats are built on."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ from hdb.faceworld.noise import bump, smoothstep
 from hdb.faceworld.view import EXPRESSIONS
 
 BASIS_FILE = Path(__file__).with_name("head_basis.npz")
-EYE_HEIGHT, EYE_DEPTH = 7.28, 1.22  # every head is moved so that its eyes are here; the average head's are already
+EYE_HEIGHT, EYE_DEPTH = 7.28, 1.22  # every head is moved so that its eyes are here, as those of the average head are
 _UNUSED_GROUP = 7  # MakeHuman's hair helper: straps over the face
 _SKULL_CENTER = (0.0, 7.5, 0.45)
 _TEETH_RECESS, _TEETH_NARROWING = 0.08, 0.15
@@ -25,7 +25,7 @@ _NUM_LANDMARKS = 48
 
 
 class SkullGrid:
-    """57 azimuths x 16 polar rows bound to the skull's vertices, continued by 15 rows that hang freely.
+    """57 azimuths x 16 polar rows on the skull, continued by 15 rows that hang freely.
 
     Column 28 is the front; row 0 is the crown, row 15 the rim at brow, ear and nape height.
     """
@@ -48,7 +48,7 @@ class SkullGrid:
         weight = torch.exp((closeness - 1) * 400)
         self._weight = (weight / weight.sum(1, keepdim=True).clamp(min=1e-9))[..., None]
         self._vertex = body[nearest]
-        # Where each vertex of the head lies on the grid, so that skin can be tinted up to the same hairline.
+        # The place of each vertex on the grid, so that skin is tinted up to the same hairline.
         ray = normalize(vertices - center, dim=1)
         self.vertex_azimuth = torch.atan2(ray[:, 0], ray[:, 2])
         self.vertex_row = torch.acos(ray[:, 1].clamp(-1, 1)) / self._rim(self.vertex_azimuth)
@@ -90,8 +90,10 @@ class Head:
         self.names = [str(name) for name in basis["names"]]
         self._column = {name: column for column, name in enumerate(self.names)}
         self._morphs = self._load_morphs(basis)
-        masks = {name: torch.tensor(basis[f"mask_{name}"].astype(np.float32) / 255, device=device)
-                 for name in ("lips", "ears", "inside_mouth", "face")}  # fmt: skip
+        masks = {
+            name: torch.tensor(basis[f"mask_{name}"].astype(np.float32) / 255, device=device)
+            for name in ("lips", "ears", "inside_mouth", "face")
+        }
         skin = self.vertex_material == Material.SKIN
         scalp = skin & (masks["ears"] < 0.3) & (self.average[:, 1] > 6.2) & (masks["inside_mouth"] < 0.1)
         self.skull = SkullGrid(self.average, scalp)
@@ -100,23 +102,22 @@ class Head:
             for side in (Material.LEFT_EYE, Material.RIGHT_EYE)
         }
         self.beards = self._beard_masks(masks)
-        # Teeth stand a little inside where they belong: those of the basis come through thin chins and lips.
+        # Teeth are moved inward: those of the basis penetrate thin chins and lips.
         teeth = (self.vertex_material == Material.UPPER_TEETH) | (self.vertex_material == Material.LOWER_TEETH)
         inward = torch.tensor([_TEETH_NARROWING, 0.0, 0.0], device=device) * self.average
         self._recess = teeth[:, None] * (inward + torch.tensor([0.0, 0.0, _TEETH_RECESS], device=device))
         self.occlusion = self._occlusion(basis["ao"])
         self.channels = torch.zeros(len(self.average), len(Channel), device=device)
-        for channel, mask in (
-            (Channel.LIPS, masks["lips"]), (Channel.MOUTH, masks["inside_mouth"]), (Channel.LIDS, self._lash_line()),
-        ):  # fmt: skip
-            self.channels[:, channel] = mask
+        self.channels[:, Channel.LIPS] = masks["lips"]
+        self.channels[:, Channel.MOUTH] = masks["inside_mouth"]
+        self.channels[:, Channel.LIDS] = self._lash_line()
         self.framing = self._framing()
         self._index_sliders()
         self._expressions = {name: self._morphed(self._expression(units)) for name, units in EXPRESSIONS.items()}
         face = torch.nonzero(masks["face"] > 0.5).squeeze(1)
         points = face[torch.linspace(0, len(face) - 1, _NUM_LANDMARKS, device=device).round().long()]
         at_points = self._morphs.view(len(self.names), -1, 3)[:, points]
-        # Sliders move the whole head, too; what is left after centering is shape.
+        # Sliders also move the whole head; centering leaves the shape alone.
         self._landmark_morphs = (at_points - at_points.mean(1, keepdim=True)).flatten(1).cpu().numpy()
 
     def _load_morphs(self, basis: dict[str, np.ndarray]) -> Float[Tensor, "m v3"]:
@@ -127,7 +128,7 @@ class Head:
         return torch.tensor(morphs, device=self.device).reshape(len(self.names), -1)
 
     def _index_sliders(self) -> None:
-        """Columns of the positive and negative morph of every slider; -1 where a slider has one side only."""
+        """Finds the columns of the positive and negative morph of each slider; -1 where there is no negative one."""
         local = [name[5:] for name in self.names if name.startswith("loc+/")]
         asymmetry = [name[6:] for name in self.names if name.startswith("asym+/")]
         regions = [name.split("/")[0] for name in local]
@@ -158,7 +159,7 @@ class Head:
         return smoothstep(0.06, 0.01, distance) * (self.vertex_material == Material.SKIN)
 
     def _occlusion(self, baked: np.ndarray) -> Tensor:
-        """Baked ambient occlusion; eyes and teeth are lifted, because closed lids and lips shadowed them in it."""
+        """Baked ambient occlusion. Eyes and teeth are set to constants: it was baked with lids and lips closed."""
         occlusion = torch.tensor(baked.astype(np.float32) / 255, device=self.device)
         group = self.vertex_material
         occlusion = torch.where((group >= Material.UPPER_TEETH) & (group <= Material.TONGUE), 0.85, occlusion)
@@ -166,7 +167,7 @@ class Head:
         return occlusion.clamp(min=0.22)
 
     def _beard_masks(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Where each beard grows on the average head, (v,) in [0, 1]."""
+        """Where each kind of beard grows on the average head, (v,) in [0, 1]."""
         x, y, z = self.average[:, 0].abs(), self.average[:, 1], self.average[:, 2]
         free = ((self.vertex_material == Material.SKIN) & (masks["inside_mouth"] < 0.2) & (masks["ears"] < 0.2)).float()
         free = free * (1 - masks["lips"])
@@ -205,10 +206,9 @@ class Head:
                 share = sex_weight * age_weight
                 for origin, weight in zip(("african", "asian", "caucasian"), identity.ancestry, strict=True):
                     coefficients[self._column[f"macro/{origin}-{sex}-{age}"]] = share * weight
-                coefficients[self._column[f"macro/universal-{sex}-{age}-minweight"]] = share * max(
-                    0.0, -identity.weight
-                )
-                coefficients[self._column[f"macro/universal-{sex}-{age}-maxweight"]] = share * max(0.0, identity.weight)
+                thin, heavy = max(0.0, -identity.weight), max(0.0, identity.weight)
+                coefficients[self._column[f"macro/universal-{sex}-{age}-minweight"]] = share * thin
+                coefficients[self._column[f"macro/universal-{sex}-{age}-maxweight"]] = share * heavy
         return coefficients
 
     @property
@@ -217,17 +217,23 @@ class Head:
         return self._landmark_morphs.shape[1]
 
     def landmarks(self, identity: Identity) -> np.ndarray:
-        """Offsets of 48 face points from the average head, float32 (144,); cheap, for comparing people."""
+        """Offsets of 48 points of the face from the average head, float32 (144,), for comparing people."""
         return self.coefficients(identity) @ self._landmark_morphs
 
     def neutral(self, identity: Identity) -> Float[Tensor, "v 3"]:
-        """Vertex positions of a neutral face, eyes at a fixed place."""
+        """Vertex positions of a neutral face, with the eyes at a fixed place."""
         positions = self.average + self._morphed(self.coefficients(identity))
         eyes = positions[torch.cat(list(self.eye_vertices.values()))].mean(0)
         return positions - self._recess - eyes + torch.tensor([0.0, EYE_HEIGHT, EYE_DEPTH], device=self.device)
 
     def mesh(self, positions: Tensor, *, hairline: Tensor | None, beard: str) -> Mesh:
-        """The head alone; `hairline` (57,) is how far hair reaches down each azimuth, None for a bald head."""
+        """The head without hair and beard.
+
+        Args:
+            positions: of the vertices, (v, 3).
+            hairline: how far hair reaches down each azimuth, (57,); None for a bald head.
+            beard: under which the skin is shaded.
+        """
         channels = self.channels.clone()
         channels[:, Channel.BEARD] = self.beards.get(beard, self.beards["full beard"])
         channels[:, Channel.SCALP] = -1.0

@@ -1,4 +1,4 @@
-"""Mesh: triangles of one material-tagged part, and the three primitive shapes accessories are made of."""
+"""Mesh: triangles with a material each, and the shapes that accessories are made of."""
 
 import math
 from dataclasses import dataclass, fields
@@ -46,8 +46,8 @@ class Channel(IntEnum):
 class Mesh:
     """Triangles with what shading needs at their corners.
 
-    `canonical` is where a point lies on the average head (or a part's own coordinates): paint sticks to it whatever the
-    shape and the pose.
+    Paint is a function of `canonical`, the place on the average head (or coordinates of an accessory), so that it
+    follows every shape and pose.
     """
 
     positions: Float[Tensor, "v 3"]
@@ -70,7 +70,7 @@ class Mesh:
         occlusion: Tensor | None = None,
         channels: Tensor | None = None,
     ) -> "Mesh":
-        """A part of one material; unpainted parts use their own positions as canonical coordinates."""
+        """A part of one material; canonical coordinates are by default the positions."""
         count = len(positions)
         return cls(
             positions=positions,
@@ -86,11 +86,11 @@ class Mesh:
     def join(cls, parts: list["Mesh"]) -> "Mesh":
         """One mesh of several, in order."""
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        offset, shifted = 0, []
+        offset = 0
+        columns["triangles"] = []
         for part in parts:
-            shifted.append(part.triangles + offset)
+            columns["triangles"].append(part.triangles + offset)
             offset += len(part.positions)
-        columns["triangles"] = shifted
         return cls(**{name: torch.cat(column) for name, column in columns.items()})
 
 
@@ -115,7 +115,7 @@ def vertex_normals(positions: Float[Tensor, "v 3"], triangles: Int[Tensor, "t 3"
 
 
 def ball(center: Float[Tensor, " 3"], radius: float, material: Material, *, channels: Tensor | None = None) -> Mesh:
-    """Sphere of 12 x 20 patches; canonical coordinates are (azimuth, polar angle / pi, 0)."""
+    """Sphere of 20 x 12 patches; canonical coordinates are (azimuth, polar angle / pi, 0)."""
     device = center.device
     azimuth = torch.linspace(-math.pi, math.pi, 21, device=device)[:, None].expand(21, 13)
     polar = torch.linspace(0, math.pi, 13, device=device)[None].expand(21, 13)
@@ -133,12 +133,14 @@ def tube(
     path: Float[Tensor, "n 3"], radius: float, material: Material, *, closed: bool = False, sides: int = 6
 ) -> Mesh:
     """Round tube along a path."""
-    count, device = len(path), path.device
+    count = len(path)
+    device = path.device
     tangent = torch.roll(path, -1, 0) - torch.roll(path, 1, 0)
     if not closed:
-        tangent[0], tangent[-1] = path[1] - path[0], path[-1] - path[-2]
+        tangent[0] = path[1] - path[0]
+        tangent[-1] = path[-1] - path[-2]
     tangent = normalize(tangent, dim=1)
-    # Any direction no path follows; a tangent parallel to it would leave the frame undefined.
+    # No path runs in this direction; a tangent parallel to it would leave the cross-section undefined.
     reference = torch.tensor([0.13, 0.97, 0.21], device=device).expand_as(tangent)
     across = normalize(torch.linalg.cross(tangent, reference), dim=1)
     along = torch.linalg.cross(across, tangent)
@@ -157,7 +159,7 @@ def tube(
 
 
 def band(lower: Float[Tensor, "n 3"], upper: Float[Tensor, "n 3"], normals: Tensor, material: Material) -> Mesh:
-    """Strip of quads between two polylines; `normals` (n, 3) or (3,) hold for both edges."""
+    """Strip of quads between two polylines; `normals`, (n, 3) or (3,), are those of both edges."""
     count = len(lower)
     positions = torch.stack([lower, upper], 1).reshape(-1, 3)
     doubled = normals.expand(count, 3)[:, None].expand(count, 2, 3).reshape(-1, 3)

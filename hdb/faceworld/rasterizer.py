@@ -1,7 +1,7 @@
-"""Rasterizer: which triangle is seen at every pixel of a batch of pictures, in plain tensor operations.
+"""Rasterizer: the visible triangle at every pixel of a batch of pictures, in plain tensor operations.
 
-Each triangle is cut into the pixel rows it crosses, each row into the pixels between two edges, so no fragment is made
-in vain. Depth and triangle share one int64 key and a scatter-minimum decides: the result does not depend on any order.
+Each triangle is cut into the rows of pixels that it crosses, each row into the pixels between two edges. Depth and
+number of the triangle form one int64 key, and a scatter-minimum chooses: the result does not depend on the order.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from torch import Tensor
 
 _DEPTH_STEPS = 4e5  # per unit of depth; key = depth << 32 | triangle, so depth must stay below 5000
 _EMPTY = torch.iinfo(torch.int64).max
-_SLACK = 1e-3  # pixels; two triangles sharing an edge round differently, and a crack is worse than an overlap
+_SLACK = 1e-3  # pixels; triangles that share an edge round differently, and would leave cracks without an overlap
 
 KeepFragments = Callable[[Tensor, Tensor], Tensor]
 
 
 def _span(edges: list[tuple[Tensor, Tensor, Tensor]], height: Tensor) -> tuple[Tensor, Tensor]:
-    """Interval of x where a x + b y + c >= 0 holds for the three edges of a triangle, at y = `height`."""
+    """Interval of x in which a x + b y + c >= 0 for all three edges of a triangle, at y = `height`."""
     lower = torch.full_like(height, -1e9)
     upper = torch.full_like(height, 1e9)
     for a, b, c in edges:
@@ -28,10 +28,19 @@ def _span(edges: list[tuple[Tensor, Tensor, Tensor]], height: Tensor) -> tuple[T
     return lower, upper
 
 
-class _Rows:
-    """Triangles (already selected) cut into fragments: pixel number, key and barycentric weights of each."""
+class _Fragments:
+    """Triangles cut into fragments: pixel number, key and barycentric weights of each.
 
-    def __init__(self, screen: list[Tensor], corners: list[Tensor], which: Tensor, image: Tensor, *, size: int) -> None:
+    Args:
+        screen: x, y and depth of all vertices.
+        corners: vertex numbers of the triangles' first, second and third corners.
+        numbers: of the triangles, for the keys.
+        image: picture number of each triangle.
+    """
+
+    def __init__(
+        self, screen: list[Tensor], corners: list[Tensor], numbers: Tensor, image: Tensor, *, size: int
+    ) -> None:
         x, y, z = ([column.index_select(0, corner) for corner in corners] for column in screen)
         area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
         inverse = 1 / area
@@ -48,10 +57,10 @@ class _Rows:
         num_rows = (bottom - top + 1).clamp(min=0).long()
         triangle = torch.repeat_interleave(num_rows)
         first_row = num_rows.cumsum(0) - num_rows
-        row = top.index_select(0, triangle) + (torch.arange(len(triangle), device=which.device) - first_row[triangle])
+        row = top.index_select(0, triangle) + (torch.arange(len(triangle), device=numbers.device) - first_row[triangle])
         row_edges = [tuple(value.index_select(0, triangle) for value in edge) for edge in edges]
         lower, upper = _span(row_edges, row + 0.5)
-        # The bounding box guards against slivers, whose planes are steep beyond float precision.
+        # The bounding box limits slivers, whose planes are steeper than float precision allows.
         left = torch.ceil(torch.minimum(torch.minimum(x[0], x[1]), x[2]) - 0.5).clamp(min=0).index_select(0, triangle)
         right = torch.floor(torch.maximum(torch.maximum(x[0], x[1]), x[2]) - 0.5).clamp(max=size - 1)
         first = torch.maximum(torch.ceil(lower - (0.5 + _SLACK)), left)
@@ -59,8 +68,8 @@ class _Rows:
         width = (last - first + 1).clamp(min=0).long()
         line = torch.repeat_interleave(width)
         start = width.cumsum(0) - width
-        # Fragment values are those at the row's first pixel plus steps along x: one gather each instead of three.
-        step = (torch.arange(len(line), device=which.device) - start.index_select(0, line)).float()
+        # Values of a fragment are those at the first pixel of its row plus steps along x: one gather instead of three.
+        step = (torch.arange(len(line), device=numbers.device) - start.index_select(0, line)).float()
         origin = first.long() + row.long() * size + image.index_select(0, triangle) * (size * size)
         self.pixel = origin.index_select(0, line) + step.long()
         self._line, self._step, self._triangle = line, step, triangle
@@ -74,13 +83,13 @@ class _Rows:
         row_depth = (
             row_slope * self._first + rise.index_select(0, triangle) * self._row + level.index_select(0, triangle)
         )
-        # Slivers seen edge-on have huge slopes: never let a fragment leave its triangle's range of depth.
+        # Slivers seen edge-on have huge slopes: fragments are clamped to the depth range of their triangle.
         end = row_depth + row_slope * (width - 1).clamp(min=0)
         near, far = nearest.index_select(0, triangle), farthest.index_select(0, triangle)
         row_depth, end = row_depth.clamp(near, far), end.clamp(near, far)
         row_slope = (end - row_depth) / (width - 1).clamp(min=1)
         depth = row_depth.index_select(0, line) + row_slope.index_select(0, line) * step
-        number = which.index_select(0, triangle).index_select(0, line)
+        number = numbers.index_select(0, triangle).index_select(0, line)
         self.key = ((depth.clamp(0, 5000) * _DEPTH_STEPS).long() << 32) | number
 
     def weights(self, fragments: Tensor) -> Float[Tensor, "f 3"]:
@@ -110,13 +119,14 @@ def rasterize(
 
     Args:
         screen: Pixel x, pixel y (down) and depth (small is near) of every vertex.
-        image: Picture each triangle belongs to.
-        one_sided: Triangles to drop when they turn their back.
-        tested: Triangles with holes, drawn after the solid ones so that `keep` sees only fragments in front of them.
+        image: Picture number of each triangle.
+        one_sided: Triangles that are invisible from behind.
+        tested: Triangles with holes. They are drawn after the solid ones, so that `keep` is only asked about fragments
+            in front of those.
         keep: (triangle numbers, barycentric weights) -> which fragments exist.
 
     Returns:
-        Numbers of the covered pixels (image * size^2 + y * size + x, ascending) and the triangle seen at each.
+        Numbers of the covered pixels (image * size^2 + y * size + x, ascending) and the visible triangle at each.
     """
     columns = [column.contiguous() for column in screen.unbind(1)]
     corners = [corner.contiguous() for corner in triangles.unbind(1)]
@@ -133,14 +143,14 @@ def rasterize(
     nearest = torch.full((num_images * size * size,), _EMPTY, device=screen.device)
     solid = visible if tested is None else visible & ~tested
     passes = [(solid, False)] if tested is None else [(solid, False), (visible & tested, True)]
-    for chosen, holed in passes:
-        which = torch.nonzero(chosen).squeeze(1)
-        if len(which) == 0:
+    for chosen, has_holes in passes:
+        numbers = torch.nonzero(chosen).squeeze(1)
+        if len(numbers) == 0:
             continue
-        picked = [corner.index_select(0, which) for corner in corners]
-        fragments = _Rows(columns, picked, which, image.index_select(0, which), size=size)
+        chosen_corners = [corner.index_select(0, numbers) for corner in corners]
+        fragments = _Fragments(columns, chosen_corners, numbers, image.index_select(0, numbers), size=size)
         pixel, key = fragments.pixel, fragments.key
-        if holed and keep is not None:
+        if has_holes and keep is not None:
             front = torch.nonzero(key < nearest.index_select(0, pixel)).squeeze(1)
             pixel, key = pixel.index_select(0, front), key.index_select(0, front)
             exists = torch.nonzero(keep(key & 0xFFFFFFFF, fragments.weights(front))).squeeze(1)
@@ -153,7 +163,7 @@ def rasterize(
 def barycentric(
     screen: Float[Tensor, "v 3"], triangles: Int[Tensor, "p 3"], pixel: Int[Tensor, " p"], *, size: int
 ) -> Float[Tensor, "p 3"]:
-    """Barycentric weights of pixel centers in the triangle seen at each (`triangles` already selected per pixel)."""
+    """Barycentric weights of pixel centers; `triangles` are the corners of the one visible at each pixel."""
     place = pixel % (size * size)
     px, py = (place % size).float() + 0.5, (place // size).float() + 0.5
     corners = [screen.index_select(0, triangles[:, corner]) for corner in range(3)]

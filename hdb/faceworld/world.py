@@ -1,4 +1,4 @@
-"""FaceWorld: people who do not exist, photographed, painted and carved; the true answer to every prompt is known."""
+"""FaceWorld: people who do not exist, rendered as photos, drawings and statues, and the true answer to each prompt."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ VERSION = 2  # grows whenever a pixel changes
 SPLITS: Mapping[str, range] = MappingProxyType(
     {"train": range(2000), "val": range(2000, 2200), "test": range(2200, 2400)}
 )
-# Root mean square distance of two faces' landmarks, in head units (a face is 1.5 wide), below which they are twins.
-# Measured over 2,400 people: median of all pairs 0.033, of nearest neighbors 0.0147, 5 % quantile of those 0.0126.
+# Two faces whose landmarks differ less (root mean square, in head units: a face is 1.5 wide) are twins. It is the 5 %
+# quantile of the distance to the nearest neighbor over 2,400 people; its median is 0.0147, that of all pairs 0.033.
 TWIN_DISTANCE = 0.0126
-_BATCH_PIXELS = 16 * 64 * 64  # per pass; fewer waste time on calls, more overflow the cache
+_BATCH_PIXELS = 16 * 64 * 64  # per pass; fewer cost overhead of calls, more overflow the cache
 
 
 class FaceWorld:
-    """A world of people, fixed by its seed.
+    """A population of people and the renderer that draws them; both are functions of the seed.
 
     Args:
-        seed: Another seed is another population.
+        seed: Of the population.
         resolution: Width and height of a picture; 64 or 128.
-        device: Where to draw. Pixels may differ in the last bit between devices.
+        device: Where pictures are rendered. Pixels may differ in the last bit between devices.
 
     >>> world = FaceWorld(resolution=64)
     >>> picture = world.oracle(0, "a [V] face in the snow, pencil sketch", seed=3)
@@ -49,11 +49,11 @@ class FaceWorld:
 
     @property
     def digest(self) -> str:
-        """Names these pixels: sha256 of seed, resolution, version and the basis file."""
+        """What the pixels depend on: sha256 of seed, resolution, version and head basis."""
         return hashlib.sha256(f"{self.seed}:{self.resolution}:{VERSION}:{self._head.digest}".encode()).hexdigest()
 
     def identity(self, index: int) -> Identity:
-        """Person `index`. A candidate too close to an earlier person is drawn again, so all before are drawn first."""
+        """Person `index`. All people before are drawn first: a candidate like one of them is drawn again."""
         if index < 0:
             raise ValueError(f"index is {index}, expected a number from 0")
         while len(self._people) <= index:
@@ -61,7 +61,7 @@ class FaceWorld:
         return self._people[index]
 
     def landmarks(self, index: int) -> np.ndarray:
-        """Where 48 points of a person's neutral face lie, less the average face's, float32 (144,), in head units."""
+        """Offsets of 48 points of a person's neutral face from the average face, float32 (144,), in head units."""
         self.identity(index)
         return self._landmarks[index].copy()
 
@@ -82,12 +82,12 @@ class FaceWorld:
         self._landmarks[index] = landmarks
 
     def view(self, identity_index: int, view_index: int) -> View:
-        """View `view_index` of a person; cheap, draws nothing."""
+        """Parameters of view `view_index` of a person; renders nothing."""
         return sample_view(self.seed, identity_index, view_index)
 
     @torch.no_grad()
     def render(self, pairs: list[Pair]) -> Float[Tensor, "n 3 h w"]:
-        """Pictures in [0, 1]. Fastest when pictures of one person follow each other."""
+        """Pictures in [0, 1]. It is fastest when pictures of one person follow each other."""
         if not pairs:
             raise ValueError("render was given no pairs, expected at least one (Identity, View)")
         size = max(1, _BATCH_PIXELS // self.resolution**2)
@@ -95,7 +95,7 @@ class FaceWorld:
         return torch.cat(batches)
 
     def oracle(self, identity_index: int, prompt: str, *, seed: int) -> Float[Tensor, "3 h w"]:
-        """The true answer to a prompt about a person; pose, light, gaze, shirt and backdrop come from `seed`.
+        """The person as the prompt asks for; pose, light, gaze, shirt and backdrop come from `seed`.
 
         Raises:
             ValueError: If `captions.parse` does not understand the prompt.
@@ -104,6 +104,6 @@ class FaceWorld:
         return self.render([(self.identity(identity_index), view)])[0]
 
     def oracle_view(self, prompt: str, *, seed: int) -> View:
-        """The view `oracle` draws. Held-out styles and pairs are allowed here."""
+        """The view that `oracle` draws. Held-out styles and pairs are allowed."""
         nuisances = sample_nuisances(np.random.default_rng([self.seed, seed, 97]))
         return nuisances.replace(**parse(prompt)._asdict())
