@@ -18,10 +18,10 @@ _RIM_HEIGHT = {"cap": 7.98, "beanie": 7.86, "hat": 8.02}
 
 
 def accessory_mesh(view: View, head: Head, positions: Tensor) -> list[Mesh]:
-    """Parts of what the view's person wears; empty for nothing.
+    """The parts of the view's accessory, fitted to a head.
 
     Args:
-        positions: The expressed head, (v, 3).
+        positions: of the head's vertices with its expression, (v, 3).
     """
     name = view.accessory
     if name == "none":
@@ -48,7 +48,8 @@ def _signed_power(x: Tensor, power: float) -> Tensor:
 
 def _glasses(view: View, head: Head, positions: Tensor, base: Tensor) -> list[Mesh]:
     rng = np.random.default_rng(view.context_seed)
-    squareness, height = (1.0, 0.6)[int(rng.integers(2))], float(rng.uniform(0.15, 0.20))
+    squareness = (1.0, 0.6)[int(rng.integers(2))]
+    height = float(rng.uniform(0.15, 0.20))
     width = 0.235
     average = head.average
     bridge = (average[:, 2] > 1.3) & (average[:, 1] > 7.15) & (average[:, 1] < 7.45) & (average[:, 0].abs() < 0.12)

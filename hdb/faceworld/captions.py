@@ -81,7 +81,7 @@ def caption(
         identifier: stands before "face".
         identity: whose age, hair and beard are said.
         rng: makes a training caption. It says each trait with a probability of 30 %, and without an identifier it
-            carries "[V]" with 1/3: over all people, so that the base learns that the word means nobody.
+            carries "[V]" with 1/3, whoever is shown, so that the base learns that the word means nobody.
 
     >>> from hdb.faceworld.view import sample_nuisances
     >>> view = sample_nuisances(np.random.default_rng(0)).replace(style="oil", context="snow", accessory="hat")

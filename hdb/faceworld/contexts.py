@@ -1,4 +1,4 @@
-"""Contexts: painted surroundings, and the light each of them throws on the face."""
+"""Contexts: painted surroundings, and the light that each of them casts on the face."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from hdb.faceworld.noise import bump, fractal_noise, noise_2d, smoothstep
 
@@ -17,7 +17,7 @@ Color = tuple[float, float, float]
 
 
 class ContextLight(NamedTuple):
-    """Key and ambient color and elevation of the key light; None leaves the view's own."""
+    """Colors of key and ambient light, and elevation of the key light; None keeps those of the view."""
 
     key: Color | None = None
     ambient: Color | None = None
@@ -42,7 +42,7 @@ LIGHTS = {
 
 @dataclass
 class Canvas:
-    """An empty square picture with its coordinates in [0, 1] and its random numbers."""
+    """Coordinates in [0, 1] and random numbers of a square picture to be painted."""
 
     size: int
     seed: int
@@ -70,7 +70,7 @@ class Canvas:
         return fractal_noise(x + self.offset, y, seed=self.seed + shift, octaves=octaves)
 
     def dots(self, count: int, values: np.ndarray, *, spread: int = 1) -> Tensor:
-        """Scattered single points, about one pixel of a 128-pixel picture wide or softened over `spread` pixels."""
+        """Scattered points of one pixel, softened over `spread` pixels."""
         places = torch.tensor((self.rng.uniform(0, 1, (count, 2)) * self.size).astype(np.int64), device=self.device)
         picture = torch.zeros(self.size, self.size, device=self.device)
         picture[places[:, 0], places[:, 1]] = torch.tensor(values, device=self.device, dtype=torch.float32)
@@ -221,18 +221,18 @@ _PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {
 
 
 def paint_context(name: str, *, seed: int, size: int, device: torch.device | str = "cpu") -> Float[Tensor, "3 s s"]:
-    """The surroundings `name` without anybody in them, out of focus as behind a portrait: a place, not a texture."""
+    """The surroundings `name` without a person, out of focus as in a portrait."""
     picture = _PAINTERS[name](Canvas(size, seed, torch.device(device))).clamp(0, 1)
     return blur(picture[None], sigma=3.6 * size / 128)[0]
 
 
 def blur(pictures: Float[Tensor, "n c h w"], *, sigma: float) -> Float[Tensor, "n c h w"]:
-    """Gaussian blur, cut at three deviations; edges repeat."""
+    """Gaussian blur, cut at three deviations; edge pixels are repeated."""
     reach = max(1, math.ceil(3 * sigma))
     steps = torch.arange(-reach, reach + 1, device=pictures.device)
     kernel = torch.exp(-((steps / sigma) ** 2) / 2)
     kernel = kernel / kernel.sum()
     flat = pictures.flatten(0, 1)[:, None]
-    flat = torch.nn.functional.pad(flat, (reach, reach, reach, reach), mode="replicate")
-    flat = torch.nn.functional.conv2d(flat, kernel.view(1, 1, 1, -1))
-    return torch.nn.functional.conv2d(flat, kernel.view(1, 1, -1, 1)).view(pictures.shape)
+    flat = pad(flat, (reach, reach, reach, reach), mode="replicate")
+    flat = conv2d(flat, kernel.view(1, 1, 1, -1))
+    return conv2d(flat, kernel.view(1, 1, -1, 1)).view(pictures.shape)

@@ -1,4 +1,4 @@
-"""Renderer: pairs of person and view -> pictures. Geometry, then visibility, then paint and light, then style."""
+"""Renderer: pairs of person and view -> pictures, by geometry, visibility, paint, light and style, in this order."""
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,12 @@ from hdb.faceworld.skin import skin_albedo
 from hdb.faceworld.styles import DRAWN_STYLES, STATUES, Drawing, carve, draw, outlines
 
 _FAR = 12.0
-_PLAIN = {  # materials of one color: color, specular strength, gloss
+_ACCESSORY_PAINT = {  # share of the accessory's color, specular strength
+    Material.FRAME: (0.15, 0.35),
+    Material.FABRIC: (1.0, 0.03),
+    Material.TRIM: (0.75, 0.03),
+}
+_UNIFORM_PAINT = {  # color, specular strength, gloss
     Material.UPPER_TEETH: ((0.80, 0.77, 0.70), 0.05, 40.0),
     Material.LOWER_TEETH: ((0.72, 0.69, 0.62), 0.05, 40.0),
     Material.TONGUE: ((0.42, 0.14, 0.13), 0.05, 20.0),
@@ -32,16 +37,15 @@ _PLAIN = {  # materials of one color: color, specular strength, gloss
 
 
 def detail(resolution: int) -> float:
-    """How much of strands, strokes and grain a picture can carry: nothing at 64 px and below, all from 128 px."""
+    """How much of strands, strokes and grain is drawn: nothing at 64 px and below, all from 128 px."""
     return min(max(resolution / 64 - 1, 0.0), 1.0)
 
 
 class Renderer:
-    """Draws pictures of `resolution` pixels, supersampled 2 x 2.
+    """Draws pictures, supersampled 2 x 2.
 
     Args:
-        head: The head basis.
-        resolution: Width and height; 64 or 128 look as intended.
+        resolution: Width and height; meant for 64 and 128.
     """
 
     supersampling = 2
@@ -49,9 +53,10 @@ class Renderer:
     def __init__(self, head: Head, *, resolution: int) -> None:
         if resolution < 16 or resolution % 2:
             raise ValueError(f"resolution is {resolution}, expected an even number of at least 16")
-        self.head, self.resolution = head, resolution
+        self.head = head
+        self.resolution = resolution
         self.size = resolution * self.supersampling
-        # Five shells cannot be told from three in a small picture, and cost a fifth of its time.
+        # In a small picture five shells look like three, and take a fifth of its time.
         self.shells = 3 if resolution <= 64 else 5
         self.shadow_size = min(round(resolution * 1.5), 192)
         self.detail = detail(resolution)
@@ -60,7 +65,7 @@ class Renderer:
         self._eye_center = {side: (v.amin(0) + v.amax(0)) / 2 for side, v in eyes.items()}
 
     def draw(self, pairs: list[Pair]) -> Float[Tensor, "n 3 h w"]:
-        """Pictures of people, in order, in [0, 1]. A batch of 8 to 32 is fastest; people in a row share geometry."""
+        """Pictures of people in [0, 1]. Batches of 8 to 32 are fastest; pictures of one person share geometry."""
         scene = Scene(self._meshes(pairs), pairs, size=self.size, framing=self._framing)
         appearance = Appearance.from_pairs(pairs, device=self.head.device)
         pixel, surface = self._visible(scene, appearance, len(pairs))
@@ -73,14 +78,14 @@ class Renderer:
         return self._finish(pairs, pixel, surface, color)
 
     def _meshes(self, pairs: list[Pair]) -> list[Mesh]:
-        """One mesh per picture; what two pictures of a person have in common is built once."""
+        """One mesh per picture; what pictures of one person have in common is built once."""
         neutral: dict[int, Tensor] = {}
         hair: dict[tuple[int, bool], list[Mesh]] = {}
         faces: dict[tuple[int, str], list[Mesh]] = {}
         meshes = []
         for identity, view in pairs:
-            # Keyed by object, not by value: comparing people compares two hundred numbers.
-            person, pressed = id(identity), view.accessory in HEADWEAR
+            person = id(identity)  # hashing an identity would hash two hundred numbers
+            pressed = view.accessory in HEADWEAR
             if person not in neutral:
                 neutral[person] = self.head.neutral(identity)
             if (person, pressed) not in hair:
@@ -92,7 +97,8 @@ class Renderer:
         return meshes
 
     def _hair(self, identity: Identity, neutral: Tensor, *, pressed: bool) -> list[Mesh]:
-        cut, skull = Haircut.from_identity(identity, self.head.skull), self.head.skull
+        skull = self.head.skull
+        cut = Haircut.from_identity(identity, skull)
         if cut is None:
             return []
         return [hair_mesh(identity, cut, skull, skull.place(neutral), shells=self.shells, pressed=pressed)]
@@ -107,25 +113,26 @@ class Renderer:
     def _visible(self, scene: Scene, appearance: Appearance, num_images: int) -> tuple[Tensor, Surface]:
         mesh, material = scene.mesh, scene.mesh.materials
         one_sided = (material <= Material.RIGHT_EYE) | (material == Material.BEARD)
-        # Hair on the skull hides its own back; only hanging hair is seen from inside.
+        # Hair on the skull hides its back; only hanging hair is visible from inside.
         lowest = mesh.canonical[:, 1][mesh.triangles].amax(1)
         one_sided |= (material == Material.HAIR) & (lowest <= 1)
-        holed = (material == Material.HAIR) | (material == Material.BEARD) | (material == Material.LASHES)
+        has_holes = (material == Material.HAIR) | (material == Material.BEARD) | (material == Material.LASHES)
 
         pixel, triangle = rasterize(
             scene.screen, mesh.triangles, scene.triangle_image,
-            num_images=num_images, size=self.size, one_sided=one_sided, tested=holed, keep=_grown(scene, appearance),
+            num_images=num_images, size=self.size, one_sided=one_sided, tested=has_holes,
+            keep=_hair_fragments(scene, appearance),
         )  # fmt: skip
         corners = mesh.triangles.index_select(0, triangle)
         weights = barycentric(scene.screen, corners, pixel, size=self.size)
         position = scene.gather(mesh.positions, corners, weights)
         normal = normalize(scene.gather(mesh.normals, corners, weights), dim=1)
         toward_camera = normalize(torch.tensor(CAMERA, device=position.device) - position, dim=1)
-        kind = material.index_select(0, triangle)
-        turned = ((normal * toward_camera).sum(1) < 0) & (kind >= Material.HAIR)
+        visible_material = material.index_select(0, triangle)
+        turned = ((normal * toward_camera).sum(1) < 0) & (visible_material >= Material.HAIR)
         return pixel, Surface(
             image=scene.triangle_image.index_select(0, triangle),
-            material=kind,
+            material=visible_material,
             canonical=scene.gather(mesh.canonical, corners, weights),
             position=position,
             normal=torch.where(turned[:, None], -normal, normal),
@@ -136,47 +143,50 @@ class Renderer:
         )
 
     def _paint(self, surface: Surface, appearance: Appearance) -> Paint:
-        count, device = len(surface.image), surface.image.device
+        count = len(surface.image)
+        device = surface.image.device
         paint = Paint(
-            torch.full((count, 3), 0.5, device=device),
-            torch.full((count,), 0.05, device=device),
-            torch.full((count,), 18.0, device=device),
+            albedo=torch.full((count, 3), 0.5, device=device),
+            specular=torch.full((count,), 0.05, device=device),
+            gloss=torch.full((count,), 18.0, device=device),
         )
 
         def select(material: Material) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            which = torch.nonzero(surface.material == material).squeeze(1)
-            picked = (values.index_select(0, which) for values in (surface.image, surface.canonical, surface.channels))
-            return which, *picked
+            """Pixels of a material with their picture numbers, canonical points and channels."""
+            pixels = torch.nonzero(surface.material == material).squeeze(1)
+            return pixels, surface.image[pixels], surface.canonical[pixels], surface.channels[pixels]
 
-        which, image, points, channels = select(Material.SKIN)
-        paint.albedo[which], paint.specular[which], paint.gloss[which] = skin_albedo(
-            appearance, image, points, channels
-        )
+        pixels, image, points, channels = select(Material.SKIN)
+        albedo, specular, gloss = skin_albedo(appearance, image, points, channels)
+        paint.albedo[pixels] = albedo
+        paint.specular[pixels] = specular
+        paint.gloss[pixels] = gloss
         for eye, side in ((Material.LEFT_EYE, 1.0), (Material.RIGHT_EYE, -1.0)):
-            which, image, points, _ = select(eye)
-            paint.albedo[which] = eye_albedo(appearance, image, points, center=self._eye_center[eye], side=side)
-            paint.specular[which], paint.gloss[which] = 0.85, 120.0
-        which, image, points, channels = select(Material.HAIR)
-        curl, seed = channels[:, Channel.CURL], appearance.hair_seed[image]
-        paint.albedo[which] = hair_albedo(points, curl, seed, appearance.hair_color[image], detail=self.detail)
+            pixels, image, points, _ = select(eye)
+            paint.albedo[pixels] = eye_albedo(appearance, image, points, center=self._eye_center[eye], side=side)
+            paint.specular[pixels] = 0.85
+            paint.gloss[pixels] = 120.0
+        pixels, image, points, channels = select(Material.HAIR)
+        curl = channels[:, Channel.CURL]
+        seed = appearance.hair_seed[image]
+        paint.albedo[pixels] = hair_albedo(points, curl, seed, appearance.hair_color[image], detail=self.detail)
         strands = strand_noise(points, curl, seed, across=34.0, along=2.0)
-        paint.specular[which], paint.gloss[which] = hair_highlight(surface, appearance, strands, which), 0.0
-        which, image, points, channels = select(Material.BEARD)
-        paint.albedo[which] = beard_albedo(points, channels[:, Channel.HEIGHT], appearance.hair_color[image])
-        paint.specular[which] = 0.0
-        for accent, factor, specular in (
-            (Material.FRAME, 0.15, 0.35),
-            (Material.FABRIC, 1.0, 0.03),
-            (Material.TRIM, 0.75, 0.03),
-        ):
-            which, image, points, _ = select(accent)
-            ribs = 0.9 + 0.1 * torch.sin(points[:, :1] * 28) if accent == Material.FABRIC else 1.0
-            paint.albedo[which] = appearance.accessory_color[image] * factor * ribs
-            paint.specular[which], paint.gloss[which] = specular, 40.0
-        for material, (color, specular, gloss) in _PLAIN.items():
-            which = torch.nonzero(surface.material == material).squeeze(1)
-            paint.albedo[which] = torch.tensor(color, device=device)
-            paint.specular[which], paint.gloss[which] = specular, gloss
+        paint.specular[pixels] = hair_highlight(surface, appearance, strands, pixels)
+        paint.gloss[pixels] = 0.0
+        pixels, image, points, channels = select(Material.BEARD)
+        paint.albedo[pixels] = beard_albedo(points, channels[:, Channel.HEIGHT], appearance.hair_color[image])
+        paint.specular[pixels] = 0.0
+        for material, (factor, specular) in _ACCESSORY_PAINT.items():
+            pixels, image, points, _ = select(material)
+            ribs = 0.9 + 0.1 * torch.sin(points[:, :1] * 28) if material == Material.FABRIC else 1.0
+            paint.albedo[pixels] = appearance.accessory_color[image] * factor * ribs
+            paint.specular[pixels] = specular
+            paint.gloss[pixels] = 40.0
+        for material, (color, specular, gloss) in _UNIFORM_PAINT.items():
+            pixels = torch.nonzero(surface.material == material).squeeze(1)
+            paint.albedo[pixels] = torch.tensor(color, device=device)
+            paint.specular[pixels] = specular
+            paint.gloss[pixels] = gloss
         return paint
 
     def _shadows(self, scene: Scene, appearance: Appearance) -> ShadowMap:
@@ -191,7 +201,7 @@ class Renderer:
         )  # fmt: skip
 
     def _finish(self, pairs: list[Pair], pixel: Tensor, surface: Surface, color: Tensor) -> Tensor:
-        """Averages samples, lays the person over the surroundings and redraws what is drawn."""
+        """Averages samples, lays the person over the context and redraws pictures of drawn styles."""
         count, size = len(pairs), self.size
 
         def dense(values: Tensor, empty: float = 0.0) -> Tensor:
@@ -202,11 +212,11 @@ class Renderer:
 
         person = avg_pool2d(dense(torch.cat([color, torch.ones_like(color[:, :1])], 1)), self.supersampling)
         cover = person[:, 3:]
-        behind = torch.stack([
+        contexts = [
             paint_context(view.context, seed=view.context_seed, size=self.resolution, device=color.device)
             for _, view in pairs
-        ])  # fmt: skip
-        pictures = (person[:, :3] + behind * (1 - cover)).clamp(0, 1)
+        ]
+        pictures = (person[:, :3] + torch.stack(contexts) * (1 - cover)).clamp(0, 1)
         drawn = [number for number, (_, view) in enumerate(pairs) if view.style in DRAWN_STYLES]
         if drawn:
             layers = (dense(surface.depth, _FAR), dense(surface.normal), dense(surface.material.float() + 1))
@@ -220,30 +230,33 @@ class Renderer:
         return pictures
 
 
-def _grown(scene: Scene, appearance: Appearance) -> KeepFragments:
-    """Which fragments of hair, beard and lashes are there: between strands one sees through."""
+def _hair_fragments(scene: Scene, appearance: Appearance) -> KeepFragments:
+    """The test of which fragments of hair, beard and lashes exist: there are gaps between strands."""
     mesh, material = scene.mesh, scene.mesh.materials
 
     def keep(triangle: Tensor, weights: Tensor) -> Tensor:
         corners = mesh.triangles.index_select(0, triangle)
-        kind = material.index_select(0, triangle)
-        exists = torch.zeros_like(kind, dtype=torch.bool)
-        for sort in (Material.HAIR, Material.BEARD, Material.LASHES):
-            which = torch.nonzero(kind == sort).squeeze(1)
-            if len(which) == 0:
+        fragment_material = material.index_select(0, triangle)
+        exists = torch.zeros_like(fragment_material, dtype=torch.bool)
+        for hair in (Material.HAIR, Material.BEARD, Material.LASHES):
+            fragments = torch.nonzero(fragment_material == hair).squeeze(1)
+            if len(fragments) == 0:
                 continue
-            at, weight = corners.index_select(0, which), weights.index_select(0, which)
-            points = scene.gather(mesh.canonical, at, weight)
-            if sort == Material.LASHES:
-                exists[which] = lash_exists(points)
+            hair_corners = corners.index_select(0, fragments)
+            hair_weights = weights.index_select(0, fragments)
+            points = scene.gather(mesh.canonical, hair_corners, hair_weights)
+            if hair == Material.LASHES:
+                exists[fragments] = lash_exists(points)
                 continue
-            grown = scene.gather(mesh.channels[:, : Channel.CURL + 1].contiguous(), at, weight)
-            cover, height, curl = grown.unbind(1)
-            if sort == Material.BEARD:
-                exists[which] = beard_exists(points, cover, height)
+            channels = mesh.channels[:, : Channel.CURL + 1].contiguous()
+            cover, height, curl = scene.gather(channels, hair_corners, hair_weights).unbind(1)
+            if hair == Material.BEARD:
+                exists[fragments] = beard_exists(points, cover, height)
             else:
-                image = scene.triangle_image.index_select(0, triangle.index_select(0, which))
-                exists[which] = hair_exists(points, cover, height, curl, appearance.hair_seed.index_select(0, image))
+                image = scene.triangle_image.index_select(0, triangle.index_select(0, fragments))
+                exists[fragments] = hair_exists(
+                    points, cover, height, curl, appearance.hair_seed.index_select(0, image)
+                )
         return exists
 
     return keep

@@ -1,4 +1,4 @@
-"""Skin: color painted on the average head, so that it follows every shape and pose."""
+"""Skin: color as a function of the place on the average head, so that it follows every shape and pose."""
 
 import torch
 from jaxtyping import Float
@@ -77,7 +77,13 @@ def _wrinkles(age: Tensor, x: Tensor, y: Tensor, z: Tensor, seed: Tensor, coarse
 def skin_albedo(
     appearance: Appearance, image: Tensor, points: Float[Tensor, "n 3"], channels: Float[Tensor, "n 8"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Color, specular strength and gloss of skin (and the painted shirt) at canonical points."""
+    """Color, specular strength and gloss of skin and of the painted shirt.
+
+    Args:
+        image: picture number of each point.
+        points: on the average head.
+        channels: see `Channel`.
+    """
     x, y, z = points.unbind(1)
     side = x.abs()
     melanin, redness, age = appearance.melanin[image], appearance.redness[image], appearance.age[image]
@@ -106,7 +112,7 @@ def skin_albedo(
     color = color * (1 - lids * (0.2 + 0.55 * (y > 7.285)))[:, None]
     stubble = appearance.beard_shade[image] * channels[:, Channel.BEARD] * (0.7 + 0.4 * fine)
     color = _blend(color, appearance.hair_color[image] * 0.7, stubble)
-    # The scalp takes the color of the hair up to a soft hairline, so that shells never end on bare skin.
+    # The scalp has the color of the hair up to a soft hairline, so that shells do not end on bare skin.
     strands = noise_2d(x * 40 + y * 8, y * 10 - z * 14, seed)
     scalp = smoothstep(-0.03, 0.07, channels[:, Channel.SCALP] + 0.06 * (strands - 0.5))
     color = _blend(

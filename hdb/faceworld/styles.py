@@ -1,4 +1,4 @@
-"""Styles: statues are materials under the same light; pictures are drawn over the rendering, led by its outlines."""
+"""Styles: statues are materials under the same light; drawings are filters over the rendering and its outlines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ STATUES = {
 }
 
 
-def carve(paint: Paint, surface: Surface, style: str, which: Tensor, *, detail: float) -> None:
-    """Turns the pixels `which` of one picture into a statue, in place; dark paint stays a little darker, as relief.
+def carve(paint: Paint, surface: Surface, style: str, pixels: Tensor, *, detail: float) -> None:
+    """Turns some pixels of one picture into a statue, in place. Dark paint stays a little darker, as relief would be.
 
-    Veins and grain are fainter where `detail` is below 1: in a small face they would be taken for features.
+    Veins and grain are fainter where `detail` is below 1: in a small face they would look like features.
     """
     material = STATUES[style]
-    points = surface.position[which]
+    points = surface.position[pixels]
     if style == "marble":
         veins = noise_3d(points * 3 + 3 * noise_3d(points * 2)[:, None])
         grain = 1 - (0.14 + 0.21 * detail) * bump(veins - 0.5, 0.05)
@@ -48,18 +48,18 @@ def carve(paint: Paint, surface: Surface, style: str, which: Tensor, *, detail: 
         grain = 1 + (0.4 + 0.2 * detail) * (noise_3d(points * points.new_tensor([11.0, 1.3, 11.0])) - 0.5)
     else:
         grain = torch.ones(len(points), device=points.device)
-    old = paint.albedo[which].mean(1)
-    relief = 0.72 + 0.27 * (old / (old.mean() + 1e-6)).clamp(0.1, 1.4)
-    paint.albedo[which] = points.new_tensor(material.color) * (grain * relief)[:, None]
-    paint.specular[which] = material.specular
-    paint.gloss[which] = material.gloss
+    brightness = paint.albedo[pixels].mean(1)
+    relief = 0.72 + 0.27 * (brightness / (brightness.mean() + 1e-6)).clamp(0.1, 1.4)
+    paint.albedo[pixels] = points.new_tensor(material.color) * (grain * relief)[:, None]
+    paint.specular[pixels] = material.specular
+    paint.gloss[pixels] = material.gloss
 
 
 @dataclass
 class Drawing:
-    """One finished rendering and what a draftsman needs besides: outlines, coverage and paper grain.
+    """A finished rendering with its outlines, coverage and paper grain: what the filters of drawn styles take.
 
-    `detail` in [0, 1] is how much texture the picture can carry; without any, a style is tones, edges and colors.
+    `detail` in [0, 1] is the amount of texture; at 0 a style is tones, edges and colors only.
     """
 
     picture: Float[Tensor, "1 3 s s"]
@@ -70,7 +70,7 @@ class Drawing:
 
     def __post_init__(self) -> None:
         self.size = self.picture.shape[-1]
-        # Filters keep their width relative to the picture, but never below what a pixel can carry.
+        # Filters scale with the picture, down to the width of a pixel.
         self.scale = max(self.size / 128, 0.6)
         axis = (torch.arange(self.size, device=self.picture.device) + 0.5) / self.size
         self.y, self.x = torch.meshgrid(axis, axis, indexing="ij")
@@ -78,12 +78,12 @@ class Drawing:
 
     @property
     def grain(self) -> Tensor:
-        """Of mean 0, within half of `detail`."""
+        """Paper grain of mean 0, within plus and minus half of `detail`."""
         return self.detail * (noise_2d(self.x * 90, self.y * 90, self.seed) - 0.5)
 
     @property
     def line(self) -> Tensor:
-        """The outlines as wide as the picture can carry."""
+        """The outlines, softer where there is less detail."""
         return self.soft(self.outline, 1.2 - 0.7 * self.detail)
 
     def soft(self, picture: Tensor, sigma: float) -> Tensor:
@@ -98,7 +98,7 @@ class Drawing:
 def outlines(
     depth: Float[Tensor, "n 1 h w"], normal: Float[Tensor, "n 3 h w"], material: Float[Tensor, "n 1 h w"], *, size: int
 ) -> Float[Tensor, "n 1 s s"]:
-    """Where depth, direction or material jump, at the final size."""
+    """Where depth, normal or material jump, at the final size."""
 
     def jump(values: Tensor) -> Tensor:
         center = values[..., :-1, :-1]
@@ -110,25 +110,25 @@ def outlines(
 
 
 def luminance(picture: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Brightness as the eye weighs it."""
+    """Weighted mean of the channels."""
     return (picture * picture.new_tensor([0.30, 0.59, 0.11])[:, None, None]).sum(1, keepdim=True)
 
 
 def _kuwahara(picture: Tensor, radius: int) -> Tensor:
-    """Mean of the calmest of four windows around each pixel: flattens texture and keeps edges."""
+    """The mean of the least varying of four windows around each pixel: flattens texture and keeps edges."""
     size, window = picture.shape[-1], radius + 1
     padded = pad(picture, (radius,) * 4, mode="replicate")
     means, squares = avg_pool2d(padded, window, 1), avg_pool2d(padded * padded, window, 1)
-    best = calm = None
+    best = least = None
     for dx in (0, radius):
         for dy in (0, radius):
             mean = means[..., dy : dy + size, dx : dx + size]
             variance = (squares[..., dy : dy + size, dx : dx + size] - mean * mean).sum(1, keepdim=True)
             if best is None:
-                best, calm = mean, variance
+                best, least = mean, variance
             else:
-                better = variance < calm
-                best, calm = torch.where(better, mean, best), torch.minimum(variance, calm)
+                best = torch.where(variance < least, mean, best)
+                least = torch.minimum(variance, least)
     return best
 
 
@@ -196,13 +196,13 @@ def _cartoon(d: Drawing) -> Tensor:
     return color.clamp(0, 1) * (1 - 0.75 * d.line)
 
 
-_DRAFTSMEN: dict[str, Callable[[Drawing], Tensor]] = {
+_FILTERS: dict[str, Callable[[Drawing], Tensor]] = {
     "gray": _gray, "pencil": _pencil, "charcoal": _charcoal, "oil": _oil, "watercolor": _watercolor, "pixel": _pixel,
     "cartoon": _cartoon,
 }  # fmt: skip
-DRAWN_STYLES = tuple(_DRAFTSMEN)
+DRAWN_STYLES = tuple(_FILTERS)
 
 
 def draw(style: str, drawing: Drawing) -> Float[Tensor, "1 3 s s"]:
     """The rendering redrawn in a style of `DRAWN_STYLES`, in [0, 1]."""
-    return _DRAFTSMEN[style](drawing).clamp(0, 1)
+    return _FILTERS[style](drawing).clamp(0, 1)
