@@ -1,15 +1,22 @@
-"""One photo of a face becomes a file of personal weights for a text-to-image diffusion model: HyperDreamBooth.
+"""HyperDreamBooth: one photo of a face becomes a small file that teaches a text-to-image model that person.
 
     reference -> encoder -> decoder -> theta -> Layout -> LiDB layers in UNet + text encoder -> images -> metrics
     (n,3,h,w)    face       weight     (n,p)    slots     (personalized Stable Diffusion)       (n,3,h,w)  face_rec,
     one photo    features   tokens                                                                         dino, clip
 
-The rooms, in the order of that line: `hdb.faces` (where references come from) and `hdb.faceworld` (the embedded world
-of people who do not exist), `hdb.hypernet` (reference -> theta), `hdb.lidb` (what theta means), `hdb.diffusion` (the
-frozen base and its pictures), `hdb.metrics`, `hdb.losses`, `hdb.training` (one LightningModule per stage),
-`hdb.methods` (every way from a photo to a person the base can draw), `hdb.evaluation` (which of them is better),
-`hdb.faceworld.base` (what trained the weights that `hdb.faceworld` ships). `experiments/` builds objects from these
-rooms by plain calls.
+What is listed in `__all__` is public; everything else may change without notice.
+
+    HyperDreamBoothPipeline     photo -> Subject -> pictures
+    Subject                     one person's weights: save, load, export as a LoRA
+    HyperNetPretraining         LightningModule: trains the hypernetwork
+    SubjectFinetuning           LightningModule: rank-relaxed fast finetuning of one or many subjects
+    Preoptimization             LightningModule: fits the targets of the weight-space loss
+    FaceData                    LightningDataModule: references and targets of many identities
+
+The rooms, in the order of the figure: `hdb.faces` (where references come from), `hdb.hypernet` (reference -> theta),
+`hdb.lidb` (what theta means), `hdb.diffusion` (the frozen base), `hdb.metrics`, `hdb.losses`, `hdb.training` (one
+LightningModule per stage), `hdb.methods` (HyperDreamBooth and what it is compared with), `hdb.evaluation`.
+`hdb.faceworld` is a synthetic world with a small base of its own. The commands are in `experiments/`.
 
 Source: Ruiz et al., HyperDreamBooth, https://arxiv.org/abs/2307.06949
 """
@@ -18,32 +25,26 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Resolved on first use: `import hdb.faceworld` in a rendering process must not pay for Lightning and diffusers.
-_NOUNS = {
-    "StableDiffusion": "hdb.diffusion.stable_diffusion",
-    "PersonalizedDiffusion": "hdb.diffusion.personalized",
-    "Layout": "hdb.lidb.layout",
-    "Slot": "hdb.lidb.slot",
-    "Residuals": "hdb.lidb.residuals",
-    "LiDB": "hdb.lidb.adapter",
-    "LiDBLinear": "hdb.lidb.linear",
+# Imported on first use: `import hdb` must not wait for Lightning and diffusers.
+_PUBLIC = {
+    "HyperDreamBoothPipeline": "hdb.pipeline",
     "Subject": "hdb.lidb.file",
-    "FaceEncoder": "hdb.hypernet.encoder",
-    "WeightDecoder": "hdb.hypernet.decoder",
-    "HyperNet": "hdb.hypernet.hypernet",
-    "Preoptimization": "hdb.training.preoptimize",
     "HyperNetPretraining": "hdb.training.pretrain",
     "SubjectFinetuning": "hdb.training.personalize",
-    "FaceBatch": "hdb.faces.sources",
-    "FaceCropper": "hdb.faces.crop",
+    "Preoptimization": "hdb.training.preoptimize",
     "FaceData": "hdb.faces.datamodule",
-    "FaceWorld": "hdb.faceworld.world",
+    "BaseOptions": "hdb.diffusion.base",
+    "LiDBOptions": "hdb.lidb.options",
+    "HyperNetOptions": "hdb.hypernet.options",
+    "PretrainingOptions": "hdb.training.pretraining_options",
+    "FinetuningOptions": "hdb.training.finetuning_options",
+    "SamplingOptions": "hdb.diffusion.sampling",
 }
 
-__all__ = ["__version__", *_NOUNS]
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:
-    if name in _NOUNS:
-        return getattr(import_module(_NOUNS[name]), name)
-    raise AttributeError(f"module 'hdb' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'hdb' has no attribute {name!r}, expected one of {', '.join(__all__)}")

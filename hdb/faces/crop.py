@@ -116,6 +116,39 @@ class FaceCropper:
         image, _ = self.locate(open_picture(picture), name_of(picture), face)
         return square(image, resolution=resolution)
 
+    def read(
+        self, picture: Picture, *, resolution: int, crop: bool | None = None, face: int | None = None
+    ) -> Float[Tensor, "3 r r"]:
+        """A photo as a face crop: `crop`, `check`, or whichever of the two the picture needs.
+
+        Args:
+            crop: True cuts the face out. False keeps the framing of a picture that is a face crop already. None keeps
+                it where the face sits as in a crop, and cuts the face out of everything else.
+
+        Raises:
+            FaceError: see `crop`.
+        """
+        if crop is None:
+            crop = not self.is_face_crop(open_picture(picture))
+        read = self.crop if crop else self.check
+        return read(picture, resolution=resolution, face=face)
+
+    def is_face_crop(self, image: Image.Image) -> bool:
+        """Whether a square picture is framed as `frame` would frame its largest face.
+
+        The center may be off by a tenth of the side, and the side by a quarter.
+        """
+        side = max(image.size)
+        if abs(image.width - image.height) > 0.02 * side:
+            return False
+        faces = self.detect(image)
+        if not faces:
+            return False
+        corners = frame(faces[0])
+        center_offset = np.abs(corners.mean(0) - np.array(image.size) / 2).max() / side
+        side_ratio = np.linalg.norm(corners[3] - corners[0]) / side
+        return bool(center_offset < 0.1 and 0.8 < side_ratio < 1.25)
+
     def upright(self, image: Image.Image) -> tuple[Image.Image, list[Face], int]:
         """The picture turned so that its faces are upright, its faces, and by how many degrees clockwise it was turned.
 
