@@ -351,7 +351,7 @@ class HyperDreamBoothPipeline:
     ) -> Float[Tensor, "m 3 h w"]:
         """Pictures of people as a tensor on the CPU, ordered by prompt, then by person, then by number."""
         drawn: dict[tuple[int, int, int], Tensor] = {}
-        batches = tiled_batches(len(prompts), num_images, len(people), at_once=sampling.batch_size)
+        batches = tiled_batches(len(prompts), num_images, len(people), max_batch_size=sampling.batch_size)
         with tqdm(total=len(batches), desc="drawing", disable=not progress_bar, leave=False) as bar:
             for batch in batches:
                 present = sorted({person for _, _, person in batch})
