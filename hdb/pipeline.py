@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ SHIPPED_ENCODER = "hdb/faceworld/weights/encoder"
 SETTINGS_FILE = "personalization.json"  # in a base's folder: how to personalize and sample it
 
 SubjectLike = Subject | str | Path  # a person that is there already, or the file
-Photo = Picture | Float[Tensor, "3 h w"]
+Photo = Picture | Tensor  # a tensor is a face crop, (3, h, w) in [0, 1]
 
 
 @dataclass
@@ -261,7 +263,7 @@ class HyperDreamBoothPipeline:
             rows = [row for row, pictures in enumerate(views) if len(pictures) == num_views]
             batch = torch.stack([views[row] for row in rows])
             given = Photos([names[row] for row in rows], batch[:, 0], batch[:, 1:])
-            with _ProgressBar(options.num_steps, shown=progress_bar and finetune) as bar:
+            with _quiet_lightning(), _ProgressBar(options.num_steps, shown=progress_bar and finetune) as bar:
                 callbacks = [*context.trainer.get("callbacks", ()), bar]
                 with_bar = replace(context, trainer={**context.trainer, "callbacks": callbacks})
                 result = self.method(with_bar, finetune=finetune, finetuning=options).personalize(given)
@@ -501,6 +503,18 @@ def _name_of(photo: Photo) -> str:
     if isinstance(photo, (str, Path)):
         return Path(photo).name
     return photo.name if isinstance(photo, StoredPicture) else ""
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keeps the Trainer from printing which devices it found and that it reached its last step."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _ProgressBar(L.Callback):

@@ -95,6 +95,23 @@ class Subject(Residuals):
         fields = self.metadata | _derived_fields(self.layout)
         return write_safetensors(path, {"theta": theta}, fields | {"checksum": _checksum(theta, fields)})
 
+    def export(self, path: str | Path, *, format: str = "kohya", title: str | None = None, thumbnail: str = "") -> Path:
+        """Writes an ordinary LoRA file for other programs; see `hdb.lidb.export.export_lora`.
+
+        Args:
+            path: The safetensors file to write.
+            format: `kohya`, which ComfyUI, A1111, sd-scripts and diffusers read, or `diffusers`.
+            title: As interfaces show it; None is the name of the file.
+            thumbnail: A small picture as a data URL.
+
+        Raises:
+            ValueError: The format is unknown.
+            OSError: It could not be written.
+        """
+        from hdb.lidb.export import export_lora  # which imports this module
+
+        return export_lora(self, path, format, title=title, thumbnail=thumbnail)
+
     @classmethod
     def load(
         cls, path: str | Path, *, expected_layout: Layout | None = None, expected_base: str | None = None
