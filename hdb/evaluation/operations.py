@@ -110,10 +110,10 @@ class Pieces:
         batch = self._batch(num, cached=cached)
 
         def step() -> None:
-            theta = stage.predicted(batch)
+            theta = stage.predict_theta(batch)
             loss = theta.mean()
             if options.alpha:
-                losses = self._denoised(Residuals(theta, self.hypernet.layout), stage.target_latents(batch))
+                losses = self._denoised(Residuals(theta, self.hypernet.layout), stage.encode_targets(batch))
                 loss = loss + losses.mean()
             if options.gamma:
                 rows = min(options.identity_samples, math.ceil(num * options.identity_until))

@@ -1,4 +1,4 @@
-"""What happens beside training: the loss as a curve; unseen people drawn and scored at each validation."""
+"""Callbacks of training: the loss curve, and unseen people drawn and scored at each validation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,73 +21,88 @@ from hdb.limits import number_field, texts_field
 from hdb.metrics.judges import Embeddings, Judges, Scores
 from hdb.prompts import INSTANCE_PROMPT, remove_identifier
 
-PREVIEWED = tuple(
-    start.format(INSTANCE_PROMPT)
-    for start in ("a photo of {}", "a photo of {} on a beach", "an oil painting of {}", "a bronze statue of {}")
+PREVIEW_PROMPTS = (
+    f"a photo of {INSTANCE_PROMPT}",
+    f"a photo of {INSTANCE_PROMPT} on a beach",
+    f"an oil painting of {INSTANCE_PROMPT}",
+    f"a bronze statue of {INSTANCE_PROMPT}",
 )
 
 
 class LossCurve(L.Callback):
-    """Keeps the training loss as a few hundred points: each the mean over as many steps, at the last of them.
+    """Keeps the training loss as a few hundred points, each the mean over as many steps.
 
-        loss of every step -> mean over ceil(max_steps / num_points) steps -> points [[step, loss], ...]
+        loss of every step -> mean over ceil(max_steps / num_points) steps -> points [[last step, loss], ...]
 
-    The curve travels in the checkpoint. A file of its own would know of steps that a resumed run takes again, and their
-    points would be there twice.
+    The curve is stored in the checkpoint. A file of its own would have points of steps that a resumed run repeats.
 
     Args:
-        num_points: at most, of a run of the Trainer's max_steps.
+        num_points: Largest number of points in a run of the Trainer's `max_steps`.
     """
 
     def __init__(self, *, num_points: int = 300) -> None:
-        self.num_points, self.finished, self.step = num_points, [], 0
-        self.total, self.count = 0.0, 0  # of the point begun
+        self.num_points = num_points
+        self.finished: list[list[int | float]] = []
+        self.step = 0
+        self.total: float | Tensor = 0.0  # sum of the losses of the unfinished point
+        self.count = 0
 
     @property
     def points(self) -> list[list[int | float]]:
-        """[step, loss] of all steps so far; the last point may be of fewer steps than the others."""
-        return [*self.finished, *([[self.step, float(self.total) / self.count]] if self.count else [])]
+        """[step, loss] of all steps so far; the last point may average fewer steps than the others."""
+        if not self.count:
+            return list(self.finished)
+        return [*self.finished, [self.step, float(self.total) / self.count]]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped, self.step, self.count = trainer.global_step > self.step, trainer.global_step, self.count + 1
-        # Of several batches to a step Lightning gives their share of its loss. It stays on the device: float() would
-        # wait for it every step.
+        step_finished = trainer.global_step > self.step
+        steps_per_point = -(-trainer.max_steps // self.num_points)
+        self.step = trainer.global_step
+        self.count += 1
+        # Lightning divides the loss by the batches of a step. The sum stays on the device: float() would wait for it.
         self.total = self.total + outputs["loss"].detach() * trainer.accumulate_grad_batches
-        if stepped and self.step % -(-trainer.max_steps // self.num_points) == 0:
-            self.finished, self.total, self.count = self.points, 0.0, 0
+        if step_finished and self.step % steps_per_point == 0:
+            self.finished = self.points
+            self.total = 0.0
+            self.count = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"finished": self.finished, "step": self.step, "total": float(self.total), "count": self.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.finished, self.step = state_dict["finished"], state_dict["step"]
-        self.total, self.count = state_dict["total"], state_dict["count"]
+        self.finished = state_dict["finished"]
+        self.step = state_dict["step"]
+        self.total = state_dict["total"]
+        self.count = state_dict["count"]
 
 
 @dataclass
 class PreviewOptions:
-    """Whom to draw at each validation, and how: of `num_preview_identities` people a picture for each prompt."""
+    """What is drawn at each validation: `num_preview_identities` people, each under all of `preview_prompts`."""
 
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=10))
     num_preview_identities: int = number_field(16, ge=1)
-    preview_prompts: list[str] = texts_field(lambda: list(PREVIEWED))
+    preview_prompts: list[str] = texts_field(lambda: list(PREVIEW_PROMPTS))
 
 
 class PreviewPeople(L.Callback):
-    """At each validation: predicts theta of unseen people, draws them, scores them, shows them.
+    """Predicts, draws and scores unseen people at each validation.
 
         references (n, 3, h, w) -> hypernet -> theta (n, p) -> a picture per prompt -> val/face_rec, val/dino,
-        val/clip_i, val/clip_t; a grid; a table at W&B: the reference, the pictures and their scores, a row each person
+        val/clip_i, val/clip_t; a grid; at W&B a table with a row per person: reference, pictures, scores
 
-    Seeds never change, so pictures of two validations differ by what was learned. Scores are against the reference and
-    the prompt, of few inference steps and so not those of an evaluation. Every process draws its share of the people;
-    the scores are of all of them, grid and table of the first process's.
+    Seeds do not change, so the pictures of two validations differ by what was learned in between. The scores compare
+    with the reference and the prompt. They come from few inference steps and are not those of an evaluation. Each
+    process draws its share of the people. The scores are over all of them; grid and table show those of rank 0.
 
     Args:
-        people: unseen ones, of whom the first n are drawn, at least one for each process.
-        path: of the grid, a PNG; replaced each time.
+        people: Unseen people, of whom the first `num_preview_identities` are drawn.
+        path: The grid, a PNG that is replaced at each validation.
+
+    Raises:
+        ValueError: Fewer people than processes, when training starts.
     """
 
     def __init__(
@@ -100,63 +115,78 @@ class PreviewPeople(L.Callback):
         path: str | Path,
         seed: int = 0,
     ) -> None:
-        self.personalized, self.scores, self.seed = personalized, Scores(judges), seed
+        self.personalized = personalized
+        self.scores = Scores(judges)
         self.references = first_references(people, options.num_preview_identities)
-        self.prompts, self.sampling, self.path = list(options.preview_prompts), options.sampling, Path(path)
-        self.known: Embeddings | None = None
+        self.reference_embeddings: Embeddings | None = None
+        self.prompts = list(options.preview_prompts)
+        self.sampling = options.sampling
+        self.path = Path(path)
+        self.seed = seed
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if len(self.references) < trainer.world_size:
-            given = f"{len(self.references)} people to preview for {trainer.world_size} processes"
-            raise ValueError(f"{given}: expected at least one each, num_preview_identities={trainer.world_size}")
+            raise ValueError(
+                f"{len(self.references)} people to preview for {trainer.world_size} processes: "
+                f"expected at least one each, num_preview_identities={trainer.world_size}"
+            )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        mine = torch.arange(trainer.global_rank, len(self.references), trainer.world_size)
-        references = self.references[mine]
+        people = torch.arange(trainer.global_rank, len(self.references), trainer.world_size)
+        references = self.references[people]
         with torch.no_grad():
             theta = pl_module.hypernet(references.to(pl_module.device))
+        pictures = self.draw(Residuals(theta, pl_module.hypernet.layout), people)
+        if self.reference_embeddings is None:
+            self.reference_embeddings = self.scores.judges.embed_images(references)
         self.scores.reset()
-        pictures = self.draw(Residuals(theta, pl_module.hypernet.layout), mine)
-        for drawn, prompt in zip(pictures, self.prompts, strict=True):
-            self.known = self.known or self.scores.judges.embed_images(references)
-            self.scores.update(drawn, self.known, [remove_identifier(prompt)] * len(mine), mine)
+        for prompt, prompt_pictures in zip(self.prompts, pictures, strict=True):
+            plain_prompts = [remove_identifier(prompt)] * len(people)
+            self.scores.update(prompt_pictures, self.reference_embeddings, plain_prompts, people)
         for name, score in self.scores.compute().items():
             pl_module.log(f"val/{name}", score, prog_bar=name == "face_rec")
         if trainer.is_global_zero:
             self.show(trainer, references, pictures)
 
-    def draw(self, people: Residuals, numbers: Int[Tensor, " k"]) -> Float[Tensor, "q k 3 h w"]:
-        """A picture of each of k people for each of q prompts.
+    def draw(self, residuals: Residuals, people: Int[Tensor, " k"]) -> Float[Tensor, "q k 3 h w"]:
+        """Draws each of k people under each of q prompts.
 
         Args:
-            numbers: of the people among all: their seeds do not depend on who is drawn together.
+            people: Their numbers among all previewed people. Seeds depend on them and not on who is drawn together.
         """
-        drawn: dict[tuple[int, int], Tensor] = {}
-        for batch in tiled_batches(len(self.prompts), 1, len(people), max_batch_size=self.sampling.batch_size):
-            persons = sorted({person for _, _, person in batch})
-            seeds = [self.seed + p * len(self.references) + int(numbers[person]) for p, _, person in batch]
-            some, prompts = Residuals(people.theta[persons], people.layout), [self.prompts[p] for p, _, _ in batch]
-            pictures = self.personalized.pictures(some, prompts, seeds=seeds, sampling=self.sampling)
-            drawn |= {(p, person): picture for (p, _, person), picture in zip(batch, pictures, strict=True)}
-        rows = [torch.stack([drawn[p, person] for person in range(len(people))]) for p in range(len(self.prompts))]
-        return torch.stack(rows)
+        pictures: dict[tuple[int, int], Tensor] = {}
+        batches = tiled_batches(len(self.prompts), 1, len(people), max_batch_size=self.sampling.batch_size)
+        for batch in batches:
+            rows = sorted({row for _, _, row in batch})
+            batch_pictures = self.personalized.pictures(
+                Residuals(residuals.theta[rows], residuals.layout),
+                [self.prompts[prompt] for prompt, _, _ in batch],
+                seeds=[self.seed + prompt * len(self.references) + int(people[row]) for prompt, _, row in batch],
+                sampling=self.sampling,
+            )
+            for (prompt, _, row), picture in zip(batch, batch_pictures, strict=True):
+                pictures[prompt, row] = picture
+        prompts = range(len(self.prompts))
+        return torch.stack([torch.stack([pictures[prompt, row] for row in range(len(people))]) for prompt in prompts])
 
     def show(
         self, trainer: L.Trainer, references: Float[Tensor, "k 3 _ _"], pictures: Float[Tensor, "q k 3 h w"]
     ) -> None:
-        """Writes the grid, and logs grid and table."""
+        """Writes the grid. With W&B also logs the grid and the table."""
         columns = ["reference", *self.prompts]
-        rows = [[reference, *of] for reference, of in zip(references, pictures.transpose(0, 1), strict=True)]
+        rows = [[reference, *pictures[:, person]] for person, reference in enumerate(references)]
         grid = picture_grid(rows, columns=columns)
         save_image(grid, self.path)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_image("val/pictures", [grid])
             scores = self.scores.per_person()
-            numbers = zip(*(of.tolist() for of in scores.values()), strict=True)
-            table = [[*map(thumbnail, row), *of] for row, of in zip(rows, numbers, strict=True)]
+            table = [
+                [*map(thumbnail, row), *(float(values[person]) for values in scores.values())]
+                for person, row in enumerate(rows)
+            ]
             trainer.logger.log_table("val/people", columns=[*columns, *scores], data=table)
 
 
 def thumbnail(picture: Float[Tensor, "3 h w"]) -> wandb.Image:
-    """A picture of a table, as small as in the grid: whole ones would be gigabytes over a long run."""
+    """A picture for a W&B table, at 128 px: full ones would take gigabytes over a long run."""
     return wandb.Image(to_pil(picture, size=128))

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hdb.diffusion.personalized import DenoisingOutput, PersonalizedDiffusion
-from hdb.faces.datamodule import FaceLoader
+from hdb.faces.datamodule import FaceData, FaceLoader
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
@@ -228,6 +228,17 @@ def test_own_minus_other_is_the_paired_difference_under_the_same_noise(pretrain,
     assert log.final["val/own_minus_other_ci95"] == pytest.approx(half_width.item(), rel=1e-2)
 
 
+def test_pretraining_runs_by_hand_with_a_trainer_and_a_data_module(personalized, hypernet, trainer):
+    net = hypernet()
+    stage = HyperNetPretraining(personalized, net, options=PretrainingOptions(beta=0.0, warmup_steps=1))
+    train, val = Colors(4), Colors(3)
+    val.names = ["a", "b", "c"]
+    fit = trainer(max_steps=3, gradient_clip_val=1.0)
+    fit.fit(stage, datamodule=FaceData(train, val, batch_size=2))
+    assert fit.global_step == 3 and net.mean.abs().max() > 0
+    assert {"train/loss", "val/own_minus_other", "val/own_better"} <= set(fit.callback_metrics)
+
+
 def test_somebody_else_is_no_second_picture_of_oneself():
     assert someone_else([5, 6, 7]) == [1, 2, 0]
     assert someone_else([5, 5, 6, 6]) == [2, 2, 0, 0]
@@ -289,7 +300,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
     stage = HyperNetPretraining(personalized, hypernet(), options=PretrainingOptions(beta=0.0, gamma=1.0))
     samples = [Colors(3)[index] for index in range(3)]
     batch = FaceBatch.of(samples)
-    latents, timesteps = stage.latents(batch.target), torch.tensor([100, 500, 900])
+    latents, timesteps = personalized.diffusion.encode_images(batch.target).float(), torch.tensor([100, 500, 900])
     batch = batch._replace(target=personalized.diffusion.decode_latents(latents))
     noise = torch.randn(latents.shape, generator=private_generator(1))
     noisy = personalized.diffusion.add_noise(latents, noise, timesteps)
