@@ -18,7 +18,7 @@ from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.runs.locks import own_place
 from hdb.training.predictability import MIN_PEOPLE
 from hdb.training.ranks import is_rank_zero, single_process_trainer_args, start_processes, write_json_on_rank_zero
-from hdb.training.targets import ShardFitting, predictable
+from hdb.training.targets import ShardedPreoptimization, measure_predictability
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     people = everybody.faces("train")
     # The thetas do not depend on the encoder: a finished folder that lacks this number is resumed.
     asked, result = replace(config, encoder=None), "predictable.json" if config.encoder else "metrics.json"
-    fitting = ShardFitting(
+    fitting = ShardedPreoptimization(
         personalized,
         people,
         options=config,
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         with wandb_run(config, stage="preoptimize", output=folder) as logger:
             fitting.fit(folder, identities_per_shard=config.identities_per_shard, log=logger.log_metrics)
             if is_rank_zero() and (name := config.encoder):
-                known = predictable(
+                known = measure_predictability(
                     folder, people, personalized.layout, load_face_encoder(name), name=name, device=device
                 )
                 logger.log_metrics({"preoptimize/r2": known.r2, "preoptimize/r2_residuals": known.r2_residuals})

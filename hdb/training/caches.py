@@ -1,4 +1,4 @@
-"""Caches beside shards: what the frozen autoencoder and the frozen encoder make of pictures that never change."""
+"""Writes caches beside shards: the latents and face features of their pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ Pictures = Float[Tensor, "n 3 h w"]
 
 @dataclass
 class CacheOptions:
-    """What to keep beside shards for training: null keeps nothing.
+    """The caches that training reads instead of encoding pictures.
 
-    `base` is the folder or hub id of a base, of whose autoencoder the latents are; `encoder` a face encoder by name or
-    folder, of which the embedding and the tokens are. `batch_size` pictures go through them at once.
+    `base` is the folder or hub id of the base whose autoencoder makes the latents. `encoder` is the name or folder of
+    the face encoder that makes embeddings and tokens. Null writes no cache. `batch_size` counts pictures.
     """
 
     base: str | None = None
@@ -41,7 +41,7 @@ class CacheOptions:
     accelerator: str = accelerator_field()
 
     def refuse_missing(self) -> None:
-        """Raises ValueError if base or encoder are not there: before thousands of photos are cropped for them."""
+        """Raises ValueError if base or encoder do not exist. Called before thousands of photos are cropped."""
         if self.base is not None:
             find_pipeline(self.base, revision=self.revision, weights=False)
         check_networks_exist(encoder=self.encoder)
@@ -49,65 +49,78 @@ class CacheOptions:
 
 @torch.no_grad()
 def write_caches(shards: Sequence[Path], options: CacheOptions, *, resolution: int) -> None:
-    """Writes the caches of training shards, as far as they are not there, in half precision.
+    """Writes the caches of training shards that are missing or outdated, in half precision.
 
-    Nothing is augmented in this project: a picture has one latent and one set of features, whatever its role.
+    Pictures are not augmented, so each has one latent and one set of features, as reference and as target.
 
     Args:
-        resolution: side of the pictures in the shards.
+        resolution: Side of the pictures in the shards.
     """
     device = select_device(options.accelerator)
     if options.base is not None:
         base = load_base(BaseOptions(path=options.base, revision=options.revision), device=device)
-        _write(shards, LATENTS, base.autoencoder_digest, lambda p: {"": base.encode_images(p)}, options, resolution)
+
+        def encode_latents(pictures: Pictures) -> dict[str, Tensor]:
+            return {"": base.encode_images(pictures)}
+
+        _write(shards, LATENTS, base.autoencoder_digest, encode_latents, options.batch_size, resolution)
     if options.encoder is not None:
         encoder = load_face_encoder(options.encoder).eval().to(device)
 
-        def features(pictures: Pictures) -> dict[str, Tensor]:
-            seen = encoder(pictures.to(device))
-            return {EMBEDDING: seen.embedding, TOKENS: seen.tokens}
+        def encode_features(pictures: Pictures) -> dict[str, Tensor]:
+            features = encoder(pictures.to(device))
+            return {EMBEDDING: features.embedding, TOKENS: features.tokens}
 
-        _write(shards, FEATURES, encoder.digest, features, options, resolution)
+        _write(shards, FEATURES, encoder.digest, encode_features, options.batch_size, resolution)
 
 
 def _write(
     shards: Sequence[Path],
     kind: str,
     digest: str,
-    network: Callable[[Pictures], dict[str, Tensor]],
-    options: CacheOptions,
+    encode: Callable[[Pictures], dict[str, Tensor]],
+    batch_size: int,
     resolution: int,
 ) -> None:
+    """Writes one kind of cache.
+
+    Args:
+        digest: Of the network behind `encode`.
+        encode: Returns tensors of the pictures by the suffix of their names in the file.
+    """
     for shard in tqdm(shards, desc=kind):
-        path, about = cache_path(shard, kind, digest), {"resolution": str(resolution), "pictures": _digest_of(shard)}
-        if _is_of(path, about):
+        path = cache_path(shard, kind, digest)
+        metadata = {"resolution": str(resolution), "pictures": _pictures_digest(shard)}
+        if _is_up_to_date(path, metadata):
             continue
         tensors: dict[str, Tensor] = {}
-        pictures = _pictures(shard, resolution)
-        while some := list(islice(pictures, options.batch_size)):
-            for suffix, values in network(torch.stack([pixels for _, pixels in some])).items():
-                halves = values.half().cpu()
-                tensors |= {f"{name}{suffix}": half.clone() for (name, _), half in zip(some, halves, strict=True)}
-        write_safetensors(path, tensors, about)
+        pictures = _read_pictures(shard, resolution)
+        while batch := list(islice(pictures, batch_size)):
+            names = [name for name, _ in batch]
+            encoded = encode(torch.stack([pixels for _, pixels in batch]))
+            for suffix, values in encoded.items():
+                for name, value in zip(names, values.half().cpu(), strict=True):
+                    tensors[f"{name}{suffix}"] = value.clone()
+        write_safetensors(path, tensors, metadata)
 
 
-def _pictures(shard: Path, resolution: int) -> Iterator[tuple[str, Float[Tensor, "3 h w"]]]:
-    """The name and the pixels of every picture, as training reads them."""
+def _read_pictures(shard: Path, resolution: int) -> Iterator[tuple[str, Float[Tensor, "3 h w"]]]:
+    """Name and pixels of every picture, as training reads them."""
     for person in ShardReader().people([str(shard)]):
         for picture in person.pictures:
             yield picture.file, square(open_picture(picture), resolution=resolution)
 
 
-def _digest_of(shard: Path) -> str:
-    """Of the pictures that a shard says it holds."""
+def _pictures_digest(shard: Path) -> str:
+    """Sixteen hex digits of the list of pictures that a shard holds."""
     return sha256(repr(read_about(shard)["crops"]).encode()).hexdigest()[:16]
 
 
-def _is_of(path: Path, about: dict[str, str]) -> bool:
+def _is_up_to_date(path: Path, metadata: dict[str, str]) -> bool:
     if not path.is_file():
         return False
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() == about
-    except SafetensorError:  # cut off, for example: made again
+            return file.metadata() == metadata
+    except SafetensorError:  # damaged: it is written again
         return False

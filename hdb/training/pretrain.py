@@ -44,7 +44,8 @@ class HyperNetPretraining(Stage):
 
     Example:
 
-        hypernet = build_hypernet(HyperNetOptions(), encoder, build_layout(base, LiDBOptions()), base_digest=base.digest)
+        layout = build_layout(base, LiDBOptions())
+        hypernet = build_hypernet(HyperNetOptions(), encoder, layout, base_digest=base.digest)
         standardize_embeddings(hypernet, (sample.reference for sample in train), device=device)
         personalized = PersonalizedDiffusion(base, hypernet.layout)
         stage = HyperNetPretraining(personalized, hypernet, options=PretrainingOptions(beta=0.0))

@@ -10,23 +10,25 @@ from hdb.training.stage import timesteps_field
 
 @dataclass
 class PretrainingOptions:
-    """The losses and rates of pretraining. Paper: the first two losses; open there: their weights, rates, timesteps.
+    """The losses and rates of pretraining. Paper: the first two losses. Their weights, rates and timesteps are open.
 
-    `alpha`, `beta` and `gamma` weigh the diffusion, the weight-space and the identity loss; one with weight 0 is not
-    computed. `distance` of the weight-space loss is that of residuals, or of factors like the paper's. The identity
-    loss, which is ours, looks at photographs, with `identity_styled` also at paintings and statues, at timesteps below
-    the share `identity_until`, above which the clean picture is a guess, and at no more than `identity_samples` of a
-    batch: decoding them costs as much as the rest of a step. `lr` is that of the decoder's layers (and of the encoder
-    where it is trained), `linear_lr` that of the mean, the direct path and the decoder's outputs: theta is linear in
-    them, so they bear and need a larger rate than layers of a transformer. `bases_lr` is that of learned bases, null
-    that of `linear_lr`; theta is linear in them too, but what they change is in proportion to `up`, which starts at
-    zero: at that rate they hardly move (0.2 % in 60 steps). `adam_beta2` is how long AdamW remembers how large
-    gradients were: at .99 training recovered from a rate that is too high, at .999 not. `num_val_draws` counts noise
-    levels per validation picture, spread evenly over `timesteps`.
+    `alpha`, `beta` and `gamma` are the weights of the diffusion, weight-space and identity loss; a loss of weight 0 is
+    not computed. `distance` of the weight-space loss is that of the residuals, or of the factors as in the paper.
 
-    `instance_prompt` takes the place of "a [V] face", where that is a picture's prompt. `condition_dropout` is the
-    share of training prompts that are left empty, as classifier-free guidance asks the personalized base about the
-    empty prompt, too: without it nobody teaches theta what it does there.
+    The identity loss is ours. It is computed for photographs, with `identity_styled` also for paintings and statues. It
+    is left out at timesteps above the share `identity_until`, where the clean picture is a guess, and computed for at
+    most `identity_samples` of a batch, because decoding them costs as much as the rest of a step.
+
+    `lr` is the rate of the decoder's layers and of a trained encoder. `linear_lr` is that of the mean, the linear path
+    and the decoder's outputs. Theta is linear in these, so they bear and need a larger rate than transformer layers.
+    `bases_lr` is that of learned bases; null takes `linear_lr`, at which they hardly move (0.2 % in 60 steps), because
+    their gradient is proportional to `up`, which starts at zero. `adam_beta2` at 0.99 lets training recover from a rate
+    that is too high; at 0.999 it did not. `num_val_draws` counts noise levels per validation picture, spread evenly
+    over `timesteps`.
+
+    `instance_prompt` replaces "a [V] face" wherever that is the prompt of a picture. `condition_dropout` is the share
+    of training prompts that are left empty, because classifier-free guidance evaluates the personalized base at the
+    empty prompt, too.
     """
 
     alpha: float = number_field(1.0, ge=0)
@@ -48,18 +50,25 @@ class PretrainingOptions:
     num_val_draws: int = number_field(4, ge=1)
 
     def check(self, *, learn_bases: bool, freeze_encoder: bool, has_targets: bool) -> None:
-        """Raises ValueError if the losses cannot be those of such a hypernetwork and such data."""
+        """Checks the losses against the hypernetwork and the data.
+
+        Raises:
+            ValueError: An instance prompt without the identifier, no loss at all, beta without targets or with learned
+                bases, or gamma with a trained encoder or without alpha.
+        """
         if not has_identifier(self.instance_prompt):
             raise ValueError(f"instance_prompt is {self.instance_prompt!r}, expected one with {IDENTIFIER} in it")
         if not self.alpha and not self.beta:
             raise ValueError("alpha and beta are both 0: expected at least one loss to train on")
-        weighs = f"beta = {self.beta} weighs a loss against pre-optimized thetas"
         if self.beta and learn_bases:
             raise ValueError(
-                f"{weighs}, which are numbers within the frozen bases; with learned bases expected beta = 0"
+                f"beta = {self.beta} weighs a loss against pre-optimized thetas, which are numbers within the frozen "
+                "bases; with learned bases expected beta = 0"
             )
         if self.beta and not has_targets:
-            raise ValueError(f"{weighs}, but no targets were given")
+            raise ValueError(
+                f"beta = {self.beta} weighs a loss against pre-optimized thetas, but no targets were given"
+            )
         if self.gamma and not (freeze_encoder and self.alpha):
             raise ValueError(
                 f"gamma = {self.gamma} weighs what the hypernetwork's encoder sees in denoised pictures: "
