@@ -18,7 +18,7 @@ from torch import nn
 
 from experiments import pretrain
 from experiments.config import Pretrain, Search, load
-from hdb.diffusion.base import MIXED, prepare_for_device
+from hdb.diffusion.base import AUTOCAST_DTYPES, prepare_for_device
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import SamplingOptions, draw, sample
@@ -247,7 +247,7 @@ def test_pictures_are_drawn_and_encoded_in_the_precision_of_the_training(tiny_di
 @pytest.mark.parametrize("path", SD15, ids=lambda path: path.stem)
 def test_no_yaml_of_a_large_base_has_autocast_cast_all_of_it_at_every_step(path):
     settings = yaml.safe_load(path.read_text())
-    assert settings["precision"] in MIXED
+    assert settings["precision"] in AUTOCAST_DTYPES
     assert settings.get("base", settings)["dtype"] == "bfloat16"
 
 

@@ -1,4 +1,4 @@
-"""One look at the frozen base: how well it denoises latents under what is bound to it."""
+"""The diffusion loss of the base under whatever is bound to it."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from hdb.losses import diffusion_loss
 
 
 class DenoisingOutput(NamedTuple):
-    """What the base made of noisy latents, and its loss per sample."""
+    """The diffusion loss of each sample, and what it was computed from."""
 
     losses: Float[Tensor, " m"]
     noisy_latents: Float[Tensor, "m c h w"]
@@ -26,16 +26,15 @@ def denoise(
     timesteps: Int[Tensor, " m"],
     weight: Float[Tensor, "h w"] | None = None,
 ) -> DenoisingOutput:
-    """Adds the noise and asks the base for it.
+    """Adds the noise to the latents and predicts it.
 
     Args:
-        prompt_embeds: k = m of them, or fewer that are tiled.
-        weight: of each place in the loss.
+        prompt_embeds: One per sample, or fewer that are tiled.
+        weight: Weight of each latent position in the loss.
     """
     prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompt_embeds), 1, 1)
     noisy_latents = diffusion.add_noise(latents, noise, timesteps)
     noise_pred = diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
     target = diffusion.denoising_target(latents, noise, timesteps)
-    return DenoisingOutput(
-        diffusion_loss(noise_pred, target, weight=weight, reduction="none"), noisy_latents, noise_pred
-    )
+    losses = diffusion_loss(noise_pred, target, weight=weight, reduction="none")
+    return DenoisingOutput(losses, noisy_latents, noise_pred)

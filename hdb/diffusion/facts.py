@@ -1,4 +1,4 @@
-"""What a base is made of, in rows of a name and a fact."""
+"""Describes a base from its configuration files."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +15,15 @@ from hdb.lidb.options import LiDBOptions
 
 
 def describe_base(base: str, lidb: LiDBOptions) -> dict[str, object]:
-    """The slots of a base, from its configurations alone: no weight is made or read.
+    """The layout that personal weights of a base have, as rows of a table. No weights are allocated or read.
 
     Raises:
-        ValueError: It is no base, as loading it would say.
+        ValueError: It is not a supported base.
     """
     folder = CONFIGS.get(base) or find_pipeline(base, weights=False)
     if (folder / "model_index.json").is_file():
-        check_pipeline(folder, weights=Path(base).is_dir())  # of a hub id the weights were left there
+        is_local = Path(base).is_dir()  # the weights of a hub id were not downloaded
+        check_pipeline(folder, weights=is_local)
     configs = read_configs(folder)
     check_configs(configs, name=base)
     with torch.device("meta"):

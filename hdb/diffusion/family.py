@@ -1,4 +1,4 @@
-"""Which models are bases: Stable Diffusion 1.x and 2.x, told by their configurations alone, others refused by name."""
+"""Which models are supported as bases: Stable Diffusion 1.x and 2.x, recognized by their configuration files."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 PARTS = ("unet", "vae", "text_encoder", "scheduler")
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
-# Whose noise levels are those of DDPM, whatever they sample with.
+# Schedulers whose noise levels are those of DDPM, whatever sampler they are.
 SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -28,8 +28,8 @@ SCHEDULERS = (
     "TCDScheduler",
     "UniPCMultistepScheduler",
 )
-# What a UNet may want to be told beside the noise level and the prompt, and what models have it.
-_UNKNOWN_INPUTS = {
+# UNet settings for inputs beside the timestep and the prompt, and the models that have them.
+_UNSUPPORTED_INPUTS = {
     "time_cond_proj_dim": "distilled with the strength of guidance as an input",
     "class_embed_type": "told a class",
     "num_class_embeds": "told a class",
@@ -39,15 +39,16 @@ _UNKNOWN_INPUTS = {
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The configurations of the parts, in a pipeline's folder or one of configurations alone (unet.json, ...).
+    """Reads the configurations of all parts, from a pipeline folder or a folder of configs alone (unet.json, ...).
 
     Raises:
-        ValueError: one is missing or unreadable.
+        ValueError: One is missing or unreadable.
     """
     configs = {}
     for part in PARTS:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        path = next((p for p in (folder / part / name, folder / f"{part}.json") if p.is_file()), None)
+        candidates = (folder / part / name, folder / f"{part}.json")
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:
             raise ValueError(f"{folder} lacks {part}/{name} (or {part}.json): expected a base or its configs")
         configs[part] = read_json(path)
@@ -55,7 +56,11 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds an object; raises ValueError where it does not."""
+    """Reads a JSON object from a file.
+
+    Raises:
+        ValueError: It is not one.
+    """
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
@@ -63,47 +68,53 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_index(folder: Path) -> None:
-    """Raises ValueError if the folder's model_index.json is missing or names another family of models."""
+    """Raises ValueError if a folder's model_index.json is missing or of another pipeline class."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{folder} is no diffusers pipeline folder: expected a file model_index.json in it")
-    family = read_json(index).get("_class_name")
-    if family != "StableDiffusionPipeline":
+    class_name = read_json(index).get("_class_name")
+    if class_name != "StableDiffusionPipeline":
         raise ValueError(
-            f"{folder} holds a {family}: expected a StableDiffusionPipeline (1.x or 2.x); models for inpainting and of "
-            "other families are not supported"
+            f"{folder} holds a {class_name}: expected a StableDiffusionPipeline (1.x or 2.x); models for inpainting "
+            "and of other families are not supported"
         )
 
 
 def check_configs(configs: Configs, *, name: str) -> None:
-    """Refuses what the rest of this project would misread: the one check for looking at a base and for loading it.
+    """Checks that a base is supported, by its configurations.
 
     Args:
-        name: What the base is called.
+        name: What the base is called in errors.
 
     Raises:
-        ValueError: a part is of another class; the UNet wants to be told more than noise level and prompt, or of other
-            channels or widths than the parts around it; the noise levels are not those of DDPM.
+        ValueError: A part has another class, the UNet has further inputs or does not match the other parts in channels
+            or widths, or the scheduler's noise levels are not those of DDPM.
     """
-    unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
     for part, expected in _CLASSES.items():
-        named = configs[part].get("architectures") if part == "text_encoder" else [configs[part].get("_class_name")]
-        if odd := [name for name in named or () if name not in (None, expected)]:
-            raise ValueError(f"{part} of {name} is of the class {odd[0]}: expected {expected}")
-    for key, description in _UNKNOWN_INPUTS.items():
+        config = configs[part]
+        class_names = config.get("architectures") if part == "text_encoder" else [config.get("_class_name")]
+        for class_name in class_names or ():
+            if class_name not in (None, expected):
+                raise ValueError(f"{part} of {name} is of the class {class_name}: expected {expected}")
+    unet = configs["unet"]
+    for key, description in _UNSUPPORTED_INPUTS.items():
         if unet.get(key) is not None:
             raise ValueError(
                 f"the UNet of {name} is {description} ({key} = {unet[key]!r}): expected one that has no {key}"
             )
-    takes, makes = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if takes != makes or unet.get("out_channels", 4) != makes:
+    in_channels = unet.get("in_channels", 4)
+    latent_channels = configs["vae"].get("latent_channels", 4)
+    if in_channels != latent_channels or unet.get("out_channels", 4) != latent_channels:
         raise ValueError(
-            f"the UNet of {name} takes {takes} channels and the autoencoder makes {makes}: expected equal numbers "
-            "(inpainting models are not supported)"
+            f"the UNet of {name} takes {in_channels} channels and the autoencoder makes {latent_channels}: expected "
+            "equal numbers (inpainting models are not supported)"
         )
-    width, reads = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
-    if reads != width:
-        raise ValueError(f"the UNet of {name} reads text embeddings {reads} wide, the text encoder makes {width}")
+    text_width = configs["text_encoder"].get("hidden_size", 512)
+    attention_width = unet.get("cross_attention_dim", 1280)
+    if attention_width != text_width:
+        raise ValueError(
+            f"the UNet of {name} reads text embeddings {attention_width} wide, the text encoder makes {text_width}"
+        )
     _check_scheduler(configs["scheduler"], name)
 
 

@@ -1,8 +1,8 @@
-"""Single files in the original layout of Stable Diffusion 1.x, which ComfyUI and A1111 load: read and written.
+"""Single files in the original layout of Stable Diffusion 1.x, which ComfyUI and A1111 load: reads and writes them.
 
     model.diffusion_model. UNet      first_stage_model. autoencoder      cond_stage_model.transformer. text encoder
 
-The networks are the same as in a folder and their tensors have other names: blocks are counted through.
+The networks are those of a diffusers folder. Their tensors have other names: blocks are numbered consecutively.
 
 Source: CompVis, stable-diffusion, ldm/modules/diffusionmodules/openaimodel.py and model.py
 """
@@ -29,15 +29,15 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
-_OPEN_CLIP = "cond_stage_model.model."  # the text encoder of 2.x, whose tensors are also cut otherwise
-_UNET = {
+_OPEN_CLIP_PREFIX = "cond_stage_model.model."  # of the text encoder of 2.x, whose tensors are also split differently
+_UNET_NAMES = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_RESNET = {
+_RESNET_NAMES = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -45,9 +45,12 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_BLOCK = re.compile(r"(down_blocks|up_blocks|mid_block)(?:\.(\d+))?\.(resnets|attentions|\w+samplers)\.(\d+)\.(.+)")
-_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_VAE = {
+# For example down_blocks.1.attentions.0.proj_in.weight or mid_block.resnets.1.conv1.bias
+_UNET_BLOCK = re.compile(
+    r"(down_blocks|up_blocks|mid_block)(?:\.(\d+))?\.(resnets|attentions|\w+samplers)\.(\d+)\.(.+)"
+)
+_VAE_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_VAE_PATTERNS = {
     r"mid_block\.resnets\.0": "mid.block_1",
     r"mid_block\.resnets\.1": "mid.block_2",
     r"mid_block\.attentions\.0": "mid.attn_1",
@@ -61,7 +64,12 @@ _VAE = {
 
 
 def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
-    """What a tensor of a part is called in the original layout.
+    """The name of a tensor in the original layout.
+
+    Args:
+        part: unet, vae or text_encoder.
+        name: In the state dict of diffusers' or transformers' model.
+        config: Of that model.
 
     >>> original_name("unet", "up_blocks.1.attentions.2.proj_in.weight", {"layers_per_block": 2})
     'model.diffusion_model.output_blocks.5.1.proj_in.weight'
@@ -88,17 +96,18 @@ def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, tit
         ValueError: The text encoder is that of 2.x, which single files hold in another form.
         OSError: It could not be written.
     """
-    if (width := base.text_encoder.config.hidden_size) > 768:
+    text_width = base.text_encoder.config.hidden_size
+    if text_width > 768:
         raise ValueError(
-            f"a text encoder {width} wide has another form in single files: expected that of 1.x, or a folder"
+            f"a text encoder {text_width} wide has another form in single files: expected that of 1.x, or a folder"
         )
     tensors = {}
     for part in PREFIXES:
-        network = getattr(base, part)
-        config = {} if part == "text_encoder" else network.config
-        for name, value in network.state_dict().items():
-            original = original_name(part, name, config)
-            tensors[original] = _as_convolution(original, value.detach().cpu()).contiguous()
+        model = getattr(base, part)
+        config = _naming_config(part, model)
+        for name, value in model.state_dict().items():
+            file_name = original_name(part, name, config)
+            tensors[file_name] = _to_original_shape(file_name, value.detach().cpu()).contiguous()
     metadata = {"format": "pt"}
     metadata.update(provenance_fields(subject))
     metadata.update(
@@ -108,98 +117,126 @@ def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, tit
 
 
 def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:
-    """The parts of a single file, in float32; nothing is unpickled and no tensor made up.
+    """Reads the parts of a single file, in float32. Nothing is unpickled, and no tensor is left uninitialized.
 
     Args:
-        config: A pipeline's folder or hub id, whose descriptions and tokenizer count: a single file has neither.
+        config: A pipeline's folder or hub id, for the configurations and the tokenizer, which a single file lacks.
+
+    Returns:
+        unet, vae, text_encoder, tokenizer and scheduler by name.
 
     Raises:
-        ValueError: It is no such file, or a tensor is missing, superfluous, of another shape or not finite.
+        ValueError: It is not such a file, or a tensor is missing, unexpected, of another shape or not finite.
     """
     header, metadata = read_safetensors_header(path)
     if not any(name.startswith(PREFIXES["unet"]) for name in header):
         raise ValueError(
             f"{path} holds no UNet: expected tensors called {PREFIXES['unet']}..., as whole models have them"
         )
-    if any(name.startswith(_OPEN_CLIP) for name in header):
+    if any(name.startswith(_OPEN_CLIP_PREFIX) for name in header):
         raise ValueError(f"{path} holds the text encoder of a 2.x: expected a 1.x, or a folder in diffusers' layout")
-    configs_in = find_pipeline(config, weights=False)
-    check_pipeline(configs_in, weights=False)
-    configs = read_configs(configs_in)
-    answers = {"v": "v_prediction"}.get(said := metadata.get("modelspec.prediction_type", ""), said)
-    if said and answers != configs["scheduler"].get("prediction_type", "epsilon"):
+    config_folder = find_pipeline(config, weights=False)
+    check_pipeline(config_folder, weights=False)
+    configs = read_configs(config_folder)
+    stated_type = metadata.get("modelspec.prediction_type", "")
+    prediction_type = "v_prediction" if stated_type == "v" else stated_type
+    if prediction_type and prediction_type != configs["scheduler"].get("prediction_type", "epsilon"):
         raise ValueError(
-            f"{path} says prediction_type {said!r}, {configs_in} another: expected base.config of its base"
+            f"{path} says prediction_type {stated_type!r}, {config_folder} another: expected base.config of its base"
         )
     with torch.device("meta"):
-        parts = {
+        models = {
             "unet": UNet2DConditionModel.from_config(configs["unet"]),
             "vae": AutoencoderKL.from_config(configs["vae"]),
             "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
         }
     with safe_open(path, framework="pt") as file:
-        for part, model in parts.items():
-            _fill(
-                model, {name: file.get_tensor(name) for name in header if name.startswith(PREFIXES[part])}, part, path
-            )
-    tokenizer = CLIPTokenizer.from_pretrained(configs_in / "tokenizer")
-    return {**parts, "tokenizer": tokenizer, "scheduler": DDPMScheduler.from_config(configs["scheduler"])}
+        for part, model in models.items():
+            tensors = {name: file.get_tensor(name) for name in header if name.startswith(PREFIXES[part])}
+            _load_weights(model, tensors, part, path)
+    return {
+        **models,
+        "tokenizer": CLIPTokenizer.from_pretrained(config_folder / "tokenizer"),
+        "scheduler": DDPMScheduler.from_config(configs["scheduler"]),
+    }
+
+
+def _naming_config(part: str, model: nn.Module) -> Mapping[str, Any]:
+    return {} if part == "text_encoder" else model.config  # names in the text encoder do not depend on its config
 
 
 def _unet_name(name: str, config: Mapping[str, Any]) -> str:
-    for start, original in _UNET.items():
-        if name.startswith(f"{start}."):
-            return original + name.removeprefix(start)
-    where, level, kind, number, rest = _BLOCK.fullmatch(name).groups()
-    per_level, i, j, is_resnet = config["layers_per_block"] + 1, int(level or 0), int(number), kind == "resnets"
+    for prefix, original_prefix in _UNET_NAMES.items():
+        if name.startswith(f"{prefix}."):
+            return original_prefix + name.removeprefix(prefix)
+    stage, level, kind, index, leaf = _UNET_BLOCK.fullmatch(name).groups()
+    level = int(level or 0)
+    index = int(index)
+    is_resnet = kind == "resnets"
+    blocks_per_level = config["layers_per_block"] + 1
     if is_resnet:
-        inner, _, leaf = rest.partition(".")
-        rest = f"{_RESNET[inner]}.{leaf}"
-    if where == "mid_block":
-        return f"middle_block.{2 * j if is_resnet else 1}.{rest}"
+        layer, _, parameter = leaf.partition(".")
+        leaf = f"{_RESNET_NAMES[layer]}.{parameter}"
+    if stage == "mid_block":  # resnet, attention, resnet
+        return f"middle_block.{2 * index if is_resnet else 1}.{leaf}"
     if kind == "downsamplers":
-        return f"input_blocks.{per_level * (i + 1)}.0.{rest.replace('conv', 'op', 1)}"
-    if kind == "upsamplers":  # behind what the last layer of its level has
-        attends = config["up_block_types"][i].startswith("CrossAttn")
-        return f"output_blocks.{per_level * (i + 1) - 1}.{2 if attends else 1}.{rest}"
-    place = f"input_blocks.{per_level * i + j + 1}" if where == "down_blocks" else f"output_blocks.{per_level * i + j}"
-    return f"{place}.{int(not is_resnet)}.{rest}"
+        return f"input_blocks.{blocks_per_level * (level + 1)}.0.{leaf.replace('conv', 'op', 1)}"
+    if kind == "upsamplers":  # after the resnet, and the attention if there is one, of the last block of its level
+        has_attention = config["up_block_types"][level].startswith("CrossAttn")
+        return f"output_blocks.{blocks_per_level * (level + 1) - 1}.{2 if has_attention else 1}.{leaf}"
+    if stage == "down_blocks":
+        block = f"input_blocks.{blocks_per_level * level + index + 1}"
+    else:
+        block = f"output_blocks.{blocks_per_level * level + index}"
+    return f"{block}.{0 if is_resnet else 1}.{leaf}"
 
 
 def _vae_name(name: str, *, num_levels: int) -> str:
-    # The decoder counts its levels from the picture down.
-    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up_blocks.{num_levels - 1 - int(found[1])}", name)
-    for pattern, original in _VAE.items():
-        name = re.sub(pattern, original, name)
+    # The original decoder numbers its levels in reverse, from the full resolution down.
+    name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up_blocks.{num_levels - 1 - int(match[1])}", name)
+    for pattern, replacement in _VAE_PATTERNS.items():
+        name = re.sub(pattern, replacement, name)
     if ".attn_1." in name:
-        for inner, original in _ATTENTION.items():
-            name = name.replace(f".attn_1.{inner}.", f".attn_1.{original}.")
+        for layer, original_layer in _VAE_ATTENTION_NAMES.items():
+            name = name.replace(f".attn_1.{layer}.", f".attn_1.{original_layer}.")
     return name
 
 
-def _as_convolution(name: str, value: Tensor) -> Tensor:
-    """The autoencoder's attention has matrices as convolutions of one pixel there."""
-    is_matrix = re.search(r"first_stage_model\..*\.attn_1\.(q|k|v|proj_out)\.weight$", name) and value.ndim == 2
-    return value[:, :, None, None] if is_matrix else value
+def _to_original_shape(original_name: str, value: Tensor) -> Tensor:
+    """The projections of the autoencoder's attention are 1x1 convolutions in the original layout."""
+    is_projection = re.search(r"first_stage_model\..*\.attn_1\.(q|k|v|proj_out)\.weight$", original_name)
+    return value[:, :, None, None] if is_projection and value.ndim == 2 else value
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], part: str, path: Path) -> None:
-    state, config = {}, {} if part == "text_encoder" else model.config
+def _load_weights(model: nn.Module, tensors: dict[str, Tensor], part: str, path: Path) -> None:
+    """Fills a model on the meta device with the file's tensors, after checking each."""
+    state_dict = {}
+    config = _naming_config(part, model)
     for name, expected in model.state_dict().items():
-        original = original_name(part, name, config)
-        if (value := tensors.pop(original, None)) is None:
-            raise ValueError(f"{path} lacks tensor {original}: expected those of the {part} that base.config describes")
-        if value.shape != _as_convolution(original, expected).shape and value.shape != expected.shape:
+        file_name = original_name(part, name, config)
+        value = tensors.pop(file_name, None)
+        if value is None:
             raise ValueError(
-                f"{path}: {original} has shape {tuple(value.shape)}, but base.config says {tuple(expected.shape)}"
+                f"{path} lacks tensor {file_name}: expected those of the {part} that base.config describes"
             )
-        if bad := value.numel() - int(value.isfinite().sum()):
-            raise ValueError(f"{path}: {original} has {bad} values of {value.numel()} that are not finite, expected 0")
-        state[name] = value.reshape(expected.shape).float()
-    if odd := sorted(name for name in tensors if not name.endswith("position_ids")):
-        raise ValueError(f"{path} has an unknown tensor {odd[0]}, one of {len(odd)}: expected those of base.config")
-    model.load_state_dict(state, assign=True)
-    for module in model.modules():  # positions are counted, not stored
+        # Some files hold the attention projections as matrices.
+        if value.shape not in (_to_original_shape(file_name, expected).shape, expected.shape):
+            raise ValueError(
+                f"{path}: {file_name} has shape {tuple(value.shape)}, but base.config says {tuple(expected.shape)}"
+            )
+        num_bad = value.numel() - int(value.isfinite().sum())
+        if num_bad:
+            raise ValueError(
+                f"{path}: {file_name} has {num_bad} values of {value.numel()} that are not finite, expected 0"
+            )
+        state_dict[name] = value.reshape(expected.shape).float()
+    unknown = sorted(name for name in tensors if not name.endswith("position_ids"))
+    if unknown:
+        raise ValueError(
+            f"{path} has an unknown tensor {unknown[0]}, one of {len(unknown)}: expected those of base.config"
+        )
+    model.load_state_dict(state_dict, assign=True)
+    for module in model.modules():  # position ids are not stored
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta:
                 module.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)

@@ -1,4 +1,4 @@
-"""PersonalizedDiffusion: the frozen base with LiDB layers in it, bound to people: denoising losses, pictures."""
+"""PersonalizedDiffusion: the frozen base with LiDB layers, bound to people: computes losses and samples pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,20 +18,20 @@ from hdb.lidb.residuals import Residuals
 
 
 def build_layout(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
-    """The layout that personal weights of this base have."""
+    """The layout of personal weights for this base."""
     return Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
 
 
 class PersonalizedDiffusion:
-    """A base and the LiDB layers within it, which give it n people at once.
+    """A base with LiDB layers, which serves n people in one batch.
 
         residuals (n, p) -> bind -> encode prompts, predict noise -> losses (m,) or pictures (m, 3, h, w)
 
-    No module: whoever holds it registers, trains and stores nothing of the base.
+    This is not an nn.Module, so that a LightningModule that holds it does not register, train or save the base.
 
     Args:
-        diffusion: The base; its layers are replaced in place, until `detach`.
-        layout: Names the layers, and says what a bare theta means.
+        diffusion: The base. Its layers are replaced in place, until `detach`.
+        layout: Names the layers to replace.
 
     Raises:
         ValueError: The base has other layers, or has LiDB layers already.
@@ -50,31 +50,32 @@ class PersonalizedDiffusion:
         return self.diffusion.device
 
     def to(self, device: torch.device) -> "PersonalizedDiffusion":
-        """Moves the base, bases of the layers and all."""
+        """Moves the base with its LiDB layers."""
         self.diffusion.to(device)
         return self
 
-    def bind(self, people: Residuals | None, *, scale: float = 1.0) -> None:
-        """As `LiDB.bind`: until the next `bind`."""
-        self.lidb.bind(people, scale=scale)
+    def bind(self, residuals: Residuals | None, *, scale: float = 1.0) -> None:
+        """Sets the residuals of n identities until the next `bind`, as `LiDB.bind`."""
+        self.lidb.bind(residuals, scale=scale)
 
     @contextmanager
-    def bound(self, people: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
-        """Binds people within a `with` block, then who was bound before."""
-        if people is not None:
-            people.layout.check_theta(people.theta, finite=people.theta.device.type == "cpu")
-            people = people.to(self.device)
-        with self.lidb.bound(people, scale=scale):
+    def bound(self, residuals: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
+        """Moves residuals to the base's device, binds them within a `with` block and the previous ones after it."""
+        if residuals is not None:
+            # The check for NaN is made here, since on a GPU it would wait for the device.
+            residuals.layout.check_theta(residuals.theta, finite=residuals.theta.device.type == "cpu")
+            residuals = residuals.to(self.device)
+        with self.lidb.bound(residuals, scale=scale):
             yield
 
     def detach(self) -> StableDiffusion:
-        """The base with its original layers back; this object is of no use afterwards."""
+        """Returns the base with its original layers. This object cannot be used afterwards."""
         self.lidb.detach()
         return self.diffusion
 
     def denoising_losses(
         self,
-        people: Residuals,
+        residuals: Residuals,
         latents: Float[Tensor, "m c h w"],
         prompts: Sequence[str] | Float[Tensor, "k l d"],
         *,
@@ -82,12 +83,13 @@ class PersonalizedDiffusion:
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
-        """The diffusion loss of each sample under its own person's residuals; see `denoise`."""
-        return self.denoise(people, latents, prompts, noise=noise, timesteps=timesteps, weight=weight).losses
+        """The diffusion loss of each sample under its identity's residuals. See `denoise`."""
+        output = self.denoise(residuals, latents, prompts, noise=noise, timesteps=timesteps, weight=weight)
+        return output.losses
 
     def denoise(
         self,
-        people: Residuals,
+        residuals: Residuals,
         latents: Float[Tensor, "m c h w"],
         prompts: Sequence[str] | Float[Tensor, "k l d"],
         *,
@@ -95,27 +97,30 @@ class PersonalizedDiffusion:
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
     ) -> DenoisingOutput:
-        """Denoises each sample under its own person's residuals, which stay bound.
+        """Adds noise to latents and predicts it under the residuals, which stay bound.
 
         Args:
-            people: n of them; sample i belongs to person i mod n (tiled).
-            prompts: n of them, encoded once, or m. The text encoder is personalized too: embeddings, as
-                `encode_prompts` gives them, are of these people alone.
-            weight: of each place in the loss.
+            residuals: Of n identities; sample i belongs to identity i mod n.
+            prompts: n of them, encoded once and tiled, or m. Or their embeddings from `encode_prompts` under the same
+                residuals, which change the text encoder, too.
+            weight: Weight of each latent position in the loss.
         """
-        self.bind(people)
-        embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(list(prompts))
-        return denoise(self.diffusion, latents, embeds, noise=noise, timesteps=timesteps, weight=weight)
+        self.bind(residuals)
+        if isinstance(prompts, Tensor):
+            prompt_embeds = prompts
+        else:
+            prompt_embeds = self.diffusion.encode_prompts(list(prompts))
+        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight)
 
-    def encode_prompts(self, people: Residuals, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
-        """What the text encoder makes of k prompts under n people's residuals; prompt i is of person i mod n."""
-        self.bind(people)
+    def encode_prompts(self, residuals: Residuals, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """Encodes k prompts under the residuals of n identities; prompt i belongs to identity i mod n."""
+        self.bind(residuals)
         return self.diffusion.encode_prompts(list(prompts))
 
     @torch.no_grad()
     def pictures(
         self,
-        people: Residuals | None,
+        residuals: Residuals | None,
         prompts: Sequence[str],
         *,
         seeds: Sequence[int],
@@ -123,24 +128,24 @@ class PersonalizedDiffusion:
         scale: float = 1.0,
         callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
-        """One picture per prompt; prompt i shows person i mod n. Who was bound before is bound again afterwards.
+        """Samples one picture per prompt. The previous residuals are bound again afterwards.
 
         Args:
-            people: n of them; None draws from the base as it is.
-            seeds: Of the starting noise, one per prompt.
+            residuals: Of n identities; prompt i shows identity i mod n. None samples from the base.
+            seeds: Of the initial noise, one per prompt.
             scale: Strength of the residuals.
             callback_on_step_end: Called with the number of each finished sampling step, from 1.
 
         Raises:
-            ValueError: The number of prompts is no multiple of the number of people.
+            ValueError: The number of prompts is not a multiple of the number of identities.
         """
-        with self.bound(people, scale=scale):
+        with self.bound(residuals, scale=scale):
             return draw(
                 self.diffusion,
                 prompts,
-                num_people=1 if people is None else len(people),
+                num_people=1 if residuals is None else len(residuals),
                 seeds=seeds,
                 sampling=sampling,
-                unbound=None if people is None else self.lidb.unbound,
+                unbound=None if residuals is None else self.lidb.unbound,
                 callback_on_step_end=callback_on_step_end,
             )

@@ -1,4 +1,4 @@
-"""A base of published shapes and random weights: what it costs can be measured without downloading it."""
+"""A base of published shapes and random weights, for measuring costs without a download."""
 
 from pathlib import Path
 
@@ -10,36 +10,34 @@ from hdb.diffusion.family import check_configs, read_configs
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.files import ROOT
 
-CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # published configurations by name, found from any folder
-PUBLISHED = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-config"}  # hub ids of the same shapes
-TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # the words differ, the number of tokens that is run does not
+CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # folders of published configurations, by name
+CONFIG_NAMES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-config"}  # for hub ids of the same shapes
+TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # has other words, but prompts are padded to equal lengths
 
 
 def resolve_base_configs(base: str) -> Path:
-    """The folder that says the shapes of a base: its own, or that of the published configuration.
+    """The folder with the configurations of a base: its own, or that of a published configuration.
 
     Raises:
-        ValueError: there is none on this machine.
+        ValueError: There is none on this machine.
     """
-    folder = CONFIGS.get(PUBLISHED.get(base, base), Path(base))
+    folder = CONFIGS.get(CONFIG_NAMES.get(base, base), Path(base))
     if not folder.is_dir():
-        known = ", ".join((*CONFIGS, *PUBLISHED))
+        known = ", ".join((*CONFIGS, *CONFIG_NAMES))
         raise ValueError(f"no shapes of the base {base!r} on this machine: expected a folder, or one of {known}")
     return folder
 
 
 def is_random_base(folder: Path) -> bool:
-    """Whether a folder holds the shapes of a base only: unet.json instead of unet/."""
+    """Whether a folder holds configurations without weights: unet.json instead of unet/."""
     return (folder / "unet.json").is_file()
 
 
 def build_random_stable_diffusion(folder: Path, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """A base of the shapes that a folder of configs, or of a pipeline, describes; its weights are not read.
-
-    They are drawn from the global generator.
+    """Builds a base from a folder of configurations or a pipeline folder, with weights from the global generator.
 
     Raises:
-        ValueError: a config is missing or unreadable, or none of a base.
+        ValueError: A configuration is missing or unreadable, or the base is not supported.
     """
     configs = read_configs(folder)
     check_configs(configs, name=str(folder))

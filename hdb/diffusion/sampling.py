@@ -87,7 +87,7 @@ def draw(
         raise ValueError(f"{len(prompts)} prompts for {num_people} people: expected a multiple")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: expected one seed per picture")
-    with diffusion.in_mixed_precision():
+    with diffusion.autocast():
         denoiser: Denoiser
         if sampling.identity_guidance_scale is None or unbound is None:
             denoiser = ClassifierFreeGuidance(

@@ -1,13 +1,13 @@
-"""Tensors on their way to the device: a GPU is not waited for."""
+"""Copies of tensors to a GPU that do not wait for it."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a copy to a GPU starts from pinned memory, behind what is still computed there.
+    """Moves a tensor to the device. From CPU to GPU the copy is asynchronous, from pinned memory.
 
-    A plain `.to` from ordinary memory waits until the GPU has nothing left to do, and then lets it stand idle.
+    A plain `.to` from pageable memory waits until the GPU has finished all its work, and leaves it idle afterwards.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)

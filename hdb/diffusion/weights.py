@@ -1,4 +1,4 @@
-"""The weights of the base that a method may exchange for somebody's, and puts back bit by bit."""
+"""Exchanges the weights of the base for a person's, and restores them exactly."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -11,20 +11,20 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 
 
 def named_weights(diffusion: StableDiffusion) -> dict[str, nn.Parameter]:
-    """All weights of UNet and text encoder, whether or not there are LiDB layers in them.
+    """All parameters of UNet and text encoder by name. LiDB layers do not change the names.
 
-    The names are those of a file: `text_model.` is left out of them, as transformers 5 leaves it out.
+    `text_model.` is left out of the names, as in transformers 5.
     """
-    parts = {"unet": diffusion.unet, "text_encoder": diffusion.text_encoder}
+    components = {"unet": diffusion.unet, "text_encoder": diffusion.text_encoder}
     return {
-        f"{part}.{name.replace('text_model.', '')}": parameter
-        for part, module in parts.items()
+        f"{component}.{name.replace('text_model.', '')}": parameter
+        for component, module in components.items()
         for name, parameter in module.named_parameters()
     }
 
 
 def weights_checksum(weights: Mapping[str, Tensor]) -> str:
-    """Sixty-four hex digits over every bit of them; the base's own digest looks at a few weights of each tensor."""
+    """SHA-256 of all values. The digest of a base hashes only some of them."""
     sha = hashlib.sha256()
     for name, value in weights.items():
         sha.update(name.encode())
@@ -33,7 +33,7 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def copy_weights(diffusion: StableDiffusion) -> dict[str, Tensor]:
-    """A copy of all of them, beside them on their device."""
+    """Copies all parameters of UNet and text encoder, on their device."""
     return {name: parameter.detach().clone() for name, parameter in named_weights(diffusion).items()}
 
 
@@ -42,29 +42,30 @@ def exchange_weights(
     diffusion: StableDiffusion,
     weights: Mapping[str, Tensor] | None = None,
     *,
-    kept: Mapping[str, Tensor] | None = None,
+    backup: Mapping[str, Tensor] | None = None,
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """Somebody's weights, or the base's own to be trained, within a `with` block; behind it the base is as it was.
+    """Exchanges the weights within a `with` block and restores the previous ones after it.
 
     Args:
-        weights: as `named_weights` names them; None begins with the base's own.
-        kept: what to put back, from `copy_weights`; None makes a copy here.
+        weights: Named as by `named_weights`. None keeps the present values, for training.
+        backup: The weights to restore, from `copy_weights`. None makes a copy here.
 
     Yields:
-        The parameters. Behind the block they have no gradient and need none.
+        The parameters. After the block they are frozen and have no gradients.
     """
     parameters = named_weights(diffusion)
-    kept = copy_weights(diffusion) if kept is None else kept
+    if backup is None:
+        backup = copy_weights(diffusion)
     try:
-        _copy(weights or {}, parameters)
+        _copy_into(parameters, weights or {})
         yield parameters
     finally:
-        _copy(kept, parameters)
+        _copy_into(parameters, backup)
         for parameter in parameters.values():
             parameter.requires_grad_(False).grad = None
 
 
 @torch.no_grad()
-def _copy(weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+def _copy_into(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
     for name, value in weights.items():
         parameters[name].copy_(value)

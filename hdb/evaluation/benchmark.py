@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import torch
 
-from hdb.diffusion.base import DTYPES, MIXED
+from hdb.diffusion.base import AUTOCAST_DTYPES, DTYPES
 from hdb.evaluation.cost import Cost, cost, device_name, paired_ratios
 from hdb.evaluation.workloads import Workloads
 
 
 def dtype_of_work(precision: str, dtype: str) -> torch.dtype:
     """What most of the arithmetic is done in."""
-    return MIXED.get(precision, DTYPES[dtype])
+    return AUTOCAST_DTYPES.get(precision, DTYPES[dtype])
 
 
 def machine(work: Workloads, *, dtype: torch.dtype, ceiling: float) -> dict[str, str]:

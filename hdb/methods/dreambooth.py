@@ -147,13 +147,13 @@ class PersonalModels:
             yield
             return
         weights, before = self.weights(0), self.diffusion.original_weights
-        kept = copy_weights(self.diffusion)
-        base = kept if before is None else before  # within another person's block the base is not what it holds
+        backup = copy_weights(self.diffusion)
+        base = backup if before is None else before  # within another person's block the base is not what it holds
         if self.scale != 1:
             weights = {
                 name: torch.lerp(value.float().cpu(), weights[name].float(), self.scale) for name, value in base.items()
             }
-        with exchange_weights(self.diffusion, weights, kept=kept):
+        with exchange_weights(self.diffusion, weights, backup=backup):
             del weights  # another copy in memory: of Stable Diffusion 1.5 nearly 4 GB
             self._is_bound, self.diffusion.original_weights = True, base
             try:
@@ -166,7 +166,7 @@ class PersonalModels:
         if sampling.identity_guidance_scale is None:
             return None
         return partial(
-            exchange_weights, self.diffusion, self.diffusion.original_weights, kept=copy_weights(self.diffusion)
+            exchange_weights, self.diffusion, self.diffusion.original_weights, backup=copy_weights(self.diffusion)
         )
 
     def pictures(

@@ -20,7 +20,7 @@ PROMPT = "a photo of a [V] face in the snow"
 @pytest.fixture
 def written(tiny_diffusion, tmp_path) -> Path:
     """A base in half precision as this project writes it."""
-    return tiny_diffusion.half().save(tmp_path / "written", about={})
+    return tiny_diffusion.half().save(tmp_path / "written", metadata={})
 
 
 def test_the_shipped_base_opens_without_a_word_and_gives_the_numbers_of_every_version():

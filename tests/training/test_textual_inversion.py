@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import AddedToken
 
 from hdb.diffusion.weights import named_weights, weights_checksum
-from hdb.diffusion.word import spelled, word_embedding
+from hdb.diffusion.word import tokenize_with_placeholder, word_embedding
 from hdb.training.stage import private_generator
 from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions
 
@@ -58,7 +58,7 @@ def test_a_learned_word_is_read_as_a_token_that_was_added(tiny_diffusion):
     vector = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     tokenizer, text_encoder = with_added_word(tiny_diffusion, vector[0])
     ids = tokenizer(OLD + NEW, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
-    own_ids, places = spelled(OLD + NEW, tiny_diffusion.tokenizer, length=24)
+    own_ids, places = tokenize_with_placeholder(OLD + NEW, tiny_diffusion.tokenizer, length=24)
     assert torch.equal(own_ids.masked_fill(places, len(tokenizer) - 1), ids)
     with tiny_diffusion.word.bound(vector):
         read = tiny_diffusion.encode_prompts(OLD + NEW)
