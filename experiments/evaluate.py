@@ -13,10 +13,10 @@ from experiments.tracking import wandb_run
 from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.evaluation.evaluate import evaluate
-from hdb.evaluation.people import unseen
+from hdb.evaluation.people import select_unseen_people
 from hdb.evaluation.report import versions, write_report
-from hdb.evaluation.scores import Panel
-from hdb.evaluation.search import searched
+from hdb.evaluation.scores import Scorer
+from hdb.evaluation.search import read_searches
 from hdb.evaluation.subjects import subjects_folder
 from hdb.hypernet.trained import check_networks_exist, load_hypernet, modification_time, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
@@ -33,12 +33,14 @@ def main(argv: list[str]) -> None:
     chosen, dtype = methods_named(config.methods), parse_dtype(config.dtype)
     prompts = read_prompts(config.prompts, num=config.num_prompts)
     expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)
-    path, folder, curves = resolve_hypernet_path(config.hypernet), own_place(config.output), searched(config.searches)
+    path, folder = resolve_hypernet_path(config.hypernet), own_place(config.output)
+    curves = read_searches(config.searches)
     check_folder(folder, config)
     check_networks_exist(hypernet=path, encoder=config.encoder)
     config.judges.refuse_missing()
     source = open_people(config.faces)
-    people, device = unseen(source, config, hypernet=path), start_processes(config, accelerator=config.accelerator)
+    people = select_unseen_people(source, config, hypernet=path)
+    device = start_processes(config, accelerator=config.accelerator)
     base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
     machine = {"accelerator": config.accelerator, "precision": config.precision} | single_process_trainer_args(device)
@@ -47,15 +49,23 @@ def main(argv: list[str]) -> None:
     methods = make_methods(chosen, MethodContext(context, hypernet, config, oracle_of(source), subjects_folder(folder)))
     judges = Judges.from_options(config.judges, device=device)
     judge = load_classifier(config.judges.classifier, device=device)
-    panel = Panel(judges, [remove_identifier(prompt) for prompt in prompts], expected, judge)
+    scorer = Scorer(judges, [remove_identifier(prompt) for prompt in prompts], expected, judge)
     inputs = {"base_digest": base.digest, "hypernet_path": str(path), "hypernet_written": modification_time(path)}
-    how = {"folder": folder, "options": config, "sampling": config.sampling, "seed": config.seed}
     with claim(folder, config, result="results.json", inputs=inputs, reads=(path,), free=AT_ONCE):
         with wandb_run(config, stage="evaluate", output=folder) as logger:
-            outcome = evaluate(methods, people, prompts, panel, **how)
+            outcome = evaluate(
+                methods,
+                people,
+                prompts,
+                scorer,
+                folder=folder,
+                protocol=config,
+                sampling=config.sampling,
+                seed=config.seed,
+            )
             protocol = {"base": base.name, "base_digest": base.digest, "hypernetwork": str(path)}
-            about = {"protocol": protocol | {"settings": config.settings()}, "versions": versions(device)}
-            log_evaluation(logger, write_report(folder, outcome, about=about, curves=curves), outcome)
+            facts = {"protocol": protocol | {"settings": config.settings()}, "versions": versions(device)}
+            log_evaluation(logger, write_report(folder, outcome, facts=facts, curves=curves), outcome)
     print("\n\n".join(table.text() for table in outcome.tables))
 
 

@@ -12,8 +12,8 @@ from experiments.config import MeasureGate, load
 from experiments.people import open_people
 from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.evaluation.gate import Gate, Seen, recognized, see, separation
-from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.evaluation.gate import Gate, GateObservations, observe, recognizer_likeness, separation_auc
+from hdb.evaluation.people import ProtocolOptions, select_unseen_people
 from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, load_hypernet, resolve_hypernet_path
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     path, device, num = resolve_hypernet_path(config.hypernet), select_device(config.accelerator), config.num_identities
     check_networks_exist(hypernet=path, encoder=config.encoder)
     protocol = ProtocolOptions(num_identities=num, num_references=4, num_gallery=num)
-    people = unseen(open_people(config.faces), protocol, hypernet=path, split=config.split)
+    people = select_unseen_people(open_people(config.faces), protocol, hypernet=path, split=config.split)
     base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
     hypernet, prompts = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device), config.prompts
     machine = {"accelerator": config.accelerator, "precision": config.precision, "enable_progress_bar": False}
@@ -41,12 +41,12 @@ def main(argv: list[str]) -> None:
         asked = [(config.seed + place, prompt) for place, prompt in enumerate(prompts)]  # as personalize draws them
         drawn = [made.pictures([of] * len(some), seeds=[k] * len(some), sampling=config.sampling) for k, of in asked]
         pictures = torch.stack(drawn, dim=1)
-        seen.append(see(hypernet, some.images, pictures))
+        seen.append(observe(hypernet, some.images, pictures))
         if judge:
-            truth.append(recognized(judge, pictures, references[:, 1:]))
-    everybody = Seen(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
+            truth.append(recognizer_likeness(judge, pictures, references[:, 1:]))
+    everybody = GateObservations(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
     if judge:
-        auc = separation(everybody.likeness.mean(1), torch.cat(truth))
+        auc = separation_auc(everybody.likeness.mean(1), torch.cat(truth))
         print(f"best from worst fifth of {num} test people: AUC {auc:.3f}")
     else:
         saved = Gate(prompts, everybody, compute_hypernet_digest(path)).save(path)

@@ -15,7 +15,7 @@ from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import prompt_warnings
 from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
-from hdb.evaluation.gate import judged
+from hdb.evaluation.gate import judge_person
 from hdb.hypernet.trained import load_hypernet, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
 from hdb.methods.protocol import Photos
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
             print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
             seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
             pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
-            verdict = judged(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
+            verdict = judge_person(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
             save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
             save_image(to_pil(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)

@@ -13,9 +13,9 @@ from experiments.outputs import named_paths
 from experiments.people import open_people, oracle_of
 from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.evaluation.people import unseen
-from hdb.evaluation.scores import Panel
-from hdb.evaluation.search import Trial, named, plans
+from hdb.evaluation.people import select_unseen_people
+from hdb.evaluation.scores import Scorer
+from hdb.evaluation.search import Trial, plan_settings, setting_folder_name
 from hdb.files import write_json
 from hdb.hypernet.trained import load_hypernet, modification_time, resolve_hypernet_path
 from hdb.lidb.file import parse_dtype
@@ -30,7 +30,7 @@ from hdb.training.device import select_device
 
 def main(argv: list[str]) -> None:
     config = load(Search, argv)
-    planned, prompts = plans(config.grids, config.methods), read_prompts(config.prompts, num=config.num_prompts)
+    planned, prompts = plan_settings(config.grids, config.methods), read_prompts(config.prompts, num=config.num_prompts)
     of_words = {words: load(Search, [*argv, *words]) for plan in planned.values() for words in plan}  # before any runs
     path, folder, device = (
         resolve_hypernet_path(config.hypernet),
@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
     with added_to(folder, [*named_paths(config), ("hypernet", path)]):
         config.refuse_missing(path)
         source = open_people(config.faces)
-        people, oracle = unseen(source, config, hypernet=path, split="val"), oracle_of(source)
+        people = select_unseen_people(source, config, hypernet=path, split="val")
+        oracle = oracle_of(source)
         base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
         hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
         machine = {"accelerator": config.accelerator, "precision": config.precision}
@@ -48,15 +49,17 @@ def main(argv: list[str]) -> None:
         context = TrainingContext(
             PersonalizedDiffusion(base, hypernet.layout), sampling=config.sampling, seed=config.seed, **how
         )
-        panel = Panel(Judges.from_options(config.judges, device=device), [remove_identifier(of) for of in prompts])
-        trial = Trial(people, prompts, panel, config, config.sampling, seed=config.seed)
+        judges = Judges.from_options(config.judges, device=device)
+        scorer = Scorer(judges, [remove_identifier(prompt) for prompt in prompts])
+        trial = Trial(people, prompts, scorer, config, config.sampling, seed=config.seed)
         depends = {"base": base.digest, "hypernetwork": modification_time(path)}
 
         def place(name: str, setting: Search, words: tuple[str, ...] = ()) -> Path:
-            return folder / name / named(words, dotted(replace(setting, methods=None, grids={}, output="")) | depends)
+            settings = dotted(replace(setting, methods=None, grids={}, output="")) | depends
+            return folder / name / setting_folder_name(words, settings)
 
         (nobody,) = make_methods(SCALE[:1], MethodContext(context, hypernet))
-        base_alone = trial.of(nobody, place(nobody.name, config))
+        base_alone = trial.run(nobody, place(nobody.name, config))
         for name, plan in planned.items():
             made = (
                 make_methods([name], MethodContext(context, hypernet, of_words[words], oracle))[0] for words in plan

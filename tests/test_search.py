@@ -7,7 +7,7 @@ import pytest
 
 from experiments import search
 from experiments.config import Search, dotted, load
-from hdb.evaluation.search import choose
+from hdb.evaluation.search import choose_setting
 
 GRIDS = """
 methods: [dreambooth_agg2, textual_inversion]
@@ -32,7 +32,7 @@ def test_a_search_tries_every_setting_on_validation_people_and_goes_on_where_it_
     for setting in found["settings"]:
         assert setting["seconds"] > 0 and setting["seconds_alone"] > 0 and setting["bytes"] > 0
         assert setting["clip_t"]["ci95"][0] <= setting["clip_t"]["mean"] <= setting["clip_t"]["ci95"][1]
-    assert found["chosen"] == choose(found["settings"], unpersonalized=found["unpersonalized"], within=0.02)
+    assert found["chosen"] == choose_setting(found["settings"], unpersonalized=found["unpersonalized"], within=0.02)
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     assert len(made) == 3 * 2
     assert call(search, *words, "small.yaml", "methods=[textual_inversion]") == 0
@@ -54,7 +54,10 @@ def test_the_prompt_is_kept_within_a_limit_or_nothing_is_chosen():
     found, base = [setting("low", 0.3, 0.75), setting("mid", 0.4, 0.735), setting("high", 0.6, 0.6)], {"clip_t": {}}
     for clip_t, within, kept in ((0.75, 0.02, ["mid"]), (0.75, 0.01, ["low"]), (0.9, 0.02, None)):
         base["clip_t"]["mean"] = clip_t
-        assert choose(found, unpersonalized=base, within=within) == {"keeps_prompt": kept, "face_rec_alone": ["high"]}
+        assert choose_setting(found, unpersonalized=base, within=within) == {
+            "keeps_prompt": kept,
+            "face_rec_alone": ["high"],
+        }
 
 
 def test_every_setting_of_the_shipped_grids_is_a_field_of_its_method():

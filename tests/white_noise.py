@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.evaluate import Outcome, evaluate
-from hdb.evaluation.people import ProtocolOptions, Unseen
+from hdb.evaluation.people import ProtocolOptions, UnseenPeople
 from hdb.evaluation.report import write_report
-from hdb.evaluation.scores import Panel
+from hdb.evaluation.scores import Scorer
 from hdb.methods.protocol import Photos
 from hdb.methods.table import METHODS, OURS, SCALE
 from hdb.metrics.judges import Judges
@@ -56,20 +56,20 @@ def evaluation(folder: Path, judges: Judges, *, size: Sequence[int], num_methods
     num_people, num_prompts, num_pictures = size
     photos = torch.stack([noise(10**6 + number, side) for number in range(2 * num_people)])
     names = [str(number) for number in range(num_people)]
-    people = Unseen(names, photos[:num_people, None], photos[num_people:])
+    people = UnseenPeople(names, photos[:num_people, None], photos[num_people:])
     prompts = [f"a [V] face number {number}" for number in range(num_prompts)]
     wanted = [*SCALE, OURS, *(name for name in METHODS if name not in (*SCALE, OURS))][:num_methods]
     outcome = evaluate(
         [Noise(name, side=side) for name in wanted],
         people,
         prompts,
-        Panel(judges, prompts),
+        Scorer(judges, prompts),
         folder=folder,
-        options=ProtocolOptions(num_pictures=num_pictures, subjects_per_batch=num_people),
+        protocol=ProtocolOptions(num_pictures=num_pictures, subjects_per_batch=num_people),
         sampling=SamplingOptions(batch_size=10),
     )
     made_by = {"base": "noise", "base_digest": "0", "hypernetwork": "none"}
-    write_report(folder, outcome, about={"protocol": made_by, "versions": {"torch": torch.__version__}}, curves={})
+    write_report(folder, outcome, facts={"protocol": made_by, "versions": {"torch": torch.__version__}}, curves={})
     return outcome
 
 

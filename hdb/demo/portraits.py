@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.gate import judged
+from hdb.evaluation.gate import judge_person
 from hdb.faces.crop import FaceCropper, frame
 from hdb.faces.picture import Picture, name_of, open_picture
 from hdb.hypernet.trained import predict
@@ -122,7 +122,7 @@ class Portraits:
         """The gate's sentence."""
         with self.turn:
             pictures = torch.stack([picture for picture in rows["yours"] if picture is not None])
-            return judged(self.path, self.method.hypernet, made.photo, prompts=prompts, pictures=pictures).words
+            return judge_person(self.path, self.method.hypernet, made.photo, prompts=prompts, pictures=pictures).words
 
     def close(self, *, patience: float = 30.0) -> None:
         """Ends the turns, for good, and waits for the one that is on: torch aborts if Python ends while it computes.

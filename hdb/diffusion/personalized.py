@@ -40,6 +40,8 @@ class PersonalizedDiffusion:
     def __init__(self, diffusion: StableDiffusion, layout: Layout) -> None:
         self.diffusion = diffusion
         self.lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
+        # Residuals of the innermost `bound`, as they were given and on the base's device.
+        self._bound: tuple[Residuals | None, Residuals | None] = (None, None)
 
     @property
     def layout(self) -> Layout:
@@ -60,13 +62,25 @@ class PersonalizedDiffusion:
 
     @contextmanager
     def bound(self, residuals: Residuals | None, *, scale: float = 1.0) -> Iterator[None]:
-        """Moves residuals to the base's device, binds them within a `with` block and the previous ones after it."""
+        """Moves residuals to the base's device, binds them within a `with` block and the previous ones after it.
+
+        A block of the same residuals within the block costs nothing, because they are folded already.
+        """
+        outer = self._bound
+        if residuals is not None and residuals is outer[0] and self.lidb.is_bound(outer[1], scale=scale):
+            yield
+            return
+        moved = residuals
         if residuals is not None:
             # The check for NaN is made here, since on a GPU it would wait for the device.
             residuals.layout.check_theta(residuals.theta, finite=residuals.theta.device.type == "cpu")
-            residuals = residuals.to(self.device)
-        with self.lidb.bound(residuals, scale=scale):
-            yield
+            moved = residuals.to(self.device)
+        try:
+            with self.lidb.bound(moved, scale=scale):
+                self._bound = (residuals, moved)
+                yield
+        finally:
+            self._bound = outer
 
     def detach(self) -> StableDiffusion:
         """Returns the base with its original layers. This object cannot be used afterwards."""

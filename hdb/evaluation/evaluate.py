@@ -8,11 +8,11 @@ from typing import Any
 from PIL import Image
 
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import ProtocolOptions, Unseen
+from hdb.evaluation.people import ProtocolOptions, UnseenPeople
 from hdb.evaluation.pictures import Pictures
-from hdb.evaluation.scores import Answers, Panel, scored
-from hdb.evaluation.sheet import comparison
-from hdb.evaluation.subjects import personalize_everybody
+from hdb.evaluation.scores import Scorer
+from hdb.evaluation.sheet import comparison_sheet
+from hdb.evaluation.subjects import personalize_people
 from hdb.evaluation.summary import summarize
 from hdb.evaluation.tables import Table, all_tables
 from hdb.methods.protocol import Method
@@ -22,7 +22,7 @@ from hdb.training.ranks import continue_on_rank_zero, rank_shard, world_size
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found: results.json, and the pictures that it comes from."""
+    """What an evaluation found: the content of results.json, and the pictures that it comes from."""
 
     results: dict[str, Any]
     pictures: Pictures
@@ -33,56 +33,59 @@ class Outcome:
 
     @property
     def grid(self) -> Image.Image:
-        """People beside what ours drew of them and, where there is one, the true answer."""
-        beside = [end for end in reversed(SCALE) if end in self.results["methods"]]
-        return comparison(self.pictures, methods=[OURS, *beside[:1]])
+        """People beside our pictures of them and, if it was evaluated, the oracle's, else the base's."""
+        ends = [end for end in reversed(SCALE) if end in self.results["methods"]]
+        return comparison_sheet(self.pictures, methods=[OURS, *ends[:1]])
 
 
 def evaluate(
     methods: Sequence[Method],
-    people: Unseen,
+    people: UnseenPeople,
     prompts: list[str],
-    panel: Panel,
+    scorer: Scorer,
     *,
     folder: Path,
-    options: ProtocolOptions,
+    protocol: ProtocolOptions,
     sampling: SamplingOptions,
     seed: int = 0,
 ) -> Outcome:
     """Writes subjects/, images/ and manifest.jsonl under `folder`; what is there already is kept.
 
-    All people are personalized before the first picture. Then method by method and person by person pictures are drawn
-    and scored as they come: what is kept in memory does not grow with their number. Several processes share people;
-    once all pictures are drawn the first goes on alone.
+    All people are personalized before the first picture. Then pictures are drawn method by method and person by person,
+    and scored as they come, so that memory does not grow with their number. Several processes share the people; once
+    all pictures are drawn, the first process goes on alone.
 
     Args:
-        methods: ours among them.
-        panel: of the same prompts.
+        methods: HyperDreamBooth among them.
+        scorer: with the same prompts, without the identifier.
     """
-    at_once = options.subjects_per_batch
-    made = {of.name: personalize_everybody(of, people.photos, folder, at_once=at_once) for of in methods}
-    pictures = Pictures(people, prompts, folder, num_pictures=options.num_pictures, seed=seed)
+    personalizations, costs, samplings = {}, {}, {}
+    for method in methods:
+        personalizations[method.name], costs[method.name] = personalize_people(
+            method, people.photos, folder, batch_size=protocol.subjects_per_batch
+        )
+        samplings[method.name] = protocol.sampling_for(method.name, sampling)
+    pictures = Pictures(people, prompts, folder, num_pictures=protocol.num_pictures, seed=seed)
     if world_size() > 1:
-        for name, (personalization, _) in made.items():
-            drawing = {"people": rank_shard(range(len(people.names))), "sampling": options.sampling_of(name, sampling)}
-            pictures.draw(name, personalization, **drawing)
+        shard = rank_shard(range(len(people.names)))
+        for name, personalization in personalizations.items():
+            pictures.draw(name, personalization, people=shard, sampling=samplings[name])
         continue_on_rank_zero()
-    answers = Answers(panel, people)
+    references = scorer.embed_references(people)
     per_method = {
-        name: scored(pictures.drawn(name, of, sampling=options.sampling_of(name, sampling)), panel, answers)
-        for name, (of, _) in made.items()
+        name: scorer.score(pictures.batches(name, personalization, sampling=samplings[name]), references)
+        for name, personalization in personalizations.items()
     }
-    protocol = {
+    facts = {
         "identities": people.names,
         "prompts": prompts,
-        "images": options.num_pictures,
+        "images": protocol.num_pictures,
         "seed": seed,
-        "references": options.num_references,
-        "gallery": len(answers.gallery),
-        "subjects_per_batch": at_once,
+        "references": protocol.num_references,
+        "gallery": len(references.gallery),
+        "subjects_per_batch": protocol.subjects_per_batch,
         "sampling": asdict(sampling),
-        "without_identity_guidance": options.without_identity_guidance,
+        "without_identity_guidance": protocol.without_identity_guidance,
     }
-    costs = {name: cost for name, (_, cost) in made.items()}
-    summary = summarize(per_method, costs, num_resamples=options.num_resamples, seed=seed)
-    return Outcome({"protocol": protocol, **summary}, pictures)
+    summary = summarize(per_method, costs, num_resamples=protocol.num_resamples, seed=seed)
+    return Outcome({"protocol": facts, **summary}, pictures)

@@ -1,4 +1,4 @@
-"""Gate: how well the pictures of a person fit their photo, against people of whom that was measured."""
+"""Quality gate: how well the pictures of a person fit their photo, compared with people that were measured before."""
 
 import json
 from collections.abc import Sequence
@@ -18,96 +18,126 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import compute_hypernet_digest
 from hdb.metrics.embedders import FaceNet, TimmEmbedder
 
-FILE = "gate.json"  # beside the hypernetwork, whose people it is about
-WORST = 0.2  # share of the measured people whom the least like of them are: too far from their photo
-SAME = 0.05  # the same of those whose pictures differ least from prompt to prompt: the prompt is lost
-PORTRAIT = 0.8  # a prompt's pictures should show a face that is found where those of this share of people do
+GATE_FILE = "gate.json"  # beside the hypernetwork
+FAR_SHARE = 0.2  # a person as little like the photo as this share of the measured people is too far from it
+EQUAL_SHARE = 0.05  # one whose pictures differ as little as those of this share does not follow the prompts
+PORTRAIT_SHARE = 0.8  # a prompt should show a face if a face was found in the pictures of this share of people
+SPREAD_SIZE = 16  # px, to which pictures are reduced before they are compared with each other
+BATCH = 64
 
 
-class Seen(NamedTuple):
-    """What a gate sees in p pictures, one for each prompt, of each of n people."""
+class GateObservations(NamedTuple):
+    """Measurements of p pictures, one for each prompt, of each of n people.
 
-    likeness: Float[Tensor, "n p"]  # to the photo, cosine of the hypernetwork's own embeddings
+    Args:
+        likeness: cosine with the photo, under the hypernetwork's own face embeddings.
+        faces: whether a face is found.
+        spread: root mean square of the differences between a person's pictures, at 16 px.
+    """
+
+    likeness: Float[Tensor, "n p"]
     faces: Bool[Tensor, "n p"]
-    spread: Float[Tensor, " n"]  # root mean square of what the pictures of a person differ by, at 16 px
+    spread: Float[Tensor, " n"]
 
 
 class Verdict(NamedTuple):
-    """In words, and whether all is well."""
+    """A sentence about a person's pictures, and whether they fit the photo."""
 
     words: str
     fits: bool
 
 
 @torch.no_grad()
-def see(hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], pictures: Float[Tensor, "n p 3 hh ww"]) -> Seen:
-    """Compares pictures with the photo of their person, whatever their prompts."""
-    device, size = hypernet.initial_theta.device, pictures.shape[:2]
-
-    def embedded(images: Tensor) -> Tensor:
-        parts = [hypernet.forward_features(part.to(device)).embedding for part in images.split(64)]
-        return F.normalize(torch.cat(parts).float().cpu(), dim=1)
-
+def observe(
+    hypernet: HyperNet, photos: Float[Tensor, "n 3 h w"], pictures: Float[Tensor, "n p 3 hh ww"]
+) -> GateObservations:
+    """Compares pictures with the photo of their person."""
+    size = pictures.shape[:2]
     flat = pictures.flatten(0, 1)
-    likeness = (embedded(flat).unflatten(0, size) * embedded(photos)[:, None]).sum(2)
-    cropper, pixels = FaceCropper(), flat.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    embeddings = embed_faces(hypernet, flat).unflatten(0, size)
+    likeness = (embeddings * embed_faces(hypernet, photos)[:, None]).sum(2)
+    cropper = FaceCropper()
+    pixels = flat.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     faces = torch.tensor([bool(cropper.detect(Image.fromarray(picture))) for picture in pixels]).unflatten(0, size)
-    small = F.adaptive_avg_pool2d(flat, 16).unflatten(0, size)
+    small = F.adaptive_avg_pool2d(flat, SPREAD_SIZE).unflatten(0, size)
     spread = (small - small.mean(1, keepdim=True)).square().flatten(1).mean(1).sqrt().cpu()
-    return Seen(likeness, faces, spread)
+    return GateObservations(likeness, faces, spread)
+
+
+def embed_faces(hypernet: HyperNet, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    """Unit vectors of the hypernetwork's face encoder, on the CPU."""
+    device = hypernet.initial_theta.device
+    embeddings = [hypernet.forward_features(batch.to(device)).embedding for batch in images.split(BATCH)]
+    return F.normalize(torch.cat(embeddings).float().cpu(), dim=1)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What was seen of people whom a hypernetwork was not trained on, each personalized as a user would be."""
+    """Observations of people whom a hypernetwork was not trained on, each personalized as a user would be.
+
+    Args:
+        prompts: p of them.
+        observations: of the p prompts.
+        hypernet: digest of the hypernetwork's weights.
+    """
 
     prompts: list[str]
-    seen: Seen
-    hypernet: str  # digest of its weights
+    observations: GateObservations
+    hypernet: str
 
     @classmethod
-    def beside(cls, hypernet: Path) -> "Gate | None":
-        """That of a hypernetwork's folder or checkpoint; None where none was measured, or of other weights."""
-        file = place_of(hypernet)
-        if not file.is_file():
+    def load_for(cls, hypernet: Path) -> "Gate | None":
+        """The gate of a hypernetwork, by its folder or checkpoint; None if none was measured for these weights."""
+        path = gate_path(hypernet)
+        if not path.is_file():
             return None
-        content = json.loads(file.read_text())
-        seen = Seen(*(torch.tensor(content[name]) for name in Seen._fields))
-        gate = cls(content["prompts"], seen._replace(faces=seen.faces.bool()), content["hypernet"])
+        content = json.loads(path.read_text())
+        observations = GateObservations(
+            likeness=torch.tensor(content["likeness"]),
+            faces=torch.tensor(content["faces"]).bool(),
+            spread=torch.tensor(content["spread"]),
+        )
+        gate = cls(content["prompts"], observations, content["hypernet"])
         return gate if gate.hypernet == compute_hypernet_digest(hypernet) else None
 
     def save(self, hypernet: Path) -> Path:
-        """Writes it beside the hypernetwork."""
-        numbers = {name: part.float().round(decimals=4).tolist() for name, part in self.seen._asdict().items()}
-        write_json(place_of(hypernet), {"hypernet": self.hypernet, "prompts": self.prompts} | numbers)
-        return place_of(hypernet)
+        """Writes gate.json beside the hypernetwork."""
+        path = gate_path(hypernet)
+        numbers = {
+            name: values.float().round(decimals=4).tolist() for name, values in self.observations._asdict().items()
+        }
+        write_json(path, {"hypernet": self.hypernet, "prompts": self.prompts} | numbers)
+        return path
 
-    def judge(self, prompts: Sequence[str], seen: Seen) -> Verdict:
-        """How one person's pictures compare; those for other prompts than were measured are not looked at.
+    def judge(self, prompts: Sequence[str], observed: GateObservations) -> Verdict:
+        """How one person's pictures compare; pictures of prompts that were not measured do not count.
 
         Args:
-            prompts: one for each of the pictures of `seen`, which are of one person.
+            prompts: p of them.
+            observed: of one person, for these prompts.
         """
-        known = [(place, self.prompts.index(of)) for place, of in enumerate(prompts) if of in self.prompts]
-        if not known:
+        columns = [column for column, prompt in enumerate(prompts) if prompt in self.prompts]
+        if not columns:
             return Verdict(f"fit: not known, as none of the prompts is one of {', '.join(self.prompts)}", fits=True)
-        mine, theirs = (list(places) for places in zip(*known, strict=True))
-        ranks = self.seen.likeness[:, theirs].mean(1) < seen.likeness[0, mine].mean()
-        rank, num = float(ranks.float().mean()), len(ranks)
-        usual = self.seen.faces.float().mean(0)
-        portraits = [bool(seen.faces[0, my]) for my, their in known if usual[their] >= PORTRAIT]
-        lost, reasons = portraits.count(False), []
-        if lost and 2 * lost >= len(portraits):
-            reasons.append(f"no face in {lost} of {len(portraits)} previews that should show one")
-        if rank < WORST:
+        measured = [self.prompts.index(prompts[column]) for column in columns]
+        likeness = self.observations.likeness[:, measured].mean(1)
+        rank = float((likeness < observed.likeness[0, columns].mean()).float().mean())
+        face_share = self.observations.faces.float().mean(0)[measured]
+        portraits = observed.faces[0, columns][face_share >= PORTRAIT_SHARE]
+        num_faceless = int((~portraits).sum())
+        reasons = []
+        if num_faceless and 2 * num_faceless >= len(portraits):
+            reasons.append(f"no face in {num_faceless} of {len(portraits)} previews that should show one")
+        if rank < FAR_SHARE:
             reasons.append("too far from the photo")
-        if set(theirs) == set(range(len(self.prompts))) and seen.spread[0] < self.seen.spread.quantile(SAME):
+        all_prompts = set(measured) == set(range(len(self.prompts)))
+        if all_prompts and observed.spread[0] < self.observations.spread.quantile(EQUAL_SHARE):
             reasons.append("the prompt is lost: the previews hardly differ")
-        told = f"more like the photo than those of {rank:.0%} of {num} people it was measured on"
-        return Verdict(f"fit: {'poor' if reasons else 'good'}, {'; '.join([told, *reasons])}", fits=not reasons)
+        comparison = f"more like the photo than those of {rank:.0%} of {len(likeness)} people it was measured on"
+        return Verdict(f"fit: {'poor' if reasons else 'good'}, {'; '.join([comparison, *reasons])}", fits=not reasons)
 
 
-def judged(
+def judge_person(
     path: Path,
     hypernet: HyperNet,
     photo: Float[Tensor, "3 h w"],
@@ -115,32 +145,41 @@ def judged(
     prompts: Sequence[str],
     pictures: Float[Tensor, "p 3 hh ww"],
 ) -> Verdict:
-    """The verdict of the gate beside a hypernetwork, if there is one."""
-    if (gate := Gate.beside(path)) is None:
-        return Verdict(f"fit: not known, as no {FILE} was measured for these weights (experiments.gate)", fits=True)
-    return gate.judge(prompts, see(hypernet, photo[None], pictures[None]))
+    """The verdict of the gate beside a hypernetwork, if there is one.
+
+    Args:
+        path: of the hypernetwork.
+        pictures: of the person of the photo, one for each prompt.
+    """
+    gate = Gate.load_for(path)
+    if gate is None:
+        reason = f"as no {GATE_FILE} was measured for these weights (experiments.gate)"
+        return Verdict(f"fit: not known, {reason}", fits=True)
+    return gate.judge(prompts, observe(hypernet, photo[None], pictures[None]))
 
 
-def separation(scores: Float[Tensor, " n"], truth: Float[Tensor, " n"], *, share: float = WORST) -> float:
+def separation_auc(scores: Float[Tensor, " n"], truth: Float[Tensor, " n"], *, share: float = FAR_SHARE) -> float:
     """AUC with which scores tell the best from the worst share of people, by the truth; ties count half.
 
-    >>> separation(torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    >>> separation_auc(torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
     1.0
     """
-    num, order = max(1, int(share * len(truth))), truth.argsort()
+    num = max(1, int(share * len(truth)))
+    order = truth.argsort()
     worst, best = scores[order[:num]], scores[order[-num:]]
     above = (best[:, None] > worst).float() + 0.5 * (best[:, None] == worst).float()
     return float(above.mean())
 
 
-def recognized(
-    judge: TimmEmbedder | FaceNet, pictures: Float[Tensor, "n p 3 h w"], others: Float[Tensor, "n v 3 hh ww"]
+def recognizer_likeness(
+    recognizer: TimmEmbedder | FaceNet, pictures: Float[Tensor, "n p 3 h w"], photos: Float[Tensor, "n v 3 hh ww"]
 ) -> Float[Tensor, " n"]:
-    """How like other photos of their person the pictures are to a recognizer: the truth that a gate does not know."""
-    seen, known = (judge.embed_images(of.flatten(0, 1)).unflatten(0, of.shape[:2]).mean(1) for of in (pictures, others))
-    return (seen * known).sum(1)
+    """How like other photos of their person the pictures are to a recognizer: the truth, which a gate does not know."""
+    mean_of_pictures = recognizer.embed_images(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2]).mean(1)
+    mean_of_photos = recognizer.embed_images(photos.flatten(0, 1)).unflatten(0, photos.shape[:2]).mean(1)
+    return (mean_of_pictures * mean_of_photos).sum(1)
 
 
-def place_of(hypernet: Path) -> Path:
+def gate_path(hypernet: Path) -> Path:
     """Where the gate of a hypernetwork lies."""
-    return (hypernet if hypernet.is_dir() else hypernet.parent) / FILE
+    return (hypernet if hypernet.is_dir() else hypernet.parent) / GATE_FILE

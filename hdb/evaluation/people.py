@@ -1,4 +1,4 @@
-"""The people of an evaluation: unseen, with references, and a gallery to look for somebody among."""
+"""The protocol of an evaluation, and its people: unseen ones, their references, and the gallery of rank_1."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,10 @@ class ProtocolOptions:
 
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
-    first `num_photos` of the references of each, those that take one photo the first. `without_identity_guidance` names
-    methods that are drawn guided by the prompt alone: those that are the better for it on validation people.
+    first `num_photos` of the references of each person; those that take one photo are given the first.
+    `without_identity_guidance` names methods that are drawn guided by the prompt alone, because that is better for them
+    on validation people. `subjects_per_batch` people are personalized together. `num_resamples` is of the bootstrap
+    intervals.
     """
 
     subjects_per_batch: int = number_field(1, ge=1)
@@ -36,15 +38,20 @@ class ProtocolOptions:
     num_resamples: int = number_field(10_000, ge=1)
     without_identity_guidance: list[str] = choices_field(METHODS)
 
-    def sampling_of(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
-        """How this method's pictures are drawn."""
-        return replace(sampling, identity_guidance_scale=None) if method in self.without_identity_guidance else sampling
+    def sampling_for(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
+        """The options that this method's pictures are drawn with."""
+        if method in self.without_identity_guidance:
+            return replace(sampling, identity_guidance_scale=None)
+        return sampling
 
 
-class Unseen(NamedTuple):
-    """People of an evaluation. The first references of each, mostly one, are the photos that methods are given.
+class UnseenPeople(NamedTuple):
+    """The n people of an evaluation, and m others to look for somebody among.
 
-    `others` are photos of further people of the test split, one of each, to look for somebody among.
+    Args:
+        names: of the n people.
+        references: v photos of each; the first `num_photos` are given to methods.
+        others: one photo of each further person of the same split.
     """
 
     names: list[str]
@@ -54,39 +61,41 @@ class Unseen(NamedTuple):
 
     @property
     def photos(self) -> Photos:
-        """What methods are given."""
+        """The photos that methods are given."""
         more = self.references[:, 1 : self.num_photos] if self.num_photos > 1 else None
         return Photos(self.names, self.references[:, 0], more)
 
     @property
     def gallery(self) -> Float[Tensor, "g 3 h w"]:
-        """A photo of each of the n people, and the others'; where somebody has another one, not the photo given."""
-        given = self.references[:, 0]
-        known = [
-            next((photo for photo in photos if not torch.equal(photo, first)), first)
-            for first, photos in zip(given, self.references, strict=True)
-        ]
-        return torch.cat([torch.stack(known), self.others])
+        """A photo of each of the n people, not the one given to methods if there is another, and the others'."""
+        photos = []
+        for references in self.references:
+            given = references[0]
+            photos.append(next((photo for photo in references if not torch.equal(photo, given)), given))
+        return torch.cat([torch.stack(photos), self.others])
 
 
-def unseen(people: PeopleSource, options: ProtocolOptions, *, hypernet: Path, split: str = "test") -> Unseen:
+def select_unseen_people(
+    people: PeopleSource, protocol: ProtocolOptions, *, hypernet: Path, split: str = "test"
+) -> UnseenPeople:
     """The first people of a split of a source.
 
     Args:
-        split: test, or val for what is chosen before anybody is tested.
+        hypernet: folder or checkpoint, beside which a list says whom it was trained on.
+        split: test, or val for choices that are made before anybody is tested.
 
     Raises:
-        ValueError: not as many, a smaller gallery, or the list beside `hypernet` says it was trained on one of them.
+        ValueError: there are fewer people, the gallery is smaller, or the hypernetwork was trained on one of them.
     """
-    num, num_references = options.num_identities, options.num_references
+    num, num_references = protocol.num_identities, protocol.num_references
     if num < 1 or num_references < 1:
         raise ValueError(f"num_identities is {num} and num_references {num_references}, expected at least 1 each")
-    if options.num_photos > num_references:
-        raise ValueError(f"num_photos is {options.num_photos}, expected at most num_references, {num_references}")
-    if options.num_gallery < num:
-        raise ValueError(f"num_gallery is {options.num_gallery}, expected at least num_identities, which is {num}")
+    if protocol.num_photos > num_references:
+        raise ValueError(f"num_photos is {protocol.num_photos}, expected at most num_references, {num_references}")
+    if protocol.num_gallery < num:
+        raise ValueError(f"num_gallery is {protocol.num_gallery}, expected at least num_identities, which is {num}")
     people.refuse_trained(hypernet)
     references = people.references(
-        split, num_identities=num, num_references=num_references, num_gallery=options.num_gallery
+        split, num_identities=num, num_references=num_references, num_gallery=protocol.num_gallery
     )
-    return Unseen(references.names, references.photos, references.others, num_photos=options.num_photos)
+    return UnseenPeople(references.names, references.photos, references.others, num_photos=protocol.num_photos)

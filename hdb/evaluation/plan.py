@@ -187,7 +187,7 @@ class Planner:
         fits = [
             Work(f"people by {name}", people, self._fit(of)) for name, of in (own | {OURS: options.finetuning}).items()
         ]
-        scales = {name: protocol.sampling_of(name, sampling).identity_guidance_scale for name in drawn}
+        scales = {name: protocol.sampling_for(name, sampling).identity_guidance_scale for name in drawn}
         ways = Counter((scales | {SCALE[0]: None})[name] for name in drawn)  # nobody is guided by the prompt alone
         drawings = [
             Work(

@@ -1,7 +1,7 @@
-"""From pictures to scores, person by person, each picture as it comes.
+"""From pictures to scores, person by person. A picture is scored as soon as it is there, and then forgotten.
 
-Four scores are cosines, the paper's. Two are shares of pictures: `prompted`, those that show what the prompt asks for,
-and `rank_1`, those whose person is found among a gallery of unseen people.
+Beside the metrics of the list two scores are shares of pictures: `prompted`, those that show what the prompt asks for,
+and `rank_1`, those whose person is recognized among a gallery of unseen people.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,23 +12,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hdb.evaluation.people import Unseen
-from hdb.evaluation.pictures import Batch
+from hdb.evaluation.people import UnseenPeople
+from hdb.evaluation.pictures import PictureBatch
 from hdb.metrics.judges import Embeddings, Judges, Scores
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.people_mean import mean_per_person
 
 PROMPTED = ("style", "context", "accessory")
-PersonScores = dict[str, np.ndarray]
+RECOGNIZER = "recognizer"  # the judge that rank_1 asks
+PersonScores = dict[str, np.ndarray]  # score -> its mean over the pictures of each person
 
 
 @dataclass(frozen=True)
 class ExpectedAttributes:
-    """What the pictures of each prompt should show, in the words of an attribute classifier.
+    """What the pictures of each prompt should show, in the labels of an attribute classifier.
 
     Args:
-        per_prompt: question -> answer for each prompt, as {"style": "oil", "context": "snow", "accessory": "none"}.
-        unjudged_styles: the classifier was not trained on these; it is not asked about pictures in them.
+        per_prompt: attribute -> label for each prompt, as {"style": "oil", "context": "snow", "accessory": "none"}.
+        unjudged_styles: styles that the classifier was not trained on; pictures in these are not judged.
     """
 
     per_prompt: Sequence[dict[str, str]]
@@ -40,12 +41,13 @@ class ExpectedAttributes:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Who scores the pictures of an evaluation, and what they know beforehand.
+class Scorer:
+    """Scores the pictures of an evaluation.
 
     Args:
         prompts: p of them, without the identifier.
-        expected: what the p prompts ask for, where that is known: it tells prompts for photos from those for styles.
+        expected: what the p prompts ask for, if that is known; it tells prompts for photos from those for styles.
+        classifier: says whether pictures show what is expected.
     """
 
     judges: Judges
@@ -53,111 +55,115 @@ class Panel:
     expected: ExpectedAttributes | None = None
     classifier: AttributeClassifier | None = None
 
+    def embed_references(self, people: UnseenPeople) -> "ReferenceEmbeddings":
+        """Embeds what the pictures of all methods are compared with."""
+        num_people = len(people.names)
+        embeddings = self.judges.embed_images(people.references.flatten(0, 1))
+        # The mean cosine with several references is the product with the mean of their vectors, shorter than 1.
+        references = {name: vectors.unflatten(0, (num_people, -1)).mean(1) for name, vectors in embeddings.items()}
+        prompts = self.judges.embed_prompts(self.prompts)
+        gallery = self.judges[RECOGNIZER].embed_images(people.gallery)
+        return ReferenceEmbeddings(references, prompts, gallery)
 
-class Answers:
-    """What the pictures of n people are compared with: references, prompts, a gallery, embedded once for all methods.
+    def score(self, batches: Iterable[PictureBatch], references: "ReferenceEmbeddings") -> PersonScores:
+        """The scores of each person by one method."""
+        scores = MethodScores(self, references)
+        for batch in batches:
+            scores.update(batch)
+        return scores.per_person()
+
+
+@dataclass(frozen=True)
+class ReferenceEmbeddings:
+    """What the pictures of n people are compared with.
 
     Args:
-        people: of whom there are v references each.
+        references: judge -> the mean embedding of each person's references (n, d).
+        prompts: judge -> the embedding of each prompt (p, d).
+        gallery: under the recognizer; the first n rows are the n people's.
     """
 
-    def __init__(self, panel: Panel, people: Unseen) -> None:
-        judges, self.num_people = panel.judges, len(people.names)
-        seen = judges.embed_images(people.references.flatten(0, 1))
-        # The mean over references of a cosine is the product with their mean, which is shorter than 1.
-        self.known: Embeddings = {
-            name: vectors.unflatten(0, (self.num_people, -1)).mean(1) for name, vectors in seen.items()
-        }
-        self.texts: Embeddings = judges.embed_prompts(panel.prompts)
-        self.gallery: Float[Tensor, "g d"] = judges["recognizer"].embed_images(people.gallery)
+    references: Embeddings
+    prompts: Embeddings
+    gallery: Float[Tensor, "g d"]
+
+    def mean_of_others(self, person: int) -> Float[Tensor, " d"] | None:
+        """The mean of everybody else's references under the recognizer; None if there is nobody else."""
+        vectors = self.references[RECOGNIZER]
+        if len(vectors) == 1:
+            return None
+        return (vectors.sum(0) - vectors[person]) / (len(vectors) - 1)
 
 
-class PictureScores:
-    """One method's scores: a number per picture and score is kept, and no picture.
+class MethodScores:
+    """The scores of one method's pictures. One number is kept for each picture and score, and no picture.
 
-    `others` is the face_rec against everybody else's references: what a picture of just anybody would get. `rank_1/...`
-    and `prompted/...` are shares of pictures; the latter leave out styles that no judge was shown.
+    Beside the metrics these are `others`, the face_rec with everybody else's references, which a picture of just
+    anybody would get; and the shares `rank_1/...` and `prompted/...`.
     """
 
-    def __init__(self, panel: Panel, answers: Answers) -> None:
-        self.panel, self.answers, self.four = panel, answers, Scores(panel.judges)
-        self.values: dict[str, list[Tensor]] = {}  # beside the four: of some pictures each, and whose they are
-        self.owners: dict[str, list[Tensor]] = {}
-        self.kinds = kinds_of_prompts(panel.expected, num=len(panel.prompts))
+    def __init__(self, scorer: Scorer, references: ReferenceEmbeddings) -> None:
+        self.scorer = scorer
+        self.references = references
+        self.metrics = Scores(scorer.judges)
+        self.kinds = kinds_of_prompts(scorer.expected, num_prompts=len(scorer.prompts))
+        self._values: dict[str, list[Tensor]] = {}  # other scores, each of some pictures
+        self._people: dict[str, list[Tensor]] = {}  # whom these pictures show
 
-    def update(self, pictures: Float[Tensor, "m 3 h w"], *, person: int, prompts: Sequence[int]) -> None:
-        """Adds pictures of one person, each embedded once per network.
+    def update(self, batch: PictureBatch) -> None:
+        """Adds pictures of one person, each embedded once per judge."""
+        person, prompts = batch.person, batch.prompts
+        people = torch.full((len(prompts),), person)
+        embeddings = self.scorer.judges.embed_images(batch.pictures)
+        references = {name: vectors[[person]] for name, vectors in self.references.references.items()}
+        texts = {name: vectors[prompts] for name, vectors in self.references.prompts.items()}
+        self.metrics.update(embeddings, references, texts, people)
 
-        Args:
-            prompts: number of the prompt of each.
-        """
-        answers, seen = self.answers, self.panel.judges.embed_images(pictures)
-        owner = torch.full((len(pictures),), person)
-        known, rows = {name: vectors[[person]] for name, vectors in answers.known.items()}, list(prompts)
-        texts = {name: vectors[rows] for name, vectors in answers.texts.items()}
-        self.four.update(seen, known, texts, owner)
-        faces = seen["recognizer"]
-        if answers.num_people > 1:
-            others = (answers.known["recognizer"].sum(0) - known["recognizer"][0]) / (answers.num_people - 1)
-            self._add("others", faces @ others, owner)
-        right = recognized(faces, answers.gallery, person=person)
+        faces = embeddings[RECOGNIZER]
+        others = self.references.mean_of_others(person)
+        if others is not None:
+            self._add("others", faces @ others, people)
+        recognized = is_nearest(faces, self.references.gallery, person=person)
         for kind, members in self.kinds.items():
-            self._add(f"rank_1/{kind}", right, owner, where=[prompt in members for prompt in prompts])
-        if self.panel.classifier is not None:
-            self._add_shown(pictures, rows, owner)
+            self._add(f"rank_1/{kind}", recognized, people, rows=[prompt in members for prompt in prompts])
+        if self.scorer.classifier is not None:
+            self._add_prompted(batch, people)
 
     def per_person(self) -> PersonScores:
-        """Name -> the mean over each person's pictures."""
-        four = {name: means.double() for name, means in self.four.per_person().items()}
-        beside = {
-            name: mean_per_person(torch.cat(of), torch.cat(self.owners[name])) for name, of in self.values.items()
-        }
-        return {name: means.numpy() for name, means in (four | beside).items()}
+        """Score -> its mean over each person's pictures."""
+        means = {name: values.double() for name, values in self.metrics.per_person().items()}
+        for name, values in self._values.items():
+            means[name] = mean_per_person(torch.cat(values), torch.cat(self._people[name]))
+        return {name: values.numpy() for name, values in means.items()}
 
-    def _add_shown(self, pictures: Float[Tensor, "m 3 h w"], prompts: list[int], owner: Tensor) -> None:
-        expected = self.panel.expected
-        judged = [expected.is_judged(prompt) for prompt in prompts]
-        if any(judged):
-            labels = [expected.per_prompt[prompt] for prompt in prompts]
-            for question, right in shown(self.panel.classifier, pictures, labels).items():
-                self._add(f"prompted/{question}", right, owner, where=judged)
+    def _add_prompted(self, batch: PictureBatch, people: Tensor) -> None:
+        expected = self.scorer.expected
+        rows = [expected.is_judged(prompt) for prompt in batch.prompts]
+        if not any(rows):
+            return
+        predicted = self.scorer.classifier.predict(batch.pictures)
+        for attribute in PROMPTED:
+            labels = [expected.per_prompt[prompt][attribute] for prompt in batch.prompts]
+            right = torch.tensor([a == b for a, b in zip(predicted[attribute], labels, strict=True)])
+            self._add(f"prompted/{attribute}", right, people, rows=rows)
 
-    def _add(self, name: str, values: Tensor, owner: Tensor, *, where: list[bool] | None = None) -> None:
-        rows = torch.tensor([True] * len(values) if where is None else where)
-        if rows.any():
-            self.values.setdefault(name, []).append(values.cpu()[rows].double())
-            self.owners.setdefault(name, []).append(owner[rows])
-
-
-def scored(batches: Iterable[Batch], panel: Panel, answers: Answers) -> PersonScores:
-    """The scores of each person by one method, whose pictures are let go as soon as they are embedded."""
-    scores = PictureScores(panel, answers)
-    for person, prompts, pictures in batches:
-        scores.update(pictures, person=person, prompts=prompts)
-    return scores.per_person()
+    def _add(self, name: str, values: Tensor, people: Tensor, *, rows: list[bool] | None = None) -> None:
+        mask = torch.ones(len(values), dtype=torch.bool) if rows is None else torch.tensor(rows)
+        if mask.any():
+            self._values.setdefault(name, []).append(values.cpu()[mask].double())
+            self._people.setdefault(name, []).append(people[mask])
 
 
-def recognized(generated: Float[Tensor, "c d"], gallery: Float[Tensor, "g d"], *, person: int) -> Bool[Tensor, " c"]:
-    """Whether the nearest of g people is the pictures' own; one without a face, the zero vector, is nobody's."""
+def is_nearest(generated: Float[Tensor, "c d"], gallery: Float[Tensor, "g d"], *, person: int) -> Bool[Tensor, " c"]:
+    """Whether a person of the gallery is nearest to each picture; never to one without a face, the zero vector."""
     return ((generated @ gallery.T).argmax(-1) == person) & (generated != 0).any(-1)
 
 
-def kinds_of_prompts(expected: ExpectedAttributes | None, *, num: int) -> dict[str, list[int]]:
-    """Which of `num` prompts ask for a photo and which for another style; `all` where nobody knows."""
+def kinds_of_prompts(expected: ExpectedAttributes | None, *, num_prompts: int) -> dict[str, list[int]]:
+    """Kind -> the prompts that ask for a photo, or for another style; `all` where that is not known."""
     if expected is None:
-        return {"all": list(range(num))}
+        return {"all": list(range(num_prompts))}
     kinds: dict[str, list[int]] = {"photo": [], "styled": []}
     for prompt, labels in enumerate(expected.per_prompt):
         kinds["photo" if labels["style"] == "photo" else "styled"].append(prompt)
-    return {kind: rows for kind, rows in kinds.items() if rows}
-
-
-def shown(
-    classifier: AttributeClassifier, pictures: Float[Tensor, "n 3 h w"], expected: Sequence[dict[str, str]]
-) -> dict[str, Bool[Tensor, " n"]]:
-    """Question -> whether each picture shows what it should."""
-    answers = classifier.predict(pictures)
-    return {
-        question: torch.tensor([a == labels[question] for a, labels in zip(answers[question], expected, strict=True)])
-        for question in PROMPTED
-    }
+    return {kind: prompts for kind, prompts in kinds.items() if prompts}

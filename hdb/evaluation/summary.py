@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hdb.evaluation.scores import PersonScores
-from hdb.evaluation.subjects import Cost
+from hdb.evaluation.subjects import MethodCost
 from hdb.methods.table import OURS, SCALE
 from hdb.metrics.intervals import Interval, bootstrap_ci, normalized, paired_ci
 from hdb.metrics.table import METRICS
@@ -20,7 +20,7 @@ Scale = dict[str, dict[str, Any]]
 
 
 def summarize(
-    per_method: Mapping[str, PersonScores], costs: Mapping[str, Cost], *, num_resamples: int, seed: int
+    per_method: Mapping[str, PersonScores], costs: Mapping[str, MethodCost], *, num_resamples: int, seed: int
 ) -> dict[str, Any]:
     """What results.json says of methods: `methods`, `paired` (ours minus each other one, by metric) and `scale`."""
     scale = oracle_scale(per_method, num_resamples=num_resamples, seed=seed)
@@ -85,7 +85,7 @@ def method_entry(
     return entry
 
 
-def cost_ratios(cost: Cost, ours: Cost) -> dict[str, float | None]:
+def cost_ratios(cost: MethodCost, ours: MethodCost) -> dict[str, float | None]:
     """What a method costs over what ours does; null where nothing is made for a person."""
     return {name: cost[name] / ours[name] if cost[name] and ours[name] else None for name in COSTS}
 

@@ -1,7 +1,7 @@
 """LiDB: puts LiDB layers into a UNet and a text encoder, binds residuals to them, merges them, removes them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
@@ -108,35 +108,32 @@ class LiDB:
         self._bound_residuals = residuals
         self._bound_scale = scale
 
+    def is_bound(self, residuals: Residuals | None, *, scale: float = 1.0) -> bool:
+        """Whether these residuals, the same object, are bound at this scale."""
+        return residuals is self._bound_residuals and scale == self._bound_scale
+
     @contextmanager
     def bound(self, residuals: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> Iterator[None]:
-        """Binds residuals within a `with` block and binds the previous ones again after it.
+        """Binds residuals within a `with` block. After it the previous ones are bound again, without folding them.
 
         With gradient checkpointing, `backward` must be called inside the block, because it runs the layers again.
         """
         previous_residuals = self._bound_residuals
         previous_scale = self._bound_scale
-        self.bind(residuals, scale=scale)
+        previous_factors = {name: (layer.down, layer.up) for name, layer in self.layers.items()}
         try:
+            self.bind(residuals, scale=scale)
             yield
         finally:
-            self.bind(previous_residuals, scale=previous_scale)
-
-    @contextmanager
-    def unbound(self) -> Iterator[None]:
-        """Gives the base within a `with` block. After it the previous residuals are bound again without folding."""
-        bound_residuals = self._bound_residuals
-        bound_scale = self._bound_scale
-        bound_factors = {name: (layer.down, layer.up) for name, layer in self.layers.items()}
-        try:
-            self.bind(None)
-            yield
-        finally:
-            for name, (down, up) in bound_factors.items():
+            for name, (down, up) in previous_factors.items():
                 self.layers[name].down = down
                 self.layers[name].up = up
-            self._bound_residuals = bound_residuals
-            self._bound_scale = bound_scale
+            self._bound_residuals = previous_residuals
+            self._bound_scale = previous_scale
+
+    def unbound(self) -> AbstractContextManager[None]:
+        """Gives the base within a `with` block."""
+        return self.bound(None)
 
     @torch.no_grad()
     def merge(self, residuals: Residuals | Float[Tensor, "n p"], *, scale: float = 1.0) -> None:

@@ -84,6 +84,27 @@ def test_who_is_bound_while_nobody_is_does_not_stay(personalized: PersonalizedDi
         assert next(iter(personalized.lidb.layers.values())).down is down
 
 
+def test_people_who_are_bound_are_not_folded_again(personalized: PersonalizedDiffusion, people, monkeypatch):
+    folds, fold = [], personalized.lidb._fold
+    monkeypatch.setattr(personalized.lidb, "_fold", lambda *args, **kwargs: folds.append(1) or fold(*args, **kwargs))
+    layer = next(iter(personalized.lidb.layers.values()))
+    with personalized.bound(people):
+        down, up = layer.down, layer.up
+        with personalized.bound(people):
+            assert layer.down is down and len(folds) == 1
+        with personalized.bound(people, scale=0.5):
+            assert len(folds) == 2 and torch.equal(layer.up, 0.5 * up)
+        with personalized.lidb.unbound(), personalized.bound(people):
+            assert len(folds) == 3 and torch.equal(layer.down, down)
+        with personalized.bound(people[[0]]), personalized.bound(people):
+            assert len(folds) == 5 and torch.equal(layer.down, down)
+        assert layer.down is down
+        people.theta.mul_(2)
+        personalized.bind(people)  # as a training step does, whose theta has moved
+        with personalized.bound(people):
+            assert len(folds) == 7 and not torch.equal(layer.down, down)
+
+
 def test_every_picture_has_a_seed(personalized: PersonalizedDiffusion, people):
     with pytest.raises(ValueError, match="1 seeds for 2 prompts: expected one seed per picture"):
         personalized.pictures(people, PROMPTS[:2], seeds=[0], sampling=SamplingOptions(2))

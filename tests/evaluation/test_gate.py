@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import faceworld, gate, personalize
-from hdb.evaluation.gate import Gate, Seen, see, separation
+from hdb.evaluation.gate import Gate, GateObservations, observe, separation_auc
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
@@ -23,12 +23,12 @@ def known() -> Gate:
     likeness = torch.linspace(0, 1, 20)[:, None].expand(-1, 2)
     faces = torch.ones(20, 2, dtype=torch.bool)
     faces[5:, 1] = False
-    return Gate(PROMPTS, Seen(likeness, faces, torch.linspace(0.1, 0.3, 20)), hypernet="0")
+    return Gate(PROMPTS, GateObservations(likeness, faces, torch.linspace(0.1, 0.3, 20)), hypernet="0")
 
 
-def one(likeness: float, *, face: bool = True, spread: float = 0.2) -> Seen:
+def one(likeness: float, *, face: bool = True, spread: float = 0.2) -> GateObservations:
     faces = torch.tensor([[face, False]])
-    return Seen(torch.full((1, 2), likeness), faces, torch.tensor([spread]))
+    return GateObservations(torch.full((1, 2), likeness), faces, torch.tensor([spread]))
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,18 @@ def test_a_verdict_says_where_a_person_stands_and_what_is_wrong(known, seen, fit
 
 
 def test_of_prompts_that_were_not_measured_nothing_is_said(known):
-    verdict = known.judge(["a [V] face on the moon"], Seen(torch.zeros(1, 1), torch.zeros(1, 1).bool(), torch.zeros(1)))
+    verdict = known.judge(
+        ["a [V] face on the moon"], GateObservations(torch.zeros(1, 1), torch.zeros(1, 1).bool(), torch.zeros(1))
+    )
     assert verdict.fits and "not known" in verdict.words
 
 
-def test_only_the_best_and_the_worst_fifth_count_for_separation():
+def test_only_the_best_and_the_worst_fifth_count_for_separation_auc():
     truth = torch.arange(10.0)
-    assert separation(truth, truth) == 1.0 and separation(-truth, truth) == 0.0
+    assert separation_auc(truth, truth) == 1.0 and separation_auc(-truth, truth) == 0.0
     muddled = truth.clone()
     muddled[2:8] = muddled[2:8].flip(0)
-    assert separation(muddled, truth) == 1.0
+    assert separation_auc(muddled, truth) == 1.0
 
 
 def test_a_photo_is_most_like_itself_and_equal_pictures_have_no_spread(tiny_weights):
@@ -65,8 +67,8 @@ def test_a_photo_is_most_like_itself_and_equal_pictures_have_no_spread(tiny_weig
     ).eval()
     world = FaceWorld(resolution=64)
     photos = world.render([(world.identity(person), world.view(person, 0)) for person in range(2)])
-    seen = see(hypernet, photos, photos.flip(0)[:, None].repeat(1, 2, 1, 1, 1))
-    same = see(hypernet, photos, photos[:, None])
+    seen = observe(hypernet, photos, photos.flip(0)[:, None].repeat(1, 2, 1, 1, 1))
+    same = observe(hypernet, photos, photos[:, None])
     torch.testing.assert_close(same.likeness, torch.ones(2, 1), rtol=0, atol=1e-5)
     assert (seen.likeness < same.likeness).all() and seen.faces.all()
     torch.testing.assert_close(seen.spread, torch.zeros(2), rtol=0, atol=1e-6)

@@ -7,8 +7,8 @@ from tiny import tiny_judges
 
 from experiments.people import expected_attributes
 from hdb.evaluation import scores, tables
-from hdb.evaluation.people import Unseen
-from hdb.evaluation.pictures import Batch
+from hdb.evaluation.people import UnseenPeople
+from hdb.evaluation.pictures import PictureBatch
 from hdb.evaluation.summary import summarize
 from hdb.faceworld.view import HELD_OUT_STYLES
 from hdb.metrics.judges import load_classifier
@@ -31,9 +31,9 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
     gallery = torch.eye(4)
     pictures = torch.stack([gallery[[0, 1]], torch.stack([gallery[1], torch.zeros(4)]), gallery[[2, 3]]])
     pictures[0, 0] = torch.tensor([0.6, 0.5, 0.4, 0.3])
-    right = [scores.recognized(of_person, gallery, person=person) for person, of_person in enumerate(pictures)]
+    right = [scores.is_nearest(of_person, gallery, person=person) for person, of_person in enumerate(pictures)]
     assert torch.stack(right).tolist() == [[True, False], [True, False], [True, False]]
-    assert not scores.recognized(torch.zeros(2, 4), gallery, person=0).any()  # no face: not the first person either
+    assert not scores.is_nearest(torch.zeros(2, 4), gallery, person=0).any()  # no face: not the first person either
 
 
 def test_what_prompts_ask_for_is_known_of_captions_only():
@@ -49,15 +49,15 @@ def test_what_prompts_ask_for_is_known_of_captions_only():
 
 def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows():
     expected = expected_attributes(PROMPTS, source="faceworld", classifier=None)
-    assert scores.kinds_of_prompts(expected, num=3) == {"photo": [0], "styled": [1, 2]}
+    assert scores.kinds_of_prompts(expected, num_prompts=3) == {"photo": [0], "styled": [1, 2]}
     photo = scores.ExpectedAttributes(expected.per_prompt[:1])
-    assert scores.kinds_of_prompts(photo, num=1) == {"photo": [0]}
-    assert scores.kinds_of_prompts(None, num=3) == {"all": [0, 1, 2]}
+    assert scores.kinds_of_prompts(photo, num_prompts=1) == {"photo": [0]}
+    assert scores.kinds_of_prompts(None, num_prompts=3) == {"all": [0, 1, 2]}
 
 
 def test_shares_are_counted_person_by_person(judges, attributes):
     pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    people = Unseen(["0", "1"], pictures[:, :1, 0], pictures[:0, 0, 0])
+    people = UnseenPeople(["0", "1"], pictures[:, :1, 0], pictures[:0, 0, 0])
     answers = attributes.predict(pictures.flatten(0, 2))
     of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
     # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
@@ -67,14 +67,14 @@ def test_shares_are_counted_person_by_person(judges, attributes):
 
     def score(labels: list[dict[str, str]] | None) -> scores.PersonScores:
         expected = scores.ExpectedAttributes(labels, unjudged_styles=HELD_OUT_STYLES) if labels else None
-        panel = scores.Panel(judges, PROMPTS, expected, attributes if labels else None)
+        scorer = scores.Scorer(judges, PROMPTS, expected, attributes if labels else None)
         rows = [0, 0, 1, 1, 2, 2]
         batches = [  # cut anywhere
-            Batch(person, rows[some], pictures[person].flatten(0, 1)[some])
+            PictureBatch(person, rows[some], pictures[person].flatten(0, 1)[some])
             for person in range(2)
             for some in (slice(0, 4), slice(4, 6))
         ]
-        return scores.scored(batches, panel, scores.Answers(panel, people))
+        return scorer.score(batches, scorer.embed_references(people))
 
     per_person = score(asked)
     for question in scores.PROMPTED:

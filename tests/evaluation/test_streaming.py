@@ -11,15 +11,21 @@ import torch
 from tiny import tiny_judges
 from torch import Tensor, nn
 
+from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.weights import named_weights
 from hdb.evaluation.evaluate import evaluate
-from hdb.evaluation.people import ProtocolOptions, Unseen
-from hdb.evaluation.pictures import Pictures
-from hdb.evaluation.scores import Answers, Panel, scored
+from hdb.evaluation.people import ProtocolOptions, UnseenPeople
+from hdb.evaluation.pictures import PictureBatch, Pictures
+from hdb.evaluation.scores import Scorer
 from hdb.evaluation.search import Trial
+from hdb.lidb.options import LiDBOptions
+from hdb.lidb.residuals import Residuals
 from hdb.limits import check_limits
+from hdb.methods import dreambooth
 from hdb.methods.protocol import Photos
 from hdb.methods.table import OURS
+from hdb.methods.theta import PersonalTheta
 from hdb.metrics.judges import Judges
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting", "a [V] face in the snow"]
@@ -45,7 +51,7 @@ class Noise:
 
     def pictures(self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions) -> Tensor:
         gc.collect()
-        self.most.append(sum(of() is not None for of in self.alive))
+        self.most.append(sum(pictures() is not None for pictures in self.alive))
         self.log.append(f"draw {len(prompts)}")
         drawn = [torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         batch = torch.stack(drawn)
@@ -54,51 +60,71 @@ class Noise:
 
 
 @pytest.fixture
+def noise() -> Noise:
+    return Noise([0, 1, 2], [], [], [])
+
+
+@pytest.fixture
 def judges(tiny_weights) -> Judges:
     return tiny_judges(tiny_weights)
 
 
 @pytest.fixture
-def people() -> Unseen:
+def people() -> UnseenPeople:
     references = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
-    return Unseen(["a", "b", "c"], references, references[:0, 0])
+    return UnseenPeople(["a", "b", "c"], references, references[:0, 0])
 
 
-def test_a_person_is_bound_once_for_all_prompts_and_no_picture_outlives_its_batch(judges, people, tmp_path):
-    panel, noise = Panel(judges, PROMPTS), Noise([0, 1, 2], [], [], [])
-    few = SamplingOptions(num_inference_steps=1, batch_size=4)
-    pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-    held = []
+@pytest.fixture
+def pictures(people, tmp_path) -> Pictures:
+    return Pictures(people, PROMPTS, tmp_path, num_pictures=2)
 
-    def watched() -> Iterator:
-        for batch in pictures.drawn("noise", noise, sampling=few):
+
+def options(*, batch_size: int) -> SamplingOptions:
+    return SamplingOptions(num_inference_steps=1, batch_size=batch_size)
+
+
+def test_a_person_is_bound_once_for_all_prompts_and_no_picture_outlives_its_batch(judges, people, pictures, noise):
+    scorer, held = Scorer(judges, PROMPTS), []
+
+    def watched() -> Iterator[PictureBatch]:
+        for batch in pictures.batches("noise", noise, sampling=options(batch_size=4)):
             held.append(weakref.ref(batch.pictures))
             gc.collect()
-            assert sum(of() is not None for of in held) <= 2
+            assert sum(pictures() is not None for pictures in held) <= 2
             yield batch
 
-    first = scored(watched(), panel, Answers(panel, people))
+    references = scorer.embed_references(people)
+    first = scorer.score(watched(), references)
     assert noise.log == [f"{word}" for k in range(3) for word in (f"bind {k}", "draw 4", "draw 2", f"free {k}")]
     assert max(noise.most) == 0
-    again = scored(pictures.drawn("noise", noise, sampling=few), panel, Answers(panel, people))
+    again = scorer.score(pictures.batches("noise", noise, sampling=options(batch_size=4)), references)
     assert len(noise.log) == 12  # all from disk, nobody bound
     assert all((first[name] == again[name]).all() for name in first)
 
 
-def test_only_what_is_missing_is_drawn(judges, people, tmp_path):
-    noise, few = Noise([0, 1, 2], [], [], []), SamplingOptions(num_inference_steps=1, batch_size=2)
-    pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-    whole = torch.cat([batch.pictures for batch in pictures.drawn("noise", noise, sampling=few)])
-    gone = tmp_path / pictures.path("noise", 1, 2, 0)
-    gone.unlink()
+def test_only_what_is_missing_is_drawn(people, pictures, noise, tmp_path):
+    def draw(pictures: Pictures) -> Tensor:
+        return torch.cat([batch.pictures for batch in pictures.batches("noise", noise, sampling=options(batch_size=2))])
+
+    whole = draw(pictures)
+    (tmp_path / pictures.path("noise", 1, 2, 0)).unlink()
     noise.log.clear()
-    again = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-    assert torch.equal(torch.cat([batch.pictures for batch in again.drawn("noise", noise, sampling=few)]), whole)
+    assert torch.equal(draw(Pictures(people, PROMPTS, tmp_path, num_pictures=2)), whole)
     assert noise.log == ["bind 1", "draw 2", "free 1"]
     assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 18
 
 
-def test_a_picture_is_embedded_once_per_network_and_references_once_for_all_methods(judges, people, tmp_path):
+def test_a_picture_that_somebody_damaged_is_named(pictures, noise, tmp_path):
+    list(pictures.batches("noise", noise, sampling=options(batch_size=2)))
+    path = tmp_path / pictures.path("noise", 1, 2, 0)
+    for content in (path.read_bytes()[:500], b"no picture", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} cannot be read .*: delete it, and the same command draws it"):
+            pictures.read("noise", 1, 2, 0)
+
+
+def test_a_picture_is_embedded_once_per_network_and_references_once_for_all_methods(judges, people, pictures, noise):
     counts = dict.fromkeys(judges, 0)
 
     class Counting(nn.Module):
@@ -113,60 +139,70 @@ def test_a_picture_is_embedded_once_per_network_and_references_once_for_all_meth
         def embed_texts(self, texts: Sequence[str]) -> Tensor:
             return self.judge.embed_texts(texts)
 
-    panel = Panel(Judges({name: Counting(name) for name in judges}), PROMPTS)
-    answers, few = Answers(panel, people), SamplingOptions(num_inference_steps=1, batch_size=5)
+    scorer = Scorer(Judges({name: Counting(name) for name in judges}), PROMPTS)
+    references = scorer.embed_references(people)
     assert counts == {"recognizer": 6 + 3, "dino": 6, "clip": 6}  # references, and the gallery
     for method in ("one", "two"):
-        pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-        scored(pictures.drawn(method, Noise([0, 1, 2], [], [], []), sampling=few), panel, answers)
+        scorer.score(pictures.batches(method, noise, sampling=options(batch_size=5)), references)
     assert counts == {"recognizer": 9 + 36, "dino": 6 + 36, "clip": 6 + 36}
 
 
-def test_scores_are_the_mean_cosines_of_a_persons_pictures(judges, people, tmp_path):
-    panel, few = Panel(judges, PROMPTS), SamplingOptions(num_inference_steps=1, batch_size=4)
-    pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-    found = scored(pictures.drawn("noise", Noise([0, 1, 2], [], [], []), sampling=few), panel, Answers(panel, people))
+def test_scores_are_the_mean_cosines_of_a_persons_pictures(judges, people, pictures, noise):
+    scorer = Scorer(judges, PROMPTS)
+    batches = pictures.batches("noise", noise, sampling=options(batch_size=4))
+    scores = scorer.score(batches, scorer.embed_references(people))
     texts = judges["clip"].embed_texts(PROMPTS)
     for person in range(3):
         drawn = torch.stack([pictures.read("noise", person, p, k) for p in range(3) for k in range(2)])
-        seen, known = judges.embed_images(drawn), judges.embed_images(people.references[person])
-        pairs = zip(("face_rec", "dino", "clip_i"), seen.values(), known.values(), strict=True)
-        by_hand = {name: float((vectors @ of.T).mean()) for name, vectors, of in pairs}
-        by_hand["clip_t"] = float((seen["clip"] * texts.repeat_interleave(2, 0)).sum(1).mean())
+        generated, references = judges.embed_images(drawn), judges.embed_images(people.references[person])
+        by_hand = {}
+        for metric, judge in (("face_rec", "recognizer"), ("dino", "dino"), ("clip_i", "clip")):
+            by_hand[metric] = float((generated[judge] @ references[judge].T).mean())
+        by_hand["clip_t"] = float((generated["clip"] * texts.repeat_interleave(2, 0)).sum(1).mean())
         strangers = [other for other in range(3) if other != person]
         theirs = judges["recognizer"].embed_images(people.references[strangers].flatten(0, 1))
-        by_hand["others"] = float((seen["recognizer"] @ theirs.T).mean())
+        by_hand["others"] = float((generated["recognizer"] @ theirs.T).mean())
         for name, expected in by_hand.items():
-            assert found[name][person] == pytest.approx(expected, abs=1e-6)
+            assert scores[name][person] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_model_of_ones_own_is_read_once_for_all_prompts(tiny_diffusion, tmp_path, monkeypatch, people):
-    from hdb.diffusion.weights import named_weights
-    from hdb.methods import dreambooth
+def test_residuals_are_folded_once_for_all_prompts_of_a_person(tiny_diffusion, pictures, monkeypatch):
+    personalized = PersonalizedDiffusion(tiny_diffusion, build_layout(tiny_diffusion, LiDBOptions(a=4, b=3)))
+    theta = personalized.layout.initial_theta().repeat(3, 1)
+    theta += torch.randn(theta.shape, generator=torch.Generator().manual_seed(0))
+    people = PersonalTheta(personalized, Residuals(theta, personalized.layout))
+    sampling, folds, fold = options(batch_size=2), [], personalized.lidb._fold
+    monkeypatch.setattr(personalized.lidb, "_fold", lambda *args, **kwargs: folds.append(1) or fold(*args, **kwargs))
+    batches = list(pictures.batches(OURS, people, sampling=sampling))
+    assert len(batches) == 9 and len(folds) == 3
+    prompts = [PROMPTS[prompt] for prompt in batches[3].prompts]
+    alone = people[[1]].pictures(prompts, seeds=[pictures.seed(1, 0, k) for k in range(2)], sampling=sampling)
+    assert torch.equal((alone * 255).round(), (batches[3].pictures * 255).round())
 
+
+def test_a_model_of_ones_own_is_read_once_for_all_prompts(tiny_diffusion, tmp_path, monkeypatch, people, pictures):
     weights = {name: value.detach().clone() for name, value in named_weights(tiny_diffusion).items()}
     paths = [tmp_path / f"{name}.safetensors" for name in people.names]
     dreambooth.PersonalModels(tiny_diffusion, [weights] * 3).save(paths, about=[{}] * 3)
     reads, real = [], dreambooth.load_file
     monkeypatch.setattr(dreambooth, "load_file", lambda path: reads.append(path) or real(path))
     models = dreambooth.PersonalModels.read(tiny_diffusion, paths)
-    pictures = Pictures(people, PROMPTS, tmp_path, num_pictures=2)
-    for _ in pictures.drawn("dreambooth", models, sampling=SamplingOptions(num_inference_steps=1, batch_size=2)):
+    for _ in pictures.batches("dreambooth", models, sampling=options(batch_size=2)):
         pass
     assert reads == paths
 
 
-class Seen(Noise):
+class NoiseMethod(Noise):
     """A method whose people are noise, too; keeps how they were to be drawn."""
 
     def __init__(self, name: str) -> None:
         super().__init__([0, 1, 2], [], [], [])
         self.name, self.samplings = name, []
 
-    def personalize(self, photos: Photos) -> "Seen":
+    def personalize(self, photos: Photos) -> "NoiseMethod":
         return self
 
-    def __getitem__(self, rows: list[int]) -> "Seen":
+    def __getitem__(self, rows: list[int]) -> "NoiseMethod":
         return self
 
     def pictures(self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions) -> Tensor:
@@ -175,14 +211,14 @@ class Seen(Noise):
 
 
 def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judges, people, tmp_path):
-    apart = SamplingOptions(num_inference_steps=1, guidance_scale=2.0, identity_guidance_scale=1.5)
-    options = ProtocolOptions(num_pictures=1, num_gallery=3, without_identity_guidance=["no_hyper"])
-    methods, panel = [Seen("no_hyper"), Seen(OURS)], Panel(judges, PROMPTS)
-    evaluate(methods, people, PROMPTS, panel, folder=tmp_path / "all", options=options, sampling=apart)
+    guided = SamplingOptions(num_inference_steps=1, guidance_scale=2.0, identity_guidance_scale=1.5)
+    protocol = ProtocolOptions(num_pictures=1, num_gallery=3, without_identity_guidance=["no_hyper"])
+    methods, scorer = [NoiseMethod("no_hyper"), NoiseMethod(OURS)], Scorer(judges, PROMPTS)
+    evaluate(methods, people, PROMPTS, scorer, folder=tmp_path / "all", protocol=protocol, sampling=guided)
     alone, ours = (set(map(astuple, method.samplings)) for method in methods)
-    assert ours == {astuple(apart)} and alone == {astuple(replace(apart, identity_guidance_scale=None))}
-    trial = Trial(people, PROMPTS, panel, options, apart)
-    trial.of(again := Seen("no_hyper"), tmp_path / "search")
+    assert ours == {astuple(guided)} and alone == {astuple(replace(guided, identity_guidance_scale=None))}
+    trial = Trial(people, PROMPTS, scorer, protocol, guided)
+    trial.run(again := NoiseMethod("no_hyper"), tmp_path / "search")
     assert set(map(astuple, again.samplings)) == alone
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from hdb.diffusion.sheet import save_image, to_pil
 from hdb.evaluation import tables
 from hdb.evaluation.page import page
-from hdb.evaluation.people import Unseen
+from hdb.evaluation.people import UnseenPeople
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.plot import plot_trade_off
-from hdb.evaluation.search import searched
+from hdb.evaluation.search import read_searches
 from hdb.evaluation.summary import NO_SCALE, NOT_APART, logged_means, summarize
 from hdb.methods.table import METHODS
 from hdb.metrics.table import METRICS, MetricEntry
@@ -125,7 +125,7 @@ def test_one_person_has_no_interval_in_tables_plot_and_page(one_person, tmp_path
     plot = plot_trade_off(one_person, {})
     assert all(options["xerr"] is None and options["yerr"] is None for _, options in bars)
     assert titles[0][1]["title"] is None
-    people = Unseen(["a"], torch.ones(1, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
+    people = UnseenPeople(["a"], torch.ones(1, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
     pictures = Pictures(people, PROTOCOL["prompts"], tmp_path, num_pictures=1)
     for name in one_person["methods"]:
         for prompt in range(2):
@@ -280,15 +280,15 @@ def record(real, into: list):
 
 
 def test_the_curves_of_a_plot_are_what_searches_wrote(tmp_path):
-    assert searched(tmp_path / "nowhere") == {}
+    assert read_searches(tmp_path / "nowhere") == {}
     setting = {"words": ["dreambooth.lr=1"], "clip_t": {"mean": 0.5}, "face_rec": {"mean": 0.4}, "seconds": 1.0}
     (tmp_path / "dreambooth.json").write_text(json.dumps({"settings": [setting]}))
     (tmp_path / "notes.json").write_text("mine")
-    assert searched(tmp_path) == {"dreambooth": [setting]}
+    assert read_searches(tmp_path) == {"dreambooth": [setting]}
     for content in ("no json", "[]", '{"settings": [{"words": []}]}', '{"chosen": 1}'):
         (tmp_path / "k1.json").write_text(content)
         with pytest.raises(ValueError, match="k1.json is no search's result"):
-            searched(tmp_path)
+            read_searches(tmp_path)
 
 
 class Parser(HTMLParser):
@@ -308,7 +308,7 @@ class Parser(HTMLParser):
 
 
 def test_the_page_needs_no_other_file_and_has_tables_pictures_protocol_and_versions(results, tmp_path):
-    people = Unseen(["<b>a", "b"], torch.ones(2, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
+    people = UnseenPeople(["<b>a", "b"], torch.ones(2, 1, 3, 8, 8), torch.ones(0, 3, 8, 8))
     pictures = Pictures(people, PROTOCOL["prompts"], tmp_path, num_pictures=1)
     for name in results["methods"]:
         for person in range(2):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from gray import level, seven_pictures, three_shards
 
-from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.evaluation.people import ProtocolOptions, select_unseen_people
 from hdb.faces.people import People, PeopleOptions
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
@@ -25,23 +25,25 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
     (flat / "5.png").write_bytes(b"broken")
     faces = PeopleOptions(source="flat", root=str(flat), **{**FEW, "num_test_identities": 3})
     with pytest.warns(UserWarning, match="5.png is not a picture"):
-        people = unseen(People(faces), ProtocolOptions(num_identities=2), hypernet=flat)
+        people = select_unseen_people(People(faces), ProtocolOptions(num_identities=2), hypernet=flat)
     assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
     few = "num_identities is 3, but 2 of the 3 test people"
     with pytest.warns(UserWarning, match="5.png is not a picture"), pytest.raises(ValueError, match=few):
-        unseen(People(faces), ProtocolOptions(num_identities=3), hypernet=flat)
+        select_unseen_people(People(faces), ProtocolOptions(num_identities=3), hypernet=flat)
 
 
 def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_there_is_one(flat, shards, tmp_path):
     few = {**FEW, "num_test_identities": 4, "num_val_identities": 1}
     faces = PeopleOptions(source="flat", root=str(flat), **few)
     for gallery, expected in ((200, [3, 4, 5, 6]), (3, [3, 4, 5]), (2, [3, 4])):  # one picture each
-        people = unseen(People(faces), ProtocolOptions(num_identities=2, num_gallery=gallery), hypernet=flat)
+        people = select_unseen_people(
+            People(faces), ProtocolOptions(num_identities=2, num_gallery=gallery), hypernet=flat
+        )
         assert [level(photo) for photo in people.gallery] == expected
     faces = PeopleOptions(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
-    people = unseen(People(faces), ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
+    people = select_unseen_people(People(faces), ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
     assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
     for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
         assert level(given) != level(known)
     with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
-        unseen(People(faces), ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
+        select_unseen_people(People(faces), ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdb.evaluation.people import ProtocolOptions, unseen
+from hdb.evaluation.people import ProtocolOptions, select_unseen_people
 from hdb.faces.people import PeopleOptions
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
@@ -74,7 +74,7 @@ def test_the_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
     world = FaceWorld(resolution=32)
     for num_references, own_view in ((1, 0), (2, 3)):
         options = ProtocolOptions(num_identities=2, num_references=num_references)
-        tested = unseen(people, options, hypernet=tmp_path)
+        tested = select_unseen_people(people, options, hypernet=tmp_path)
         pairs = [(world.identity(person), world.view(person, own_view if person < 6 else 0)) for person in range(4, 8)]
         torch.testing.assert_close(tested.gallery, world.render(pairs), rtol=0, atol=0.6 / 255)  # some from disk
 
@@ -82,6 +82,6 @@ def test_the_gallery_is_a_plain_view_of_each_test_person(tmp_path, monkeypatch):
 def test_methods_are_given_as_many_photos_as_asked_for(tmp_path):
     options = ProtocolOptions(num_identities=2, num_references=3, num_gallery=2, num_photos=2)
     people = FaceworldPeople(PeopleOptions(source="faceworld", root=str(tmp_path), resolution=32))
-    tested = unseen(people, options, hypernet=tmp_path)
+    tested = select_unseen_people(people, options, hypernet=tmp_path)
     assert torch.equal(tested.photos.views, tested.references[:, :2]) and tested.references.shape[1] == 3
     assert torch.equal(tested._replace(num_photos=1).photos.views, tested.references[:, :1])
