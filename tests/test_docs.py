@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import lightning
 import pytest
 import yaml
+from diffusers import DDIMScheduler
 
 from hdb.diffusion.sheet import to_pil
 from hdb.faceworld.world import FaceWorld
@@ -108,7 +109,7 @@ def test_readme_is_short_and_begins_with_what_a_reader_came_for():
         for language in ("sh", "python")
     }
     assert first["sh"] <= 25 and first["python"] <= 35
-    (call,) = [number for number, line in enumerate(lines, 1) if line == 'anna = pipe.personalize("anna.png")']
+    (call,) = [number for number, line in enumerate(lines, 1) if line == 'anna = pipe.personalize("face.png")']
     assert call <= 35
 
 
@@ -139,17 +140,35 @@ def reader(tmp_path, monkeypatch) -> Path:
         for view in (0, 3):
             picture = world.render([(world.identity(person), world.view(person, view))])[0]
             to_pil(picture).save(folder / f"{view}.png")
-    shutil.copy(tmp_path / "photos" / "person-0" / "0.png", tmp_path / "anna.png")
+    shutil.copy(tmp_path / "photos" / "person-0" / "0.png", tmp_path / "face.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     return tmp_path
 
 
-def test_marked_examples_run_as_they_stand(reader, monkeypatch, capsys):
-    """All in one process and one folder: a later example may use what an earlier one made. Two steps of training."""
+class ShortTrainer(lightning.Trainer):
+    """Lightning's Trainer, which stops after two steps."""
+
+    def __init__(self, *, max_steps: int = -1, **options: Any) -> None:
+        super().__init__(max_steps=min(max_steps, 2), **options)
+
+
+@pytest.fixture
+def short_runs(monkeypatch):
+    """Two steps of every training and of every picture, whatever an example asks for."""
+    set_timesteps = DDIMScheduler.set_timesteps
+    monkeypatch.setattr(lightning, "Trainer", ShortTrainer)
+    monkeypatch.setattr(
+        DDIMScheduler,
+        "set_timesteps",
+        lambda self, num_inference_steps, *args, **kwargs: set_timesteps(self, 2, *args, **kwargs),
+    )
+
+
+def test_marked_examples_run_as_they_stand(reader, short_runs, monkeypatch, capsys):
+    """All in one process and one folder: a later example may use what an earlier one made."""
     from experiments.shell.command import main as hdb
 
-    monkeypatch.setattr(lightning, "Trainer", ShortTrainer)
     number = 0
     names: dict[str, dict[str, object]] = {}
     for example in examples():
@@ -172,10 +191,3 @@ def test_marked_examples_run_as_they_stand(reader, monkeypatch, capsys):
     assert len(names["README.md"]["pictures"]) == 4
     for name in ("anna.safetensors", "anna-lora.safetensors", "my-hypernet/config.json"):
         assert (reader / name).is_file()
-
-
-class ShortTrainer(lightning.Trainer):
-    """Lightning's Trainer, which stops after two steps."""
-
-    def __init__(self, *, max_steps: int, **options: Any) -> None:
-        super().__init__(max_steps=min(max_steps, 2), **options)
