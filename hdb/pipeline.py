@@ -34,11 +34,11 @@ from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth, NoHyper, OnlyHyper
-from hdb.methods.kinds import KINDS, one_kind
+from hdb.methods.kinds import KINDS, read_common_kind
 from hdb.methods.protocol import Personalization, Photos
 from hdb.methods.stored import THETA
 from hdb.methods.theta import PersonalTheta
-from hdb.methods.unpersonalized import Nobody
+from hdb.methods.unpersonalized import NoPersonalization
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import configure_device
 from hdb.training.finetuning_options import FinetuningOptions
@@ -381,18 +381,18 @@ class HyperDreamBoothPipeline:
             ValueError: a file is missing, damaged or of another base, or the files are of several kinds.
         """
         if subject is None:
-            return Nobody(self._with_layers_for(None), num_people=1)
+            return NoPersonalization(self._with_layers_for(None), num_people=1)
         if isinstance(subject, Personalization):
             return subject
         items = [subject] if isinstance(subject, SubjectLike) else list(subject)
         if not items:
             raise ValueError("no subject was given, expected one or several")
         files = [Path(item) for item in items if not isinstance(item, Subject)]
-        if files and one_kind(files) != THETA:
+        if files and read_common_kind(files) != THETA:
             if len(files) < len(items) or text_encoder_scale is not None or mix_weights is not None:
                 expected = "expected no subjects beside it, and no text_encoder_scale or mix_weights"
-                raise ValueError(f"{files[0]} holds a {one_kind(files)}: {expected}")
-            return KINDS[one_kind(files)].read(self.diffusion, files, scale=scale)
+                raise ValueError(f"{files[0]} holds a {read_common_kind(files)}: {expected}")
+            return KINDS[read_common_kind(files)].from_files(self.diffusion, files, scale=scale)
         subjects = [item if isinstance(item, Subject) else Subject.load(item) for item in items]
         origins = ["the subject" if isinstance(item, Subject) else str(item) for item in items]
         return self._residuals_of(

@@ -31,7 +31,7 @@ def personalize_people(
         return method.personalize(photos), {"seconds": 0.0, "seconds_alone": 0.0, "bytes": 0}
     method_folder = subjects_folder(folder) / method.name
     paths = [method_folder / f"{name}.safetensors" for name in photos.names]
-    size = min(batch_size, method.at_once or batch_size)
+    size = min(batch_size, method.max_batch_size or batch_size)
     seconds = read_seconds(method_folder)
     record = method_folder / ("seconds.json" if world_size() == 1 else f"seconds-{rank()}.json")
     for start in rank_shard(range(0, len(photos), size)):

@@ -1,1 +1,1 @@
-"""How a photo becomes a person the base can draw: one file for each method of the tables, and the list of them."""
+"""Methods that personalize a base from photos: one file per method, and the table of all methods."""

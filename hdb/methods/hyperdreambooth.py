@@ -1,4 +1,4 @@
-"""HyperDreamBooth: predict, relax the rank, finetune; and the methods that lack a part of it."""
+"""HyperDreamBooth: predict, relax the rank, finetune; and the ablations and controls that leave out a part of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,16 +19,37 @@ from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 
 
+def predict_residuals(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
+    """The hypernetwork's prediction for each person; of several photos of one person, the mean of the predictions.
+
+    Args:
+        iterations: Passes of the decoder. None is the number that the network was built with.
+    """
+    views = photos.views
+    thetas = predict(hypernet, views.flatten(0, 1), iterations=iterations).unflatten(0, views.shape[:2])
+    return Residuals(thetas.mean(1), hypernet.layout)
+
+
 @dataclass(frozen=True)
 class Finetuner:
-    """The 40 steps that several methods end with, in a context."""
+    """Rank-relaxed fast finetuning of people in a training context.
+
+    Args:
+        options: 40 steps at rank 4 by default.
+    """
 
     context: TrainingContext
     options: FinetuningOptions = field(default_factory=FinetuningOptions)
 
     def finetune(self, views: Float[Tensor, "n v 3 h w"], start: Residuals) -> PersonalTheta:
-        """All people together, each on their own photos, from one start for all or one for each."""
-        context, options = self.context, self.options
+        """Finetunes all people together, each on their own photos.
+
+        Args:
+            views: v photos of each of n people.
+            start: One per person, or one for all.
+        """
+        context = self.context
+        options = self.options
         stage = SubjectFinetuning(
             context.personalized,
             reference=context.latents(views.flatten(0, 1)).unflatten(0, views.shape[:2]),
@@ -42,32 +63,30 @@ class Finetuner:
         return PersonalTheta(context.personalized, stage.fitted, dtype=context.dtype, prompt=context.prompt)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
+        """Reads files of people that were finetuned before."""
         return PersonalTheta.load(self.context.personalized, paths, dtype=self.context.dtype)
 
 
-def predicted(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
-    """What the hypernetwork says of each person, of several photos the mean."""
-    views = photos.views
-    thetas = predict(hypernet, views.flatten(0, 1), iterations=iterations).unflatten(0, views.shape[:2])
-    return Residuals(thetas.mean(1), hypernet.layout)
-
-
 class HyperDreamBooth:
-    """The hypernetwork's prediction, its rank relaxed, finetuned on the photo.
+    """The method of the paper.
 
-    Of several photos of one person the prediction is the mean of theirs, and finetuning sees all.
-    Paper: one photo.
+        photo -> hypernetwork -> prediction of rank 1 -> relax to rank r -> finetune 40 steps -> personal theta
+
+    Paper: one photo. Here: one or several; the prediction is the mean of those for each photo, and finetuning uses all.
 
     Args:
-        iterations: passes of the decoder; None is the network's own number.
+        hypernet: Trained for this base.
+        finetuner: Relaxes the rank of the prediction and finetunes it.
+        name: Of the row in the table.
+        iterations: Passes of the decoder. None is the number that the network was built with.
 
     Raises:
-        ValueError: finetuning is to stay within bases that the hypernetwork has left, or below its rank.
+        ValueError: The options of finetuning do not suit the predictions, see `FinetuningOptions.check`.
 
     Source: Ruiz et al., HyperDreamBooth, section 4, https://arxiv.org/abs/2307.06949
     """
 
-    at_once = None
+    max_batch_size = None
 
     def __init__(
         self,
@@ -78,87 +97,99 @@ class HyperDreamBooth:
         iterations: int | None = None,
     ) -> None:
         finetuner.options.check(hypernet.layout)
-        finetuner.context.diffusion.set_identifier(hypernet.identifier)  # as when it was trained
-        self.hypernet, self.finetuner = hypernet, finetuner
-        self.name, self.iterations = name, iterations
+        finetuner.context.diffusion.set_identifier(hypernet.identifier)  # the one it was trained with
+        self.hypernet = hypernet
+        self.finetuner = finetuner
+        self.name = name
+        self.iterations = iterations
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.views, predicted(self.hypernet, photos, iterations=self.iterations))
+        prediction = predict_residuals(self.hypernet, photos, iterations=self.iterations)
+        return self.finetuner.finetune(photos.views, start=prediction)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
 
 
 class NoHyper:
-    """Finetuning alone, from the start that everyone shares.
+    """Finetuning without a hypernetwork, from the start that everyone shares.
+
+    Raises:
+        ValueError: The options of finetuning do not suit the base's layout.
 
     Source: Ruiz et al., HyperDreamBooth, section 5.3 ("No Hyper"), https://arxiv.org/abs/2307.06949
     """
 
-    at_once = None
+    max_batch_size = None
 
     def __init__(self, finetuner: Finetuner, *, name: str = "no_hyper") -> None:
-        finetuner.options.check(finetuner.context.personalized.layout)
-        self.finetuner, self.name = finetuner, name
+        self.layout = finetuner.context.personalized.layout
+        finetuner.options.check(self.layout)
+        self.finetuner = finetuner
+        self.name = name
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.views, Residuals.initial(self.finetuner.context.personalized.layout))
+        return self.finetuner.finetune(photos.views, start=Residuals.initial(self.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
 
 
 class OnlyHyper:
-    """The prediction as it is, of several photos their mean.
+    """The hypernetwork's prediction without finetuning.
 
     Source: Ruiz et al., HyperDreamBooth, section 5.3 ("Only Hyper"), https://arxiv.org/abs/2307.06949
     """
 
     name = "only_hyper"
-    at_once = None
+    max_batch_size = None
 
     def __init__(
         self, personalized: PersonalizedDiffusion, hypernet: HyperNet, *, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.personalized, self.hypernet, self.dtype = personalized, hypernet, dtype
+        self.personalized = personalized
+        self.hypernet = hypernet
+        self.dtype = dtype
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return PersonalTheta(self.personalized, predicted(self.hypernet, photos), dtype=self.dtype)
+        return PersonalTheta(self.personalized, predict_residuals(self.hypernet, photos), dtype=self.dtype)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return PersonalTheta.load(self.personalized, paths, dtype=self.dtype)
 
 
 class MeanTheta:
-    """What the hypernetwork knows of faces in general, the same for everyone: a control that sees no photo."""
+    """The hypernetwork's mean theta, the same for everyone. A control that uses no photo."""
 
     name = "mean_theta"
 
     def __init__(self, personalized: PersonalizedDiffusion, hypernet: HyperNet) -> None:
-        self.personalized, self.hypernet = personalized, hypernet
+        self.personalized = personalized
+        self.hypernet = hypernet
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        everyone = self.hypernet.mean_theta.detach().cpu().expand(len(photos), -1)
-        return PersonalTheta(self.personalized, Residuals(everyone, self.hypernet.layout))
+        thetas = self.hypernet.mean_theta.detach().cpu().expand(len(photos), -1)
+        return PersonalTheta(self.personalized, Residuals(thetas, self.hypernet.layout))
 
 
 class SomebodyElse:
-    """Everyone drawn with another person's HyperDreamBooth file: a control that has seen a photo, the wrong one.
+    """Another person's HyperDreamBooth file for everyone. A control that was finetuned, but on the wrong photo.
 
     Args:
-        folder: of the files that HyperDreamBooth made of the same people, <name>.safetensors.
+        folder: The files <name>.safetensors that HyperDreamBooth made of the same people.
     """
 
     name = "somebody_else"
 
     def __init__(self, finetuner: Finetuner, folder: Path) -> None:
-        self.finetuner, self.folder = finetuner, folder
+        self.finetuner = finetuner
+        self.folder = folder
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        """The next person's file for each, the first one's for the last.
+        """Reads the file of the next person for each, and that of the first for the last.
 
         Raises:
-            ValueError: there is nobody else, or no file of them yet.
+            ValueError: There is only one person, or a file is missing.
         """
         if len(photos) < 2:
             raise ValueError(f"{self.name} needs at least 2 people, given {len(photos)}: leave it out of methods")

@@ -1,4 +1,4 @@
-"""People from files of any kind, told by their header: the files of every method load again in one place."""
+"""Reads the files of people whatever method made them, by the kind in their header."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.methods.dreambooth import PersonalModels
 from hdb.methods.protocol import StoredPersonalization
-from hdb.methods.stored import THETA, kind_of
+from hdb.methods.stored import THETA, read_kind
 from hdb.methods.textual_inversion import PersonalWords
 from hdb.methods.theta import PersonalTheta
 
-KINDS = {of.kind: of for of in (PersonalTheta, PersonalWords, PersonalModels)}
+KINDS = {reader.kind: reader for reader in (PersonalTheta, PersonalWords, PersonalModels)}
 
 
 def read_people(
@@ -22,46 +22,48 @@ def read_people(
     text_encoder_scale: float | None = None,
     weights: Sequence[float] | None = None,
 ) -> StoredPersonalization:
-    """The people of some files of one kind, for this base.
+    """Reads people for a base, from files of one kind.
 
     Args:
-        scale: strength for everybody; None is that of each file.
-        text_encoder_scale: that of the text encoder's layers, if it differs.
-        weights: one for each: they become one person; None leaves each alone.
+        scale: Strength of everyone; None is that stored in each file.
+        text_encoder_scale: Strength in the text encoder; None is `scale`.
+        weights: One per file, to mix all of them into one person; None keeps them apart.
 
     Raises:
-        ValueError: a file is missing, damaged, of an unknown kind or for another base; files of several kinds; a
-            strength or a mixture that their kind does not have; another number of weights than people.
+        ValueError: A file is missing, damaged, of an unknown kind or for another base; the files are of several kinds,
+            which cannot be scaled or mixed so; there are not as many weights as files.
     """
     files = [Path(path) for path in paths]
-    if (kind := one_kind(files)) != THETA:
+    kind = read_common_kind(files)
+    if kind != THETA:
         if text_encoder_scale is not None or weights is not None:
             raise ValueError(
                 f"{files[0]} holds a {kind}: mix and text_encoder_scale are for residuals, expected neither"
             )
-        return KINDS[kind].read(diffusion, files, scale=scale)
-    people = PersonalTheta.read(diffusion, files, scale=scale, text_encoder_scale=text_encoder_scale)
+        return KINDS[kind].from_files(diffusion, files, scale=scale)
+    people = PersonalTheta.from_files(diffusion, files, scale=scale, text_encoder_scale=text_encoder_scale)
     return people if weights is None else people.mix(weights)
 
 
 def check_readable(paths: Sequence[str | Path]) -> None:
-    """Raises ValueError if files cannot be read, whatever their base: before one of gigabytes is read."""
+    """Raises ValueError if files cannot be read for any base. Called before a base of gigabytes is loaded."""
     files = [Path(path) for path in paths]
-    if one_kind(files) == THETA:
+    if read_common_kind(files) == THETA:
         for path in files:
             Subject.load(path)
 
 
-def one_kind(files: Sequence[Path]) -> str:
-    """What all of some files hold.
+def read_common_kind(files: Sequence[Path]) -> str:
+    """The kind that all files have.
 
     Raises:
-        ValueError: a file is missing, damaged or of an unknown kind; files of several kinds.
+        ValueError: A file is missing, damaged or of an unknown kind, or the files are of several kinds.
     """
-    kinds = {kind_of(path): path for path in files}
-    if unknown := next((kind for kind in kinds if kind not in KINDS), None):
-        raise ValueError(f"{kinds[unknown]} holds a {unknown!r}, expected one of {', '.join(KINDS)}")
-    if len(kinds) > 1:
-        given = " and ".join(f"a {kind} ({path})" for kind, path in kinds.items())
+    files_by_kind = {read_kind(path): path for path in files}
+    for kind, path in files_by_kind.items():
+        if kind not in KINDS:
+            raise ValueError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}")
+    if len(files_by_kind) > 1:
+        given = " and ".join(f"a {kind} ({path})" for kind, path in files_by_kind.items())
         raise ValueError(f"people of one call are of one kind, given {given}: expected one call for each")
-    return next(iter(kinds))
+    return next(iter(files_by_kind))

@@ -1,4 +1,4 @@
-"""What a method is: photos in, a personalization out, which the base is bound to and which files keep."""
+"""The interfaces of methods: photos in, a personalization out, which draws pictures and is saved to files."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,9 +15,13 @@ from hdb.diffusion.sampling import SamplingOptions
 
 @dataclass(frozen=True)
 class Photos:
-    """One photo of each of n people, face crops in [0, 1]; `more` are further ones, as many of everybody.
+    """Face crops of n people, in [0, 1].
 
-    A method that takes one photo takes `images`, one that takes several `views`.
+    Methods that take one photo of a person use `images`, those that take several use `views`.
+
+    Args:
+        images: One photo of each person.
+        more: Further photos, the same number of each person.
     """
 
     names: list[str]
@@ -32,85 +36,91 @@ class Photos:
 
     @property
     def views(self) -> Float[Tensor, "n v 3 h w"]:
-        """All photos of each, the first one first."""
+        """All photos of each person, the one in `images` first."""
         first = self.images[:, None]
         return first if self.more is None else torch.cat([first, self.more], dim=1)
 
 
 @runtime_checkable
 class Personalization(Protocol):
-    """What a method made of n people: the base draws them with it, whatever it is within."""
+    """What a method learned of n people, with which the base draws them."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: list[int]) -> "Personalization":
-        """Some of the people, in the order asked for."""
+        """Some of the people, in the given order."""
         ...
 
     def bound(self) -> AbstractContextManager[None]:
-        """The base is personalized within a `with` block, where pictures may be drawn, and as it was before behind it.
+        """Personalizes the base within a `with` block and restores its previous state afterwards.
 
         Raises:
-            ValueError: several people, of a method that changes the base itself.
+            ValueError: Several people, with a method that changes the base itself.
         """
         ...
 
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
-        """One picture per prompt, on the CPU; prompt i shows person i mod n, from the starting noise of its seed."""
+        """Draws one picture per prompt, on the CPU; prompt i shows person i mod n.
+
+        Args:
+            seeds: Of the initial noise, one per prompt.
+        """
         ...
 
 
 @runtime_checkable
 class StoredPersonalization(Personalization, Protocol):
-    """One that files keep, a file for each person.
+    """A personalization that is saved, with one file per person.
 
-    `stores` says in words what is in a file: theta, one vector, a whole UNet; `num_bytes` how large that is. `kind` is
-    the word for it in the file's header, by which `kinds.read_people` finds the class that reads it.
+    Attributes:
+        kind: Stored in the header of the files. `kinds.read_people` selects the class that reads them by it.
     """
 
     kind: str
-    stores: str
 
     @property
-    def num_bytes(self) -> int: ...
+    def num_bytes(self) -> int:
+        """Size of one person's weights."""
+        ...
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
-        """Writes each person's file, whole or not at all.
+        """Writes one file per person, each atomically.
 
         Args:
-            about: provenance of each: `source`, `consent`.
+            about: Provenance of each person: `source`, `consent`.
         """
         ...
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way from photos to people that the base can draw; a row of the table."""
+    """A way to personalize the base: a row of the table."""
 
     name: str
 
     def personalize(self, photos: Photos) -> Personalization:
-        """All of them together, where the method can, each as if alone."""
+        """Personalizes all people. Each ends as if alone."""
         ...
 
 
 @runtime_checkable
 class StoringMethod(Method, Protocol):
-    """A method that makes something of each person: it costs time and a file, and comes back from the files.
+    """A method that learns something of each person, which takes time and is saved to files.
 
-    `at_once` is the most people it takes together; None is any number.
+    Attributes:
+        max_batch_size: The most people that are personalized together; None is any number.
     """
 
-    at_once: int | None
+    max_batch_size: int | None
 
     def personalize(self, photos: Photos) -> StoredPersonalization: ...
 
     def load(self, paths: Sequence[Path]) -> StoredPersonalization:
-        """What `save` wrote, for this base.
+        """Reads files that `save` wrote.
 
         Raises:
-            ValueError: a file is missing, damaged, of another method or for another base.
+            ValueError: A file is missing, damaged, of another method or for another base.
         """
         ...

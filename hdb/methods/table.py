@@ -66,8 +66,8 @@ def _somebody_else(context: MethodContext) -> Method | None:
 OURS = "hyperdreambooth"  # the method that all others are compared with
 SCALE = ("unpersonalized", "oracle")  # 0 and 1 of normalized scores
 
-# In the order of results. A row returns None if the context lacks what the method is optional on. `somebody_else` reads
-# the files of `hyperdreambooth` and so comes after it.
+# In the order of results. A row returns None if the context has no files or no oracle for it. `somebody_else` reads the
+# files of `hyperdreambooth` and so comes after it.
 METHODS: dict[str, Callable[[MethodContext], Method | None]] = {
     "unpersonalized": lambda context: Unpersonalized(context.training.personalized),
     "mean_theta": _mean_theta,

@@ -1,4 +1,4 @@
-"""Textual Inversion: one learned word per person, and the base as it is."""
+"""Textual Inversion: one learned token embedding per person, the base unchanged."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,25 +14,26 @@ from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
-from hdb.methods.stored import check_person, write_person
+from hdb.methods.stored import check_person_file, write_person_file
 from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions, check_has_identifier
 
 
 class TextualInversion:
-    """Learns only the embedding of the identifier, of many people in one batch.
+    """Learns the embedding of the identifier, for many people in one batch.
 
     Raises:
-        ValueError: the instance prompt has no identifier.
+        ValueError: The instance prompt lacks the identifier.
 
     Source: Gal et al., An Image is Worth One Word, https://arxiv.org/abs/2208.01618
     """
 
     name = "textual_inversion"
-    at_once = None
+    max_batch_size = None
 
     def __init__(self, context: TrainingContext, options: TextualInversionOptions) -> None:
         check_has_identifier(context.prompt)
-        self.context, self.options = context, options
+        self.context = context
+        self.options = options
 
     def personalize(self, photos: Photos) -> "PersonalWords":
         context = self.context
@@ -47,39 +48,45 @@ class TextualInversion:
         return PersonalWords(context.diffusion, stage.fitted, dtype=context.dtype)
 
     def load(self, paths: Sequence[Path]) -> "PersonalWords":
-        return PersonalWords.read(self.context.diffusion, paths)
+        return PersonalWords.from_files(self.context.diffusion, paths)
 
 
 class PersonalWords:
-    """A word for each of n people, which the text encoder reads in place of the identifier.
+    """A learned word for each of n people: an embedding that the text encoder reads in place of the identifier.
 
     Args:
-        dtype: of the files, float16 or float32.
+        words: The embeddings.
+        dtype: Of the files, float16 or float32.
     """
 
     kind = "word"
-    stores = "one vector: the embedding of the identifier"
 
     def __init__(
         self, diffusion: StableDiffusion, words: Float[Tensor, "n d"], *, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.diffusion, self.words, self.dtype = diffusion, words, dtype
+        self.diffusion = diffusion
+        self.words = words
+        self.dtype = dtype
 
     @classmethod
-    def read(cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None) -> "PersonalWords":
-        """People's files.
+    def from_files(
+        cls, diffusion: StableDiffusion, paths: Sequence[Path], *, scale: float | None = None
+    ) -> "PersonalWords":
+        """Reads people's files.
 
         Raises:
-            ValueError: one is missing, damaged, of another kind or for another base; a scale, which words do not have.
+            ValueError: A file is missing, damaged, of another kind or for another base; a scale, which words lack.
         """
         if scale is not None:
             raise ValueError(f"scale is {scale}, but {paths[0]} holds a word, which has no strength: expected null")
-        size, words = diffusion.text_encoder.get_input_embeddings().embedding_dim, []
+        size = diffusion.text_encoder.get_input_embeddings().embedding_dim
+        words = []
         for path in paths:
-            check_person(path, kind=cls.kind, base=diffusion, shapes={"word": (1, size)})
+            check_person_file(path, kind=cls.kind, base=diffusion, shapes={"word": (1, size)})
             word = load_file(path)["word"]
-            if bad := word.numel() - int(word.isfinite().sum()):
-                raise ValueError(f"{path}: word has {bad} values of {size} that are not finite, expected 0")
+            num_invalid = word.numel() - int(word.isfinite().sum())
+            if num_invalid:
+                raise ValueError(f"{path}: word has {num_invalid} values of {size} that are not finite, expected 0")
             words.append(word)
         return cls(diffusion, torch.cat(words).float(), dtype=words[0].dtype)
 
@@ -94,8 +101,8 @@ class PersonalWords:
         return self.words.shape[1] * self.dtype.itemsize
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
-        for path, word, of in zip(paths, self.words.to(self.dtype), about, strict=True):
-            write_person(path, {"word": word[None]}, kind=self.kind, base=self.diffusion, about=of)
+        for path, word, provenance in zip(paths, self.words.to(self.dtype), about, strict=True):
+            write_person_file(path, {"word": word[None]}, kind=self.kind, base=self.diffusion, about=provenance)
 
     def bound(self) -> AbstractContextManager[None]:
         return self.diffusion.word.bound(self.words)
@@ -103,6 +110,12 @@ class PersonalWords:
     def pictures(
         self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
     ) -> Float[Tensor, "m 3 h w"]:
-        unbound = partial(self.diffusion.word.bound, None)
         with self.bound():
-            return draw(self.diffusion, prompts, num_people=len(self), seeds=seeds, sampling=sampling, unbound=unbound)
+            return draw(
+                self.diffusion,
+                prompts,
+                num_people=len(self),
+                seeds=seeds,
+                sampling=sampling,
+                unbound=partial(self.diffusion.word.bound, None),
+            )

@@ -1,4 +1,4 @@
-"""PersonalTheta: people as residuals of the base's LiDB layers, which is what most methods make of them."""
+"""PersonalTheta: people as residuals of the base's LiDB layers, which is what most methods learn."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,15 +18,14 @@ from hdb.prompts import INSTANCE_PROMPT, replace_identifier
 
 
 class PersonalTheta:
-    """The residuals of n people, kept as subjects' files.
+    """The residuals of n people, saved as one `Subject` file each.
 
     Args:
-        dtype: of the files, float16 or float32.
-        prompt: under which the photos were learned; files say it.
+        dtype: Of the files, float16 or float32.
+        prompt: Instance prompt under which the photos were learned, stored in the files.
     """
 
     kind = THETA
-    stores = "theta: factors of the residuals of the personalized layers"
 
     def __init__(
         self,
@@ -36,22 +35,26 @@ class PersonalTheta:
         dtype: torch.dtype = torch.float32,
         prompt: str = INSTANCE_PROMPT,
     ) -> None:
-        self.personalized, self.residuals, self.dtype, self.prompt = personalized, residuals, dtype, prompt
+        self.personalized = personalized
+        self.residuals = residuals
+        self.dtype = dtype
+        self.prompt = prompt
 
     @classmethod
     def load(
         cls, personalized: PersonalizedDiffusion, paths: Sequence[Path], *, dtype: torch.dtype = torch.float32
     ) -> "PersonalTheta":
-        """Subjects' files, of any ranks and bases.
+        """Reads subjects' files, of any ranks and bases, for a base that has LiDB layers.
 
         Raises:
-            ValueError: one is missing, damaged, or for another base.
+            ValueError: A file is missing, damaged, or for another base.
         """
-        people = [subject.to(torch.float32) for subject in _subjects(personalized.diffusion, paths)]
-        return cls(personalized, Residuals.join(people), dtype=dtype)
+        subjects = _load_subjects(personalized.diffusion, paths)
+        residuals = Residuals.join([subject.to(torch.float32) for subject in subjects])
+        return cls(personalized, residuals, dtype=dtype)
 
     @classmethod
-    def read(
+    def from_files(
         cls,
         diffusion: StableDiffusion,
         paths: Sequence[Path],
@@ -59,30 +62,30 @@ class PersonalTheta:
         scale: float | None = None,
         text_encoder_scale: float | None = None,
     ) -> "PersonalTheta":
-        """The same for a base without LiDB layers, which gets them; everyone at the strength of their file.
+        """Reads subjects' files for a base without LiDB layers, and adds these to it.
 
         Args:
-            scale: strength for everybody instead.
-            text_encoder_scale: that of the text encoder's layers, if it differs.
+            scale: Strength of everyone; None is that stored in each file.
+            text_encoder_scale: Strength in the text encoder; None is `scale`.
 
         Raises:
-            ValueError: as `load`, or the base reads another word for each of them in the place of [V].
+            ValueError: As `load`, or the files have different identifiers.
         """
-        subjects = _subjects(diffusion, paths)
-        called = sorted({subject.metadata["identifier"] for subject in subjects})
-        if len(called) > 1:
-            raise ValueError(f"these people are called {' and '.join(called)} in prompts: expected one call for each")
-        diffusion.set_identifier(called[0])
+        subjects = _load_subjects(diffusion, paths)
+        identifiers = sorted({subject.metadata["identifier"] for subject in subjects})
+        if len(identifiers) > 1:
+            raise ValueError(
+                f"these people are called {' and '.join(identifiers)} in prompts: expected one call for each"
+            )
+        diffusion.set_identifier(identifiers[0])
         scales = [subject.scale if scale is None else scale for subject in subjects]
         text_encoder_scales = None if text_encoder_scale is None else [text_encoder_scale] * len(subjects)
-        people = Residuals.join([subject.to(torch.float32) for subject in subjects])
-        return cls(
-            PersonalizedDiffusion(diffusion, people.layout),
-            people.rescale(scales, text_encoder_scales=text_encoder_scales),
-        )
+        residuals = Residuals.join([subject.to(torch.float32) for subject in subjects])
+        personalized = PersonalizedDiffusion(diffusion, residuals.layout)
+        return cls(personalized, residuals.rescale(scales, text_encoder_scales=text_encoder_scales))
 
     def mix(self, weights: Sequence[float]) -> "PersonalTheta":
-        """One person made of all of them; see `Residuals.mix`."""
+        """One person mixed from all of them, see `Residuals.mix`."""
         return PersonalTheta(self.personalized, self.residuals.mix(weights), dtype=self.dtype, prompt=self.prompt)
 
     def __len__(self) -> int:
@@ -96,12 +99,25 @@ class PersonalTheta:
         return self.residuals.layout.size * self.dtype.itemsize
 
     def subjects(self, about: Sequence[Mapping[str, str]]) -> list[Subject]:
-        """Each person in the precision of the files, with their provenance."""
-        base, theta, layout = self.personalized.diffusion, self.residuals.theta.to(self.dtype), self.residuals.layout
-        made_for = {"base": base.name, "base_digest": base.digest, "identifier": base.identifier}
-        made_for |= {"prediction_type": base.prediction_type, "resolution": str(base.resolution)}
-        made_for["instance_prompt"] = replace_identifier(self.prompt, base.identifier)
-        return [Subject(theta[row : row + 1], layout, made_for | of) for row, of in enumerate(about)]
+        """The people as subjects in the dtype of the files.
+
+        Args:
+            about: Provenance of each: `source`, `consent`.
+        """
+        base = self.personalized.diffusion
+        theta = self.residuals.theta.to(self.dtype)
+        metadata = {
+            "base": base.name,
+            "base_digest": base.digest,
+            "identifier": base.identifier,
+            "prediction_type": base.prediction_type,
+            "resolution": str(base.resolution),
+            "instance_prompt": replace_identifier(self.prompt, base.identifier),
+        }
+        return [
+            Subject(theta[row : row + 1], self.residuals.layout, {**metadata, **provenance})
+            for row, provenance in enumerate(about)
+        ]
 
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
         for path, subject in zip(paths, self.subjects(about), strict=True):
@@ -116,7 +132,8 @@ class PersonalTheta:
         return self.personalized.pictures(self.residuals, prompts, seeds=seeds, sampling=sampling)
 
 
-def _subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
+def _load_subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
+    """Reads subjects and checks that they are for this base."""
     subjects = [Subject.load(path) for path in paths]
     for path, subject in zip(paths, subjects, strict=True):
         diffusion.check_compatible(subject.metadata["base_digest"], name=str(path), base_name=subject.metadata["base"])

@@ -1,4 +1,4 @@
-"""Unpersonalized: the base as it is, which knows nobody; a control."""
+"""Unpersonalized: the base as it is. A control that learns nothing."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,28 +12,29 @@ from hdb.methods.protocol import Photos
 
 
 class Unpersonalized:
-    """Looks at no photo."""
+    """Uses no photo."""
 
     name = "unpersonalized"
 
     def __init__(self, personalized: PersonalizedDiffusion) -> None:
         self.personalized = personalized
 
-    def personalize(self, photos: Photos) -> "Nobody":
-        return Nobody(self.personalized, num_people=len(photos))
+    def personalize(self, photos: Photos) -> "NoPersonalization":
+        return NoPersonalization(self.personalized, num_people=len(photos))
 
 
-class Nobody:
-    """People of whom the base learned nothing: all alike."""
+class NoPersonalization:
+    """n people of whom nothing was learned. The base draws them all alike."""
 
     def __init__(self, personalized: PersonalizedDiffusion, *, num_people: int) -> None:
-        self.personalized, self.num_people = personalized, num_people
+        self.personalized = personalized
+        self.num_people = num_people
 
     def __len__(self) -> int:
         return self.num_people
 
-    def __getitem__(self, rows: list[int]) -> "Nobody":
-        return Nobody(self.personalized, num_people=len(rows))
+    def __getitem__(self, rows: list[int]) -> "NoPersonalization":
+        return NoPersonalization(self.personalized, num_people=len(rows))
 
     def bound(self) -> AbstractContextManager[None]:
         return self.personalized.bound(None)

@@ -186,7 +186,7 @@ def test_a_model_of_ones_own_is_read_once_for_all_prompts(tiny_diffusion, tmp_pa
     dreambooth.PersonalModels(tiny_diffusion, [weights] * 3).save(paths, about=[{}] * 3)
     reads, real = [], dreambooth.load_file
     monkeypatch.setattr(dreambooth, "load_file", lambda path: reads.append(path) or real(path))
-    models = dreambooth.PersonalModels.read(tiny_diffusion, paths)
+    models = dreambooth.PersonalModels.from_files(tiny_diffusion, paths)
     for _ in pictures.batches("dreambooth", models, sampling=options(batch_size=2)):
         pass
     assert reads == paths

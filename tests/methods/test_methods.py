@@ -19,9 +19,9 @@ from hdb.hypernet.hypernet import HyperNet
 from hdb.methods.context import MethodContext, MethodOptions, TrainingContext
 from hdb.methods.kinds import read_people
 from hdb.methods.protocol import Method, Personalization, Photos, StoredPersonalization, StoringMethod
-from hdb.methods.stored import kind_of
+from hdb.methods.stored import read_kind
 from hdb.methods.table import METHODS, OURS, SCALE, make_methods, methods_named
-from hdb.methods.unpersonalized import Nobody
+from hdb.methods.unpersonalized import NoPersonalization
 from hdb.training.dreambooth import DreamBoothOptions
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.textual_inversion import TextualInversionOptions
@@ -117,7 +117,7 @@ def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, cont
 
 def test_within_another_persons_block_the_base_is_still_the_base(context, photos):
     people = make_methods(["dreambooth"], context)[0].personalize(photos)
-    nobody = Nobody(context.training.personalized, num_people=1)
+    nobody = NoPersonalization(context.training.personalized, num_people=1)
     as_base = replace(FEW, identity_guidance_scale=0.0)
     with people[[0]].bound():
         within = people[[1]].pictures(PROMPTS[:1], seeds=[0], sampling=as_base)
@@ -132,11 +132,11 @@ def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, context
     if name not in STORING:
         return
     people, paths = method.personalize(photos), [tmp_path / f"{person}.safetensors" for person in photos.names]
-    assert isinstance(people, StoredPersonalization) and people.stores
+    assert isinstance(people, StoredPersonalization)
     people.save(paths, about=[{"source": person} for person in photos.names])
     drawn, kind = draw(people), STORING[name]
     assert torch.equal(draw(method.load(paths)), drawn)
-    assert people.kind == kind_of(paths[0]) == kind
+    assert people.kind == read_kind(paths[0]) == kind
     assert all(people.num_bytes < path.stat().st_size < people.num_bytes + HEADER[kind] for path in paths)
     swapped = method.load(paths[::-1])[[1]].pictures(PROMPTS[:1], seeds=[0], sampling=FEW)
     torch.testing.assert_close(swapped[0], drawn[0], rtol=0, atol=1e-4)
@@ -221,7 +221,7 @@ def test_k1_is_ours_with_a_decoder_that_looks_once(context, photos):
 
 def test_the_base_is_one_persons_model_at_a_time(context, photos):
     (method,) = make_methods(["dreambooth"], context)
-    assert method.at_once == 1
+    assert method.max_batch_size == 1
     with pytest.raises(ValueError, match="1 person's model at a time, given 2"), method.personalize(photos).bound():
         pass
 
@@ -274,8 +274,8 @@ def test_a_new_method_is_one_class_and_one_line(context, photos, monkeypatch):
         def __init__(self, context: MethodContext) -> None:
             self.personalized = context.training.personalized
 
-        def personalize(self, photos: Photos) -> Nobody:
-            return Nobody(self.personalized, num_people=len(photos))
+        def personalize(self, photos: Photos) -> NoPersonalization:
+            return NoPersonalization(self.personalized, num_people=len(photos))
 
     monkeypatch.setitem(METHODS, "toy", Toy)
     (toy,) = make_methods(["toy"], context)
