@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small import fill, words
+from small import command_arguments, write_inputs
 from tqdm import tqdm
 
 from experiments import base, evaluate, personalize, preoptimize, prepare, pretrain
@@ -61,7 +61,7 @@ class Run:
 
     def given(self, place: Path) -> list[str]:
         more = [f"root={self.room}/world", f"weights={place}/weights"] if self.command == "base" else []
-        return [*words(self.room)[self.command], *LONGER.get(self.command, []), *more, f"output={place}"]
+        return [*command_arguments(self.room)[self.command], *LONGER.get(self.command, []), *more, f"output={place}"]
 
     def start(self, place: Path, *more: str, first: Callable[[], None] = lambda: None) -> int:
         """The number of a process that runs the command.
@@ -286,7 +286,7 @@ def main(kills: int = 50, steps: int = 10_000, commands: str = ",".join(COMMANDS
     torch.set_num_threads(1)
     draw, chosen = random.Random(seed), commands.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        room = fill(Path(folder).resolve())
+        room = write_inputs(Path(folder).resolve())
         os.chdir(room)
         shares = [kills // len(chosen) + (number < kills % len(chosen)) for number in range(len(chosen))]
         runs = zip(chosen, shares, strict=True)

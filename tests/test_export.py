@@ -103,13 +103,13 @@ def test_the_format_of_diffusers_says_who_cannot_read_it_and_a_missing_picture_i
     assert "nobody.png: no such file; expected a picture" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_a_base_that_answers_in_velocities_says_how_to_tell_it(call, person, tiny_base, capsys):
+def test_export_of_a_velocity_model_says_how_to_configure_other_programs(call, person, tiny_base, capsys):
     described = Path(shutil.copytree(tiny_base, "velocities"))
     scheduler = described / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
     words = ["subject=me.safetensors", "format=checkpoint", "output=ann.safetensors", f"base.path={described}"]
     assert call(export, *words) == 0
-    assert "it answers in velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by" in capsys.readouterr().out
+    assert "it predicts velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_one_file_that_gives_the_picture_that_bind_gives(call, base, person, tiny_base):

@@ -1,4 +1,4 @@
-"""The fields of pretraining as a user sets them: what they write, what a run takes from another, what is refused."""
+"""Settings of pretraining: the files they write, starting from another run, and refused combinations."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from hdb.hypernet.trained import load_face_encoder
 from hdb.runs.logger import PatientLogger
 
 
-def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, tiny_weights, monkeypatch):
+def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, tiny_weights, monkeypatch):
     uploaded = {}
     monkeypatch.setattr(
         PatientLogger,
@@ -33,9 +33,8 @@ def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, 
         == 0
     )
     encoder = load_face_encoder(f"{tiny_weights}/encoder")
-    first, second = (
-        HyperNet.from_checkpoint(Path(of, "last.ckpt"), encoder=encoder) for of in ("outputs/pretrain", "second")
-    )
+    first = HyperNet.from_checkpoint(Path("outputs/pretrain/last.ckpt"), encoder=encoder)
+    second = HyperNet.from_checkpoint(Path("second/last.ckpt"), encoder=encoder)
     torch.testing.assert_close(second.mean, first.mean)
     assert first.mean.abs().max() > 1e-4
     kind, files, about = uploaded["second"]
@@ -63,7 +62,7 @@ def test_a_run_leaves_its_best_and_its_average_and_another_begins_from_it(call, 
         ("condition_dropout=2", "condition_dropout is 2.0, expected 0 to 1"),
     ],
 )
-def test_what_contradicts_itself_is_refused_before_anything_is_read(call, words, message, capsys):
+def test_conflicting_settings_are_refused_before_anything_is_read(call, words, message, capsys):
     parts = [words] if words.startswith("instance") else words.split()
     assert call(pretrain, *parts) == 2
     assert re.search(message, capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, whatever stops the writing."""
+"""Files are written completely or not at all, whatever interrupts the writing."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_written_gets_its_name_at_the_end_and_folders_are_made(tmp_path):
+def test_atomic_write_renames_at_the_end_and_creates_folders(tmp_path):
     with atomic_write(tmp_path / "new" / "me.txt") as temporary:
         temporary.write_text("me")
         assert names(tmp_path / "new") == [temporary.name] != ["me.txt"]
@@ -25,7 +25,7 @@ def test_what_is_written_gets_its_name_at_the_end_and_folders_are_made(tmp_path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no")])
-def test_an_older_file_survives_what_stops_the_writing_of_a_new_one(tmp_path, error):
+def test_an_older_file_survives_an_interrupted_write(tmp_path, error):
     write_text(tmp_path / "me.txt", "earlier")
     with pytest.raises(type(error) if isinstance(error, Exception) else error):
         with atomic_write(tmp_path / "me.txt") as temporary:
@@ -34,25 +34,25 @@ def test_an_older_file_survives_what_stops_the_writing_of_a_new_one(tmp_path, er
     assert names(tmp_path) == ["me.txt"] and (tmp_path / "me.txt").read_text() == "earlier"
 
 
-def test_two_processes_have_two_temporary_names(tmp_path, monkeypatch):
-    with atomic_write(tmp_path / "a") as ours:
-        ours.touch()
+def test_two_writers_have_different_temporary_names(tmp_path, monkeypatch):
+    with atomic_write(tmp_path / "a") as first:
+        first.touch()
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with atomic_write(tmp_path / "a") as theirs:
-            theirs.touch()
-            assert ours != theirs
+        with atomic_write(tmp_path / "a") as second:
+            second.touch()
+            assert first != second
 
 
 def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch):
     write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
-    real = Path.write_bytes
+    write_bytes = Path.write_bytes
 
-    def full(path: Path, content: bytes) -> int:
+    def write_to_full_disk(path: Path, content: bytes) -> int:
         if path.name.startswith(".a"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, content)
+        return write_bytes(path, content)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", write_to_full_disk)
     with pytest.raises(OSError, match=rf"could not save 4 bytes to {tmp_path}: No space left .*; nothing was written"):
         write_files({tmp_path / "a": b"11", tmp_path / "b": b"22"})
     assert names(tmp_path) == ["a", "b"] and (tmp_path / "b").read_bytes() == b"2"

@@ -1,4 +1,4 @@
-"""The words of the paper, and the lists of prompts that ship."""
+"""Identifiers in prompts, and the lists of prompts in configs/."""
 
 from pathlib import Path
 
@@ -27,18 +27,18 @@ def test_faceworld_prompts_are_understood_by_the_world_and_ask_for_many_things()
         ("a [V] face\na face\na hat\n", "prompts.txt asks for 'a face', expected .V. in every prompt"),
     ],
 )
-def test_prompts_that_cannot_be_evaluated_are_refused(tmp_path, text, message):
+def test_files_without_usable_prompts_are_refused(tmp_path, text, message):
     (tmp_path / "prompts.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_prompts(str(tmp_path / "prompts.txt"), num=2)
 
 
-def test_prompts_that_are_not_drawn_need_not_name_anybody(tmp_path):
+def test_prompts_beyond_the_requested_number_need_no_identifier(tmp_path):
     (tmp_path / "prompts.txt").write_text("a [v] face\na face\n")
     assert read_prompts(tmp_path / "prompts.txt", num=1) == ["a [v] face"]
 
 
-def test_a_plain_word_stands_for_the_person_wherever_v_is_written():
+def test_the_identifier_replaces_v_in_either_case():
     assert replace_identifier("a [V] face and a [v] hat", "sks") == "a sks face and a sks hat"
     assert replace_identifier("a [V] face", "[V]") == "a [V] face"
     assert has_identifier("a sks face", "sks") and not has_identifier("a sksy face", "sks")

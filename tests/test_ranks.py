@@ -27,12 +27,12 @@ LONGER = ["max_steps=12", "val_every=12", "checkpoint_every=4", "warmup_steps=0"
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory) -> Path:
-    return small.fill(tmp_path_factory.mktemp("ranks"))
+    return small.write_inputs(tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
 def words(room) -> dict[str, list[str]]:
-    return small.words(room)
+    return small.command_arguments(room)
 
 
 def together(room: Path, *plan: tuple[str, list[str]], victim: int | None = None) -> subprocess.Popen:

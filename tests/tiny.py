@@ -1,4 +1,4 @@
-"""A Stable Diffusion of real classes and toy size, random but repeatable, written in diffusers' folder layout."""
+"""Tiny networks of the real classes with reproducible random weights: Stable Diffusion, hypernetwork, judges."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ PROMPT_LENGTH = 24
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Single characters as tokens: no merges, every word of the caption grammar can be written."""
+    """A CLIP tokenizer without merges, whose tokens are single characters."""
     characters = [chr(code) for code in range(33, 127)]
-    words = [*characters, *(f"{character}</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [*characters, *(f"{character}</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_LENGTH, "pad_token": "<|endoftext|>"}
@@ -40,7 +40,7 @@ def tiny_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 
 def tiny_parts(folder: Path) -> dict[str, object]:
-    """The five parts of Stable Diffusion: 64 px pictures, 8x8 latents, attention at both levels."""
+    """The five parts of a Stable Diffusion for 64 px pictures and 8x8 latents, with attention at both levels."""
     tokenizer = tiny_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -71,7 +71,7 @@ def tiny_parts(folder: Path) -> dict[str, object]:
 
 
 def save_tiny_base(folder: Path) -> Path:
-    """Writes the parts so that `StableDiffusionPipeline.from_pretrained(folder)` reads them."""
+    """Writes a pipeline folder in diffusers' layout."""
     parts = tiny_parts(folder)
     pipeline = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
@@ -81,7 +81,7 @@ def save_tiny_base(folder: Path) -> Path:
 
 
 def save_tiny_encoder(folder: Path) -> Path:
-    """A face encoder of random weights, as base training writes one."""
+    """Writes a ViT face encoder with random weights."""
     from hdb.hypernet.encoder import FaceEncoder
 
     shape = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
@@ -90,19 +90,19 @@ def save_tiny_encoder(folder: Path) -> Path:
 
 
 def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
-    """A hypernetwork whose prediction depends on the face a little, as its output layers start small."""
+    """Writes an untrained hypernetwork, whose prediction depends on the face only a little."""
     from hdb.diffusion.stable_diffusion import StableDiffusion
     from hdb.hypernet.decoder import WeightDecoder
     from hdb.hypernet.encoder import FaceEncoder
     from hdb.hypernet.hypernet import HyperNet
     from hdb.lidb.layout import Layout
 
-    diffusion, eyes = StableDiffusion.from_pretrained(base), FaceEncoder.from_folder(encoder)
+    diffusion = StableDiffusion.from_pretrained(base)
+    face_encoder = FaceEncoder.from_folder(encoder)
     layout = Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
-    decoder = WeightDecoder(layout, eyes, width=8, num_heads=2)
-    HyperNet(eyes, decoder, layout, iterations=1, linear_path=True, base_digest=diffusion.digest).save(
-        folder, include_encoder=False
-    )
+    decoder = WeightDecoder(layout, face_encoder, width=8, num_heads=2)
+    hypernet = HyperNet(face_encoder, decoder, layout, iterations=1, linear_path=True, base_digest=diffusion.digest)
+    hypernet.save(folder, include_encoder=False)
     return folder
 
 

@@ -30,11 +30,11 @@ SCHEDULERS = (
 )
 # UNet settings for inputs beside the timestep and the prompt, and the models that have them.
 _UNSUPPORTED_INPUTS = {
-    "time_cond_proj_dim": "distilled with the strength of guidance as an input",
-    "class_embed_type": "told a class",
-    "num_class_embeds": "told a class",
-    "addition_embed_type": "told more than a prompt, as Stable Diffusion XL is",
-    "encoder_hid_dim_type": "told pictures beside the prompt",
+    "time_cond_proj_dim": "distilled with the guidance scale as an input",
+    "class_embed_type": "class-conditional",
+    "num_class_embeds": "class-conditional",
+    "addition_embed_type": "conditioned on more than the prompt, as Stable Diffusion XL is",
+    "encoder_hid_dim_type": "conditioned on images",
 }
 
 

@@ -47,5 +47,5 @@ def write_merged(
     size = sum(path.stat().st_size for path in files)
     message = f"{output}: {size} bytes, {diffusion.name} with the subject merged into it, as {format}"
     if format == "checkpoint" and diffusion.prediction_type == "v_prediction":
-        message += "; it answers in velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by a .yaml of its name"
+        message += "; it predicts velocities: tell ComfyUI by ModelSamplingDiscrete, A1111 by a .yaml of its name"
     return message

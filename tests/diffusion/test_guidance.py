@@ -1,4 +1,4 @@
-"""Guidance by two scales against its formula, written out."""
+"""Guidance against its formula."""
 
 import pytest
 import torch
@@ -32,17 +32,18 @@ def noisy(personalized) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def asked(diffusion: StableDiffusion, noisy: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+def predict(diffusion: StableDiffusion, noisy: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return diffusion.predict_noise(noisy, TIMESTEP.expand(len(noisy)), diffusion.encode_prompts(prompts))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("scale", "identity"), [(3.0, 0.5), (1.0, 2.0), (0.0, 1.0)])
-def test_two_scales_are_those_of_the_formula(personalized, people, noisy, scale, identity):
+def test_identity_guidance_is_its_formula(personalized, people, noisy, scale, identity):
     diffusion = personalized.diffusion
-    nothing, base = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
+    base_uncond = predict(diffusion, noisy, [""] * 4)
+    base_text = predict(diffusion, noisy, PROMPTS)
     with personalized.bound(people):
-        person = asked(diffusion, noisy, PROMPTS)
+        person_text = predict(diffusion, noisy, PROMPTS)
         guided = IdentityGuidance(
             diffusion,
             PROMPTS,
@@ -50,22 +51,23 @@ def test_two_scales_are_those_of_the_formula(personalized, people, noisy, scale,
             guidance_scale=scale,
             identity_guidance_scale=identity,
         )(noisy, TIMESTEP)
-        assert torch.equal(asked(diffusion, noisy, PROMPTS), person)  # bound as before
-    assert (person - base).abs().max() > 1e-3
-    expected = nothing + scale * (base - nothing) + identity * (person - base)
+        assert torch.equal(predict(diffusion, noisy, PROMPTS), person_text)  # the same residuals are still bound
+    assert (person_text - base_text).abs().max() > 1e-3
+    expected = base_uncond + scale * (base_text - base_uncond) + identity * (person_text - base_text)
     assert_close(guided, expected, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
-def test_one_scale_asks_the_person_about_both_prompts(personalized, people, noisy):
+def test_classifier_free_guidance_is_its_formula_with_the_personalized_model(personalized, people, noisy):
     diffusion = personalized.diffusion
     with personalized.bound(people):
-        nothing, prompt = asked(diffusion, noisy, [""] * 4), asked(diffusion, noisy, PROMPTS)
+        person_uncond = predict(diffusion, noisy, [""] * 4)
+        person_text = predict(diffusion, noisy, PROMPTS)
         guided = ClassifierFreeGuidance(diffusion, PROMPTS, num_people=2, guidance_scale=3.0)(noisy, TIMESTEP)
-    assert_close(guided, nothing + 3 * (prompt - nothing), rtol=0, atol=1e-4)
+    assert_close(guided, person_uncond + 3 * (person_text - person_uncond), rtol=0, atol=1e-4)
 
 
-def test_people_are_bound_again_after_a_failure(personalized: PersonalizedDiffusion, people):
+def test_unbound_restores_the_residuals_after_an_error(personalized: PersonalizedDiffusion, people):
     with personalized.bound(people):
         before = {name: layer.down for name, layer in personalized.lidb.layers.items()}
         with pytest.raises(RuntimeError, match="the power failed"), personalized.lidb.unbound():
@@ -74,7 +76,7 @@ def test_people_are_bound_again_after_a_failure(personalized: PersonalizedDiffus
         assert all(personalized.lidb.layers[name].down is down for name, down in before.items())
 
 
-def test_who_is_bound_while_nobody_is_does_not_stay(personalized: PersonalizedDiffusion, people):
+def test_residuals_bound_within_unbound_do_not_stay(personalized: PersonalizedDiffusion, people):
     with personalized.bound(people):
         down = next(iter(personalized.lidb.layers.values())).down
         with personalized.lidb.unbound():
@@ -110,14 +112,14 @@ def test_every_picture_has_a_seed(personalized: PersonalizedDiffusion, people):
         personalized.pictures(people, PROMPTS[:2], seeds=[0], sampling=SamplingOptions(2))
 
 
-def test_a_picture_asks_as_often_as_the_options_say(personalized):
-    seen: list[int] = []
-    personalized.diffusion.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+def test_the_number_of_unet_evaluations_is_what_the_options_say(personalized):
+    batch_sizes: list[int] = []
+    personalized.diffusion.unet.register_forward_pre_hook(lambda module, args: batch_sizes.append(len(args[0])))
     people = Residuals.initial(personalized.layout)
     for sampling in (SamplingOptions(4, 1.0), SamplingOptions(4), SamplingOptions(4, identity_guidance_scale=1.5)):
-        seen.clear()
+        batch_sizes.clear()
         personalized.pictures(people, ["a [V] face"], seeds=[0], sampling=sampling)
-        assert sum(seen) == 4 * sampling.num_predictions
-    seen.clear()
+        assert sum(batch_sizes) == 4 * sampling.num_predictions
+    batch_sizes.clear()
     personalized.pictures(None, ["a [V] face"], seeds=[0], sampling=SamplingOptions(4, identity_guidance_scale=1.5))
-    assert sum(seen) == 4 * 2  # nobody has no identity to be guided to
+    assert sum(batch_sizes) == 4 * 2  # without residuals there is no identity to guide to

@@ -1,4 +1,4 @@
-"""Single files in the original layout: what diffusers reads of ours, and what we read."""
+"""Single files in the original layout: diffusers reads ours, and we read them back."""
 
 import json
 import shutil
@@ -52,9 +52,9 @@ def single(tiny_diffusion, subject, tmp_path) -> Path:
     ],
 )
 def test_tensors_have_the_names_of_the_published_checkpoint(part, name, original):
-    # As they stand in v1-5-pruned.safetensors.
-    up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
-    config = {"layers_per_block": 2, "up_block_types": up, "block_out_channels": [320, 640, 1280, 1280]}
+    # Names from v1-5-pruned.safetensors.
+    up_block_types = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+    config = {"layers_per_block": 2, "up_block_types": up_block_types, "block_out_channels": [320, 640, 1280, 1280]}
     prefixes = {
         "unet": "model.diffusion_model",
         "vae": "first_stage_model",
@@ -63,7 +63,7 @@ def test_tensors_have_the_names_of_the_published_checkpoint(part, name, original
     assert original_name(part, name, config) == f"{prefixes[part]}.{original}"
 
 
-def test_each_tensor_of_the_unet_of_1_5_has_a_name_of_its_own(sd15_unet):
+def test_original_names_of_the_unet_of_1_5_are_distinct(sd15_unet):
     names = [original_name("unet", name, sd15_unet.config) for name in sd15_unet.state_dict()]
     assert len(set(names)) == len(names) == 686
     blocks = {name.removeprefix("model.diffusion_model.").rsplit(".", 2)[0].split(".")[0] for name in names}
@@ -77,26 +77,28 @@ def sd15_unet() -> UNet2DConditionModel:
 
 
 def test_diffusers_reads_a_single_file_as_the_base_it_was_written_from(single, tiny_base, tiny_diffusion):
-    theirs = StableDiffusionPipeline.from_single_file(str(single), config=str(tiny_base), local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_single_file(str(single), config=str(tiny_base), local_files_only=True)
     for part in ("unet", "vae", "text_encoder"):
-        ours = {
+        expected = {
             name.removeprefix("text_model."): value
             for name, value in getattr(tiny_diffusion, part).state_dict().items()
         }
-        read = {name.removeprefix("text_model."): value for name, value in getattr(theirs, part).state_dict().items()}
-        assert set(ours) == set(read)
-        assert all(torch.equal(ours[name], read[name].float()) for name in ours)
+        read = {name.removeprefix("text_model."): value for name, value in getattr(pipeline, part).state_dict().items()}
+        assert set(expected) == set(read)
+        assert all(torch.equal(expected[name], read[name].float()) for name in expected)
 
 
-@pytest.mark.parametrize("attends", [False, True])
-def test_a_single_file_is_read_as_the_base_it_was_written_from(attends, tiny_base, tiny_diffusion, subject, tmp_path):
-    described = Path(shutil.copytree(tiny_base, tmp_path / "described"))
-    if attends:  # the autoencoder's middle, whose matrices are convolutions there
-        config = json.loads((described / "vae/config.json").read_text()) | {"mid_block_add_attention": True}
-        (described / "vae/config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize("has_attention", [False, True])
+def test_a_single_file_is_read_as_the_base_it_was_written_from(
+    has_attention, tiny_base, tiny_diffusion, subject, tmp_path
+):
+    config_folder = Path(shutil.copytree(tiny_base, tmp_path / "described"))
+    if has_attention:  # in the autoencoder, whose matrices are convolutions in the original layout
+        config = json.loads((config_folder / "vae/config.json").read_text()) | {"mid_block_add_attention": True}
+        (config_folder / "vae/config.json").write_text(json.dumps(config))
         tiny_diffusion.vae = AutoencoderKL.from_config(config)
     path = write_checkpoint(tmp_path / "whole.safetensors", tiny_diffusion, subject=subject, title="Ann")
-    read = StableDiffusion.from_pretrained(path, config=described)
+    read = StableDiffusion.from_pretrained(path, config=config_folder)
     assert read.name == "whole"
     for part in ("unet", "vae", "text_encoder"):
         expected = getattr(tiny_diffusion, part).state_dict()
@@ -105,10 +107,10 @@ def test_a_single_file_is_read_as_the_base_it_was_written_from(attends, tiny_bas
     shapes = {
         name: entry["shape"] for name, entry in read_safetensors_header(path)[0].items() if ".attn_1.q.weight" in name
     }
-    assert bool(shapes) is attends and all(shape[2:] == [1, 1] for shape in shapes.values())
+    assert bool(shapes) is has_attention and all(shape[2:] == [1, 1] for shape in shapes.values())
 
 
-def test_a_single_file_says_that_it_is_a_whole_model(single):
+def test_metadata_of_a_single_file_is_that_of_a_whole_model(single):
     fields = read_safetensors_header(single)[1]
     assert fields["modelspec.architecture"] == "stable-diffusion-v1" and fields["modelspec.implementation"] == "sgm"
     assert fields["modelspec.title"] == "Ann" and "ss_network_module" not in fields
@@ -118,29 +120,32 @@ def test_a_single_file_says_that_it_is_a_whole_model(single):
     ("change", "message"),
     [
         (
-            lambda t: t.pop("model.diffusion_model.out.0.bias"),
+            lambda tensors: tensors.pop("model.diffusion_model.out.0.bias"),
             "lacks tensor model.diffusion_model.out.0.bias: expected",
         ),
         (
-            lambda t: t.update({"first_stage_model.x": torch.zeros(1)}),
+            lambda tensors: tensors.update({"first_stage_model.x": torch.zeros(1)}),
             "has an unknown tensor first_stage_model.x, one of",
         ),
         (
-            lambda t: t.update({"model.diffusion_model.out.0.bias": torch.zeros(3)}),
+            lambda tensors: tensors.update({"model.diffusion_model.out.0.bias": torch.zeros(3)}),
             r"out.0.bias has shape \(3,\), but base.config says \(8,\)",
         ),
         (
-            lambda t: t["model.diffusion_model.out.0.bias"].fill_(float("nan")),
+            lambda tensors: tensors["model.diffusion_model.out.0.bias"].fill_(float("nan")),
             "out.0.bias has 8 values of 8 that are not",
         ),
         (
-            lambda t: t.update({"cond_stage_model.model.ln_final.bias": torch.zeros(1)}),
+            lambda tensors: tensors.update({"cond_stage_model.model.ln_final.bias": torch.zeros(1)}),
             "text encoder of a 2.x: expected",
         ),
-        (lambda t: [t.pop(name) for name in list(t) if name.startswith("model.")], "holds no UNet: expected tensors"),
+        (
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("model.")],
+            "holds no UNet: expected tensors",
+        ),
     ],
 )
-def test_a_single_file_that_is_wrong_is_refused_by_name(single, tiny_base, change, message):
+def test_a_damaged_single_file_is_refused_with_the_tensors_name(single, tiny_base, change, message):
     tensors = load_file(single)
     change(tensors)
     save_file(tensors, single)
@@ -148,18 +153,16 @@ def test_a_single_file_that_is_wrong_is_refused_by_name(single, tiny_base, chang
         StableDiffusion.from_pretrained(single, config=tiny_base)
 
 
-def test_a_description_without_a_tokenizer_is_refused(single, tiny_base, tmp_path):
-    described = Path(shutil.copytree(tiny_base, tmp_path / "described"))
-    shutil.rmtree(described / "tokenizer")
+def test_a_config_folder_without_a_tokenizer_is_refused(single, tiny_base, tmp_path):
+    config_folder = Path(shutil.copytree(tiny_base, tmp_path / "described"))
+    shutil.rmtree(config_folder / "tokenizer")
     with pytest.raises(
         ValueError, match="described lacks tokenizer: expected folders unet, vae, text_encoder, tokenizer"
     ):
-        StableDiffusion.from_pretrained(single, config=described)
+        StableDiffusion.from_pretrained(single, config=config_folder)
 
 
-def test_a_file_that_answers_in_velocities_is_refused_with_the_description_of_one_that_does_not(
-    tiny_base, tiny_diffusion, subject, tmp_path
-):
+def test_a_velocity_model_is_refused_with_the_config_of_a_noise_model(tiny_base, tiny_diffusion, subject, tmp_path):
     subject.metadata["prediction_type"] = "v_prediction"
     path = write_checkpoint(tmp_path / "v.safetensors", tiny_diffusion, subject=subject, title="V")
     with pytest.raises(ValueError, match="says prediction_type 'v', .* another: expected base.config of its base"):

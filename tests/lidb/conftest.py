@@ -1,4 +1,4 @@
-"""A tiny frozen UNet and text encoder, fresh for each test, and a layout of them with narrow bases."""
+"""A tiny frozen UNet and text encoder for each test, and their layout with narrow bases."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ SD15 = Path(__file__).parents[2] / "configs" / "sd15"
 
 @pytest.fixture(scope="session")
 def sd15():
-    """Stable Diffusion 1.5 as its configuration says, without weights."""
+    """Stable Diffusion 1.5 on the meta device, from its published configuration."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(json.loads((SD15 / "unet.json").read_text()))
         text_encoder = CLIPTextModel(CLIPTextConfig(**json.loads((SD15 / "text_encoder.json").read_text())))

@@ -1,4 +1,4 @@
-"""LiDB in a real, tiny UNet and text encoder."""
+"""LiDB in a tiny UNet and text encoder of diffusers' and transformers' classes."""
 
 import copy
 from dataclasses import replace
@@ -16,7 +16,7 @@ CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
 def outputs(models: dict[str, nn.Module], n: int = 3, first: int = 0) -> torch.Tensor:
-    """The noise that the UNet predicts under prompts read by the text encoder: n samples, all different."""
+    """Noise predictions for n different samples under prompts that the text encoder encodes."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(6, 4, 8, 8, generator=generator)[first : first + n]
     tokens = torch.randint(0, 90, (6, 24), generator=generator)[first : first + n]
@@ -62,7 +62,7 @@ def test_batch_of_identities_equals_loop_over_identities(models, layout, people)
         torch.testing.assert_close(outputs(models, n=1, first=i), batch[i : i + 1], **CLOSE)
 
 
-def test_tiled_batch_gives_each_copy_its_person(models, layout, people):
+def test_tiled_batch_gives_each_copy_its_identity(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
     tiled = outputs(models, n=6)
@@ -71,7 +71,7 @@ def test_tiled_batch_gives_each_copy_its_person(models, layout, people):
         torch.testing.assert_close(outputs(models, n=1, first=i), tiled[i : i + 1], **CLOSE)
 
 
-def test_relaxing_leaves_the_output(models, layout, people):
+def test_relaxing_does_not_change_the_output(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
     before = outputs(models)
@@ -79,7 +79,7 @@ def test_relaxing_leaves_the_output(models, layout, people):
     torch.testing.assert_close(outputs(models), before, **CLOSE)
 
 
-def test_one_adapter_serves_every_rank(models, layout):
+def test_one_adapter_binds_every_rank(models, layout):
     relaxed = replace(layout, rank=3)
     theta = relaxed.initial_theta() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
     lidb = LiDB(**models, layout=layout)
@@ -93,7 +93,7 @@ def test_one_adapter_serves_every_rank(models, layout):
     assert torch.equal(outputs(models), before)
 
 
-def test_theta_for_other_bases_is_refused_with_both_digests(models, layout, people):
+def test_theta_of_other_bases_is_refused_with_both_digests(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     other = replace(layout, seed=1)
     with pytest.raises(ValueError, match=f"theta belongs to layout {other.digest}, expected {layout.digest}"):
@@ -107,8 +107,9 @@ def test_gradients_reach_theta_and_never_the_base(models, layout, people):
     optimizer = torch.optim.Adam([theta], lr=0.1)
     lidb.bind(theta)
     outputs(models).square().mean().backward()
-    # Every factor of every slot of every person.
-    assert all(g.flatten(1).any(dim=1).all() for pair in layout.unpack(theta.grad).values() for g in pair)
+    for down_grad, up_grad in layout.unpack(theta.grad).values():
+        assert down_grad.flatten(1).any(dim=1).all()  # for each person
+        assert up_grad.flatten(1).any(dim=1).all()
     optimizer.step()
     for name, model in models.items():
         assert all(p.grad is None for p in model.parameters())
@@ -117,7 +118,7 @@ def test_gradients_reach_theta_and_never_the_base(models, layout, people):
         assert all(torch.equal(after[key], value) for key, value in before[name].items())
 
 
-def test_people_in_one_batch_do_not_touch_each_other(models, layout, people):
+def test_gradients_of_one_sample_reach_its_own_person_only(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     theta = people.clone().requires_grad_()
     lidb.bind(theta)
@@ -162,13 +163,15 @@ def test_bound_restores_what_was_bound_before_even_after_an_error(models, layout
 
 def test_layers_follow_the_model_to_another_precision(models, layout, people):
     generator = torch.Generator().manual_seed(0)
-    latents, embeds = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(3, 24, 16, generator=generator)
-    unet, lidb = models["unet"], LiDB(**models, layout=layout)
+    latents = torch.randn(3, 4, 8, 8, generator=generator)
+    prompt_embeds = torch.randn(3, 24, 16, generator=generator)
+    unet = models["unet"]
+    lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
-    exact = unet(latents, 400, embeds).sample
+    exact = unet(latents, 400, prompt_embeds).sample
     unet.to(torch.float64)
     lidb.bind(people)
-    double = unet(latents.double(), 400, embeds.double()).sample
+    double = unet(latents.double(), 400, prompt_embeds.double()).sample
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), exact, **CLOSE)
 
@@ -176,14 +179,15 @@ def test_layers_follow_the_model_to_another_precision(models, layout, people):
 def test_eight_residuals_cost_at_most_a_quarter_more_work_than_one(models, layout):
     lidb = LiDB(**models, layout=layout)
 
-    def work(n: int) -> int:
+    def count_flops(n: int) -> int:
         lidb.bind(layout.initial_theta().repeat(n, 1).requires_grad_())
-        latents, tokens = torch.zeros(8, 4, 8, 8), torch.zeros(8, 24, dtype=torch.long)
+        latents = torch.zeros(8, 4, 8, 8)
+        tokens = torch.zeros(8, 24, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:
             models["unet"](latents, 1, models["text_encoder"](tokens)[0]).sample.sum().backward()
         return counter.get_total_flops()
 
-    assert work(8) <= 1.25 * work(1)
+    assert count_flops(8) <= 1.25 * count_flops(1)
 
 
 def test_theta_with_nan_is_refused_and_the_binding_stays(models, layout, people):
@@ -210,7 +214,7 @@ def test_several_people_cannot_be_merged(models, layout, people):
         lidb.merge(people)
 
 
-def test_a_layout_of_another_model_is_refused_by_the_odd_slot(models, layout):
+def test_a_layout_of_another_model_is_refused_with_the_differing_slot(models, layout):
     with pytest.raises(ValueError, match="only the layout has text_encoder.text_model.encoder.layers.0"):
         LiDB(unet=models["unet"], layout=layout)
     with pytest.raises(ValueError, match="only the model has text_encoder.text_model.encoder.layers.0"):
@@ -231,7 +235,7 @@ def test_a_second_adapter_on_the_same_model_is_refused(models, layout):
 
 
 @pytest.mark.parametrize("free_adapter", [False, True])
-def test_a_free_layout_is_bound_and_merged_like_the_prediction_it_starts_at(models, layout, people, free_adapter):
+def test_a_relaxed_free_layout_is_bound_and_merged_like_the_original(models, layout, people, free_adapter):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people, scale=0.8)
     predicted = outputs(models)
@@ -239,27 +243,29 @@ def test_a_free_layout_is_bound_and_merged_like_the_prediction_it_starts_at(mode
     if free_adapter:
         lidb.detach()
         lidb = LiDB(**models, layout=free.layout)
-        assert not list(models["unet"].named_buffers())  # no identity matrix is ever made
+        assert not list(models["unet"].named_buffers())  # no identity matrices in place of bases
     lidb.bind(free, scale=0.8)
     torch.testing.assert_close(outputs(models), predicted, **CLOSE)
     lidb.merge(free[:1], scale=0.8)
     torch.testing.assert_close(outputs(models, n=1), predicted[:1], **CLOSE)
 
 
-def test_fresh_rows_of_a_free_layout_leave_the_bases(models, layout, people):
+def test_gradients_of_new_rows_of_a_free_layout_are_not_confined_to_the_bases(models, layout, people):
     residuals = Residuals(people, layout).relax(2, free=True)
-    theta, free = residuals.theta.requires_grad_(), residuals.layout
+    theta = residuals.theta.requires_grad_()
+    free_layout = residuals.layout
     lidb = LiDB(**models, layout=layout)
     lidb.bind(residuals)
     outputs(models).square().mean().backward()
-    assert all(g.flatten(1).any(dim=1).all() for _, g in free.unpack(theta.grad).values())
+    assert all(up_grad.flatten(1).any(dim=1).all() for _, up_grad in free_layout.unpack(theta.grad).values())
     slot = layout.slots[0]
-    basis = slot.aux_bases(seed=layout.seed)[1]  # (out, b)
-    gradient = free.unpack(theta.grad)[slot.name][1][0, :, 1]
-    assert (gradient - basis @ (basis.mT @ gradient)).norm() > 0.1 * gradient.norm()
+    _, up_aux = slot.aux_bases(seed=layout.seed)
+    _, up_grad = free_layout.unpack(theta.grad)[slot.name]
+    new_column = up_grad[0, :, 1]
+    assert (new_column - up_aux @ (up_aux.mT @ new_column)).norm() > 0.1 * new_column.norm()
 
 
-def test_what_has_bases_is_refused_where_there_are_none_and_free_weights_of_another_model_everywhere(models, layout):
+def test_theta_with_bases_is_refused_by_a_free_adapter_and_free_theta_of_another_model_by_any(models, layout):
     other = replace(layout, slots=layout.slots[:-1]).as_lora
     lidb = LiDB(**models, layout=layout)
     with pytest.raises(ValueError, match=f"belongs to layout {other.digest}, expected {layout.digest}"):

@@ -1,4 +1,4 @@
-"""Exported LoRAs against what diffusers and PEFT make of them."""
+"""Exported LoRAs, as diffusers and PEFT load them."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def pipeline(tiny_base) -> StableDiffusionPipeline:
 
 @pytest.fixture
 def person(pipeline) -> Subject:
-    """Someone with a relaxed rank and a scale of their own, strong enough to change picture and prompt."""
+    """A subject of rank 2 with a scale, strong enough to change the picture and the prompt embeddings."""
     layout = Layout.from_models(unet=pipeline.unet, text_encoder=pipeline.text_encoder, a=6, b=3, rank=2)
     theta = layout.initial_theta() + 0.5 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     return Subject(theta, layout, {"scale": "0.9", "base": "tiny", "source": "me.png"})
@@ -43,27 +43,30 @@ def prompt_embeds(pipeline: StableDiffusionPipeline) -> torch.Tensor:
 
 @pytest.mark.parametrize("free", [False, True], ids=["lidb", "free"])
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_load_lora_weights_gives_the_picture_that_bind_gives(pipeline, person, tmp_path, format, free):
+def test_load_lora_weights_gives_the_same_picture_as_bind(pipeline, person, tmp_path, format, free):
     if free:
-        free = person.relax(3, free=True)
-        theta = free.theta + 0.05 * torch.randn(free.theta.shape, generator=torch.Generator().manual_seed(2))
-        person = Subject(theta, free.layout, person.metadata)
-    base, base_embeds = picture(pipeline), prompt_embeds(pipeline)
+        relaxed = person.relax(3, free=True)
+        noise = torch.randn(relaxed.theta.shape, generator=torch.Generator().manual_seed(2))
+        person = Subject(relaxed.theta + 0.05 * noise, relaxed.layout, person.metadata)
+    base_picture = picture(pipeline)
+    base_embeds = prompt_embeds(pipeline)
     lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=person.layout)
     lidb.bind(person, scale=person.scale)
-    bound, bound_embeds = picture(pipeline), prompt_embeds(pipeline)
+    bound_picture = picture(pipeline)
+    bound_embeds = prompt_embeds(pipeline)
     lidb.detach()
-    assert np.abs(picture(pipeline) - base).max() == 0
+    assert np.abs(picture(pipeline) - base_picture).max() == 0
 
     pipeline.load_lora_weights(str(export_lora(person, tmp_path / "lora.safetensors", format)))
-    assert np.abs(bound - base).max() > 0.05
-    assert np.abs(picture(pipeline) - bound).max() < 1e-3
+    assert np.abs(bound_picture - base_picture).max() > 0.05
+    assert np.abs(picture(pipeline) - bound_picture).max() < 1e-3
     assert (bound_embeds - base_embeds).abs().max() > 0.05
     torch.testing.assert_close(prompt_embeds(pipeline), bound_embeds, atol=1e-4, rtol=1e-4)
 
 
 def test_lora_of_peft_equals_bind(models, layout, people):
-    latents, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 24, 16)
+    latents = torch.randn(2, 4, 8, 8)
+    embeds = torch.randn(2, 24, 16)
     unet = models["unet"]
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people[:1])
@@ -103,9 +106,9 @@ def test_keys_are_the_published_ones(people, layout):
 
 
 def test_all_192_layers_of_stable_diffusion_15_are_found_under_the_keys_of_kohya(sd15, sd15_layout):
-    layout = sd15_layout.as_lora  # the same keys, and no bases to draw
+    layout = sd15_layout.as_lora  # the same keys, without the time to draw bases
     kohya = to_lora_state_dict(Residuals.initial(layout), "kohya")
-    # How kohya's scripts name a layer, and ComfyUI and A1111 look for it: its path in diffusers, written with _.
+    # kohya's scripts, ComfyUI and A1111 name a layer by its path in diffusers, with underscores.
     prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
     expected = {
         f"{prefixes[slot.name.partition('.')[0]]}_{slot.name.partition('.')[2].replace('.', '_')}"

@@ -1,4 +1,4 @@
-"""The subject's file: exact round trip, and a sentence for everything that is wrong with one."""
+"""Subject files: exact round trip, and one sentence for every kind of damage."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ PROVENANCE = {
     "prediction_type": "epsilon",
     "resolution": "512",
 }
-SINCE_LATER = ("instance_prompt", "identifier", "prediction_type", "resolution")  # and lacking in the first files
+OPTIONAL = ("instance_prompt", "identifier", "prediction_type", "resolution")  # the oldest files lack them
 
 
 def subject(dtype: torch.dtype = torch.float32, layout: Layout = LAYOUT) -> Subject:
@@ -37,8 +37,8 @@ def subject(dtype: torch.dtype = torch.float32, layout: Layout = LAYOUT) -> Subj
     return Subject(theta.to(dtype), layout, dict(PROVENANCE))
 
 
-def packed(content: str) -> str:
-    """As the file keeps its layout: 192 names would add a quarter to the weights of Stable Diffusion 1.5."""
+def compress(content: str) -> str:
+    """Compresses JSON as the file stores its layout."""
     return base64.b64encode(zlib.compress(content.encode())).decode()
 
 
@@ -48,7 +48,7 @@ def saved(tmp_path) -> Path:
 
 
 def rewrite(path: Path, *, metadata: dict[str, str | None] | None = None, **tensors: torch.Tensor) -> None:
-    """Writes the file again with some metadata (None: left out) and tensors changed, as somebody else would."""
+    """Writes the file again with some metadata and tensors changed. None removes a field."""
     _, fields = read_safetensors_header(path)
     fields |= metadata or {}
     save_file(load_file(path) | tensors, path, {name: value for name, value in fields.items() if value is not None})
@@ -66,7 +66,7 @@ def test_round_trip_is_exact(tmp_path, name, layout):
     assert loaded.scale == 0.8
 
 
-def test_file_says_what_its_layout_is_and_holds_little_else(saved):
+def test_metadata_describes_the_layout_and_is_small(saved):
     tensors, fields = read_safetensors_header(saved)
     assert tensors["theta"]["shape"] == [1, LAYOUT.size]
     assert {name: fields[name] for name in ("format_version", "layout_digest", "a", "b", "rank", "seed")} == {
@@ -83,21 +83,21 @@ def test_file_says_what_its_layout_is_and_holds_little_else(saved):
 
 
 def test_metadata_adds_less_than_three_percent_to_half_precision_weights_of_stable_diffusion_15(tmp_path, sd15_layout):
-    size = {}
+    sizes = {}
     for name in ("float16", "float32"):
         path = Subject(sd15_layout.initial_theta().to(parse_dtype(name)), sd15_layout, PROVENANCE).save(tmp_path / name)
-        size[name] = path.stat().st_size
+        sizes[name] = path.stat().st_size
         assert Subject.load(path).layout == sd15_layout
-    assert 57_600 < size["float16"] < 59_300
-    assert 115_200 < size["float32"] < 116_900
+    assert 57_600 < sizes["float16"] < 59_300
+    assert 115_200 < sizes["float32"] < 116_900
 
 
-def test_a_precision_that_files_do_not_have_is_refused():
+def test_an_unsupported_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype of a subject's file is 'bfloat16', expected float16 or float32"):
         parse_dtype("bfloat16")
 
 
-def test_what_is_left_out_of_the_metadata_is_filled_in():
+def test_missing_metadata_gets_defaults():
     filled = Subject(LAYOUT.initial_theta(), LAYOUT, {"source": "me.png"})
     assert filled.scale == 1.0
     assert filled.metadata["created"].endswith("+00:00")
@@ -130,11 +130,11 @@ def test_another_base_is_refused_with_both_digests(saved):
         ("rank", "1", "rank is 1, but its layout says 2"),
         ("seed", "4", "seed is 4, but its layout says 3"),
         ("layout", "{", "damaged layout"),
-        ("layout", packed("{"), "damaged layout"),
-        ("layout", packed("[" * 2_000_000), "damaged layout: it ends after 1048576 bytes .*expected at most 1048576"),
-        ("layout", packed("{}")[:-8], "damaged layout"),
-        ("layout", packed("{}"), "damaged layout: .*'slots'.*expected rank, seed and slots"),
-        ("layout", packed(json.dumps(replace(LAYOUT, seed=4).to_dict())), "layout_digest is .*, but its layout says"),
+        ("layout", compress("{"), "damaged layout"),
+        ("layout", compress("[" * 2_000_000), "damaged layout: it ends after 1048576 bytes .*expected at most 1048576"),
+        ("layout", compress("{}")[:-8], "damaged layout"),
+        ("layout", compress("{}"), "damaged layout: .*'slots'.*expected rank, seed and slots"),
+        ("layout", compress(json.dumps(replace(LAYOUT, seed=4).to_dict())), "layout_digest is .*, but its layout says"),
         ("scale", "much", "scale is 'much', expected a finite number"),
         ("scale", "nan", "scale is 'nan', expected a finite number"),
         ("created", "yesterday", "created is 'yesterday', expected an ISO time"),
@@ -146,9 +146,9 @@ def test_another_base_is_refused_with_both_digests(saved):
         ("favorite_color", "blue", "has unknown metadata favorite_color; expected base, base_digest"),
         *(
             (name, None, f"lacks metadata {name}; expected")
-            for name in (*sorted(set(PROVENANCE) - set(SINCE_LATER)), "layout", "layout_digest", "rank")
+            for name in (*sorted(set(PROVENANCE) - set(OPTIONAL)), "layout", "layout_digest", "rank")
         ),
-        *((name, None, "was altered") for name in SINCE_LATER),
+        *((name, None, "was altered") for name in OPTIONAL),
         ("format_version", None, "has format version None, expected 2"),
     ],
 )
@@ -198,7 +198,7 @@ def test_file_without_theta_is_refused(saved):
         Subject.load(saved)
 
 
-def test_file_that_was_cut_off_is_refused_with_both_lengths(saved):
+def test_a_truncated_file_is_refused_with_both_lengths(saved):
     content = saved.read_bytes()
     for length, message in (
         (len(content) - 1, f"is cut off: it has {len(content) - 1} bytes, expected {len(content)}"),
@@ -213,9 +213,9 @@ def test_file_that_was_cut_off_is_refused_with_both_lengths(saved):
 
 def test_no_byte_of_the_file_can_change_unnoticed(saved):
     content = saved.read_bytes()
-    for place in range(len(content)):
+    for position in range(len(content)):
         changed = bytearray(content)
-        changed[place] ^= 1
+        changed[position] ^= 1
         saved.write_bytes(changed)
         with pytest.raises(ValueError, match="me.safetensors"):
             Subject.load(saved)
@@ -251,7 +251,7 @@ class _Exploding:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickled_checkpoint_is_refused_unread(tmp_path, monkeypatch, zipped):
+def test_pickled_checkpoint_is_refused_without_being_loaded(tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "me.safetensors"
     torch.save({"theta": torch.zeros(1, 24), "code": _Exploding()}, path, _use_new_zipfile_serialization=zipped)
@@ -266,7 +266,7 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path):
             Subject.load(path)
 
 
-def test_subject_with_wrong_contents_cannot_be_made():
+def test_a_subject_with_invalid_contents_is_refused():
     theta = LAYOUT.initial_theta()
     with pytest.raises(ValueError, match="one person, given a theta of 2"):
         Subject(theta.repeat(2, 1), LAYOUT)
@@ -282,7 +282,7 @@ def test_subject_with_wrong_contents_cannot_be_made():
         Subject((1e6 * theta).half(), LAYOUT)
 
 
-def test_full_disk_while_saving_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(saved, monkeypatch):
     before = saved.read_bytes()
 
     def no_space(_: int) -> None:

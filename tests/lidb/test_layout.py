@@ -1,4 +1,4 @@
-"""What theta means: slots, their order, bases, digest."""
+"""Layouts: their slots, order, bases and digest."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
     assert layout.size == 28_800
     assert layout.initial_theta().nbytes == 115_200
     assert layout.lora_size(rank=1) == layout.as_lora.size == 385_344
-    kinds = [(slot.name.split(".")[0], "ff" in slot.name) for slot in layout.slots]
+    kinds = [(slot.name.split(".")[0], "ff" in slot.name) for slot in layout.slots]  # component, is GEGLU
     assert [kinds.count(kind) for kind in (("unet", False), ("unet", True), ("text_encoder", False))] == [128, 16, 48]
 
 
@@ -67,7 +67,7 @@ def test_slot_names_are_the_keys_of_published_loras(models, layout):
     for prefix, model in models.items():
         for key in convert_state_dict_to_diffusers(get_peft_model_state_dict(model)):
             name = key.partition(".lora")[0]
-            # transformers 5 dropped this part of the path; the files that are out there have it.
+            # transformers 5 dropped this part of the path, which published files have.
             if prefix == "text_encoder" and not name.startswith("text_model."):
                 name = f"text_model.{name}"
             published.add(f"{prefix}.{name}")
@@ -134,7 +134,7 @@ def test_bases_are_golden():
     assert up_aux[:3, 0].tolist() == pytest.approx([0.0336488, -0.0052275, 0.0324762], abs=1e-6)
 
 
-def test_start_is_golden():
+def test_initial_theta_is_golden():
     assert SMALL.initial_theta()[0, :4].tolist() == pytest.approx(
         [0.3293829, 0.3685192, -0.8108591, 0.3133816], abs=1e-6
     )
@@ -157,7 +157,7 @@ def test_bases_differ_between_slots_and_seeds_and_ignore_the_global_generators()
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_start_has_no_residual_and_is_no_saddle():
+def test_initial_theta_has_no_residual_and_gradients_reach_up():
     layout = replace(SMALL, rank=3)
     theta = layout.initial_theta().requires_grad_()
     residuals = [up @ down for down, up in layout.unpack(theta).values()]
@@ -217,14 +217,14 @@ def test_a_model_without_attention_is_refused():
         Layout.from_models(unet=nn.Sequential(nn.Linear(3, 3)))
 
 
-def test_a_layout_with_bases_says_nothing_of_being_free():
-    # Its digest is older than the word.
+def test_the_dictionary_of_a_layout_with_bases_has_no_field_free():
+    # Digests of such layouts are older than the field.
     assert set(SMALL.to_dict()) == {"rank", "seed", "slots"}
     assert SMALL.as_lora.to_dict()["free"] is True
     assert Layout.from_dict(json.loads(json.dumps(SMALL.as_lora.to_dict()))) == SMALL.as_lora
 
 
-def test_the_identity_as_bases_is_another_layout_than_random_bases_as_wide():
+def test_a_free_layout_differs_from_one_with_square_bases():
     wide = replace(SMALL, slots=tuple(slot.as_lora for slot in SMALL.slots))
     assert wide.slots == wide.as_lora.slots and wide.digest != wide.as_lora.digest
 

@@ -1,4 +1,4 @@
-"""One LiDB layer against the weight it stands for."""
+"""One LiDB layer against a linear layer with the residual added to its weight."""
 
 import pytest
 import torch
@@ -27,11 +27,13 @@ def personalized_weight(layer: LiDBLinear, down: torch.Tensor, up: torch.Tensor,
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 4), times=st.integers(1, 3), rank=st.integers(1, 3), tokens=st.sampled_from([(), (7,), (2, 3)]))
-def test_forward_equals_the_formed_residual(n, times, rank, tokens):
+@given(
+    n=st.integers(1, 4), repeats=st.integers(1, 3), rank=st.integers(1, 3), tokens=st.sampled_from([(), (7,), (2, 3)])
+)
+def test_forward_equals_the_formed_residual(n, repeats, rank, tokens):
     base, layer, down, up = layer_and_factors(n, rank)
     layer.bind(down, up, scale=0.7)
-    x = torch.randn(times * n, *tokens, SLOT.in_features, dtype=torch.float64)
+    x = torch.randn(repeats * n, *tokens, SLOT.in_features, dtype=torch.float64)
     weights = personalized_weight(layer, down, up, 0.7)
     expected = torch.stack([nn.functional.linear(row, weights[i % n], base.bias) for i, row in enumerate(x)])
     torch.testing.assert_close(layer(x), expected)
@@ -63,40 +65,42 @@ def test_zero_residual_changes_nothing_bitwise(n):
     assert torch.equal(layer(x), base(x))
 
 
-def test_gradients_are_those_of_the_formed_residual_and_spare_the_base():
+def test_gradients_are_those_of_the_formed_residual_and_the_base_has_none():
     base, layer, down, up = layer_and_factors(3, rank=2)
     x = torch.randn(6, 7, SLOT.in_features, dtype=torch.float64, requires_grad=True)
     inputs = down.requires_grad_(), up.requires_grad_(), x
     layer.bind(down, up)
-    ours = torch.autograd.grad(layer(x).sin().sum(), inputs)
+    gradients = torch.autograd.grad(layer(x).sin().sum(), inputs)
     formed = torch.einsum("nti,noi->nto", x, personalized_weight(layer, down, up).repeat(2, 1, 1)) + base.bias
-    for gradient, expected in zip(ours, torch.autograd.grad(formed.sin().sum(), inputs), strict=True):
+    for gradient, expected in zip(gradients, torch.autograd.grad(formed.sin().sum(), inputs), strict=True):
         torch.testing.assert_close(gradient, expected)
     assert layer.weight.grad is None and layer.bias.grad is None
     assert not layer.down_aux.requires_grad and not layer.up_aux.requires_grad
 
 
-def test_one_binding_serves_two_backwards():
+def test_one_binding_serves_two_backward_passes():
     _, layer, down, up = layer_and_factors(2)
     layer.bind(down.requires_grad_(), up.requires_grad_())
     x = torch.randn(2, 7, SLOT.in_features, dtype=torch.float64)
     layer(x).sum().backward()
-    once = down.grad.clone()
+    first_grad = down.grad.clone()
     layer(x).sum().backward()
-    torch.testing.assert_close(down.grad, 2 * once)
+    torch.testing.assert_close(down.grad, 2 * first_grad)
 
 
-class _Shapes(TorchDispatchMode):
+class RecordShapes(TorchDispatchMode):
+    """Records the last two dimensions of all tensors that are computed."""
+
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        self.weight = weight.untyped_storage().data_ptr()
-        self.seen: set[tuple[int, ...]] = set()
+        self.weight_storage = weight.untyped_storage().data_ptr()
+        self.shapes: set[tuple[int, ...]] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        # Transposed views of the frozen weight are no new numbers.
-        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != self.weight:
-            self.seen.add(tuple(out.shape[-2:]))
+        # Views of the frozen weight do not count.
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != self.weight_storage:
+            self.shapes.add(tuple(out.shape[-2:]))
         return out
 
 
@@ -105,13 +109,13 @@ def test_the_residual_is_never_formed(n):
     _, layer, down, up = layer_and_factors(n)
     layer.bind(down.requires_grad_(), up.requires_grad_())
     x = torch.randn(4, 7, SLOT.in_features, dtype=torch.float64, requires_grad=True)
-    with _Shapes(layer.weight) as shapes:
+    with RecordShapes(layer.weight) as record:
         layer(x).sum().backward()
-    assert (7, SLOT.in_features) in shapes.seen
-    assert not shapes.seen & {(SLOT.out_features, SLOT.in_features), (SLOT.in_features, SLOT.out_features)}
+    assert (7, SLOT.in_features) in record.shapes
+    assert not record.shapes & {(SLOT.out_features, SLOT.in_features), (SLOT.in_features, SLOT.out_features)}
 
 
-def test_autocast_computes_in_its_precision():
+def test_autocast_sets_the_precision_of_the_output():
     base, layer, down, up = layer_and_factors(2, dtype=torch.float32)
     layer.bind(down.requires_grad_(), up.requires_grad_())
     x = torch.randn(4, 7, SLOT.in_features)
@@ -124,7 +128,7 @@ def test_autocast_computes_in_its_precision():
     assert down.grad.dtype == torch.float32 and down.grad.abs().min() > 0
 
 
-def test_float32_theta_drives_a_half_precision_layer():
+def test_float32_factors_are_bound_to_a_half_precision_layer():
     _, exact, down, up = layer_and_factors(2, dtype=torch.float32)
     base = nn.Linear(SLOT.in_features, SLOT.out_features, dtype=torch.bfloat16)
     base.load_state_dict(exact.state_dict())
@@ -135,7 +139,7 @@ def test_float32_theta_drives_a_half_precision_layer():
     torch.testing.assert_close(layer(x.bfloat16()).float(), exact(x), atol=0.1, rtol=0.05)
 
 
-def test_layer_keeps_the_names_and_the_storage_of_the_base():
+def test_layer_keeps_the_names_and_the_parameters_of_the_base():
     base, layer, _, _ = layer_and_factors(1)
     assert list(layer.state_dict()) == list(base.state_dict())
     assert layer.weight is base.weight and layer.bias is base.bias
@@ -177,16 +181,16 @@ def test_bases_of_another_layer_are_refused_with_both_shapes():
         LiDBLinear(nn.Linear(11, 10), *SLOT.aux_bases(seed=0))
 
 
-def test_fold_without_a_binding_is_refused():
+def test_lora_factors_without_a_binding_are_refused():
     _, layer, _, _ = layer_and_factors(1)
     with pytest.raises(ValueError, match="nothing is bound"):
         layer.lora_factors()
 
 
-@pytest.mark.parametrize("bases", [True, False])
-def test_free_factors_are_the_residual_itself_with_or_without_bases_there(bases):
+@pytest.mark.parametrize("has_bases", [True, False])
+def test_free_factors_bypass_the_bases(has_bases):
     base, layer, _, _ = layer_and_factors(1)
-    layer = layer if bases else LiDBLinear(base, None, None)
+    layer = layer if has_bases else LiDBLinear(base, None, None)
     down = torch.randn(2, 3, SLOT.in_features, dtype=torch.float64)
     up = torch.randn(2, SLOT.out_features, 3, dtype=torch.float64)
     layer.bind(down, up, 0.7, free=True)

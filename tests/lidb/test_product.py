@@ -1,4 +1,4 @@
-"""Products with gradients written out, against autograd's own; and that folding takes few of them."""
+"""Hand-written backward passes against autograd, and the number of products that folding takes."""
 
 import pytest
 import torch
@@ -11,25 +11,25 @@ from hdb.lidb.product import project, residual_linear
 from hdb.lidb.residuals import Residuals
 
 
-def drawn(*shapes: tuple[int, ...], grad: bool = True) -> list[torch.Tensor]:
+def random_tensors(*shapes: tuple[int, ...], grad: bool = True) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(grad) for shape in shapes]
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (4, 4), (2, 4)])
 def test_gradients_of_a_residual_layer_are_those_of_finite_differences(n, m):
-    inputs = drawn((m, 3, 6), (5, 6), (5,), (n, 2, 6), (n, 2, 5))
+    inputs = random_tensors((m, 3, 6), (5, 6), (5,), (n, 2, 6), (n, 2, 5))
     assert torch.autograd.gradcheck(residual_linear, inputs)
 
 
 def test_gradients_of_a_projection_are_those_of_finite_differences():
-    (factors,), (bases,) = drawn((2, 3, 4)), drawn((2, 4, 6), grad=False)
+    (factors,), (bases,) = random_tensors((2, 3, 4)), random_tensors((2, 4, 6), grad=False)
     assert torch.autograd.gradcheck(lambda rows: project(rows, bases), (factors,))
 
 
 def test_a_residual_layer_computes_in_the_precision_of_autocast_and_gives_gradients_in_that_of_each_input():
     x, weight, bias, down, up = (
-        tensor.detach().float() for tensor in drawn((4, 3, 6), (5, 6), (5,), (2, 2, 6), (2, 2, 5))
+        tensor.detach().float() for tensor in random_tensors((4, 3, 6), (5, 6), (5,), (2, 2, 6), (2, 2, 5))
     )
     inputs = [tensor.requires_grad_() for tensor in (x, down, up)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -48,14 +48,14 @@ def test_folding_all_layers_equals_folding_each(models, layout, people):
     lidb.bind(relaxed, scale=0.7)
     for name, (down, up) in relaxed.layout.unpack(relaxed.theta).items():
         layer = lidb.layers[name]
-        alone = LiDBLinear(nn.Linear(layer.in_features, layer.out_features), layer.down_aux, layer.up_aux)
-        alone.bind(down, up, 0.7)
-        for ours, expected in zip(layer.lora_factors(), alone.lora_factors(), strict=True):
-            torch.testing.assert_close(ours, expected)
+        single = LiDBLinear(nn.Linear(layer.in_features, layer.out_features), layer.down_aux, layer.up_aux)
+        single.bind(down, up, 0.7)
+        for factor, expected in zip(layer.lora_factors(), single.lora_factors(), strict=True):
+            torch.testing.assert_close(factor, expected)
 
 
-class Products(TorchDispatchMode):
-    """Counts products of matrices."""
+class CountProducts(TorchDispatchMode):
+    """Counts matrix products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,34 +66,35 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_binding_takes_a_product_for_each_shape_and_none_is_left_for_the_layers(models, layout, people):
+def test_binding_takes_one_product_per_shape_and_forward_takes_none_for_folding(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     shapes = (
         {(slot.in_features, slot.a) for slot in layout.slots},
         {(slot.out_features, slot.b) for slot in layout.slots},
     )
-    with Products() as products:
+    with CountProducts() as products:
         lidb.bind(people.requires_grad_(), scale=0.5)
     assert products.num == sum(map(len, shapes)) < len(layout.slots) / 2
     layer = next(iter(lidb.layers.values()))
-    with Products() as products:
+    with CountProducts() as products:
         layer(torch.zeros(3, 7, layer.in_features))
-    assert products.num == 2  # the layer, and into the residual; out of it is added in place
+    assert products.num == 2  # the layer and x · downᵀ; the product with up is baddbmm_, in place
 
 
-def test_one_binding_serves_two_backwards_through_all_layers(models, layout, people):
-    lidb, theta = LiDB(**models, layout=layout), people.requires_grad_()
+def test_one_binding_serves_two_backward_passes_through_all_layers(models, layout, people):
+    lidb = LiDB(**models, layout=layout)
+    theta = people.requires_grad_()
     lidb.bind(theta, scale=0.5)
     layer = next(iter(lidb.layers.values()))
     x = torch.ones(3, 7, layer.in_features)
     layer(x).sum().backward()
-    once = theta.grad.clone()
+    first_grad = theta.grad.clone()
     layer(x).sum().backward()
-    assert once.any()
-    torch.testing.assert_close(theta.grad, 2 * once)
+    assert first_grad.any()
+    torch.testing.assert_close(theta.grad, 2 * first_grad)
 
 
-def test_layers_keep_their_bases_as_views_of_those_stacked_and_follow_the_model(models, layout, people):
+def test_layers_hold_views_of_stacked_bases_which_follow_the_models_precision(models, layout, people):
     lidb = LiDB(**models, layout=layout)
     lidb.bind(people)
     exact = [layer.lora_factors() for layer in lidb.layers.values()]
