@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -210,6 +210,7 @@ class HyperDreamBoothPipeline:
         source: str | None = None,
         consent: str = "",
         progress_bar: bool = True,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Subject | list[Subject]:
         """Learns a person from one photo, or several people together.
 
@@ -233,6 +234,8 @@ class HyperDreamBoothPipeline:
             source: text that travels in the file; None is the file name of the first photo.
             consent: text that travels in the file.
             progress_bar: whether finetuning shows one.
+            callback_on_step_end: called with the number of each finished step of finetuning, from 1. An exception that
+                it raises ends the finetuning and is raised here.
 
         Returns:
             A Subject, or a list of them where a list of people was given.
@@ -263,10 +266,11 @@ class HyperDreamBoothPipeline:
             rows = [row for row, pictures in enumerate(views) if len(pictures) == num_views]
             batch = torch.stack([views[row] for row in rows])
             given = Photos([names[row] for row in rows], batch[:, 0], batch[:, 1:])
-            with _quiet_lightning(), _ProgressBar(options.num_steps, shown=progress_bar and finetune) as bar:
-                callbacks = [*context.trainer.get("callbacks", ()), bar]
-                with_bar = replace(context, trainer={**context.trainer, "callbacks": callbacks})
-                result = self.method(with_bar, finetune=finetune, finetuning=options).personalize(given)
+            shows_bar = progress_bar and finetune
+            with _quiet_lightning(), _StepCallback(options.num_steps, shows_bar, callback_on_step_end) as steps:
+                callbacks = [*context.trainer.get("callbacks", ()), steps]
+                with_steps = replace(context, trainer={**context.trainer, "callbacks": callbacks})
+                result = self.method(with_steps, finetune=finetune, finetuning=options).personalize(given)
             about = [{"source": names[row], "consent": consent} for row in rows]
             for row, subject in zip(rows, result.subjects(about), strict=True):
                 subjects[row] = subject
@@ -304,6 +308,7 @@ class HyperDreamBoothPipeline:
         mix_weights: Sequence[float] | None = None,
         output_type: str = "pil",
         progress_bar: bool = True,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> ImagePipelineOutput:
         """Draws subjects. Several subjects and several prompts are every combination of them, in one batch.
 
@@ -318,6 +323,8 @@ class HyperDreamBoothPipeline:
             text_encoder_scale: strength in the text encoder alone; None is `scale`.
             mix_weights: one number per subject: all of them become one person.
             output_type: "pil", or "pt" for a float tensor in [0, 1].
+            callback_on_step_end: called with the number of sampling steps that are finished, all batches together. An
+                exception that it raises ends the drawing and is raised here.
 
         Returns:
             diffusers' ImagePipelineOutput. `images` is ordered by prompt, then by subject, then by number.
@@ -337,7 +344,13 @@ class HyperDreamBoothPipeline:
             options = replace(options, guidance_scale=guidance_scale)
         people = self.people(subject, scale=scale, text_encoder_scale=text_encoder_scale, mix_weights=mix_weights)
         images = self.draw(
-            people, prompts, num_images=num_images, seed=seed, sampling=options, progress_bar=progress_bar
+            people,
+            prompts,
+            num_images=num_images,
+            seed=seed,
+            sampling=options,
+            progress_bar=progress_bar,
+            callback_on_step_end=callback_on_step_end,
         )
         return ImagePipelineOutput(images=[to_pil(image) for image in images] if output_type == "pil" else images)
 
@@ -350,8 +363,17 @@ class HyperDreamBoothPipeline:
         seed: int = 0,
         sampling: SamplingOptions,
         progress_bar: bool = True,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """Pictures of people as a tensor on the CPU, ordered by prompt, then by person, then by number."""
+        num_steps_done = 0
+
+        def count_step(step: int) -> None:
+            nonlocal num_steps_done
+            num_steps_done += 1
+            if callback_on_step_end is not None:
+                callback_on_step_end(num_steps_done)
+
         drawn: dict[tuple[int, int, int], Tensor] = {}
         batches = tiled_batches(len(prompts), num_images, len(people), max_batch_size=sampling.batch_size)
         with tqdm(total=len(batches), desc="drawing", disable=not progress_bar, leave=False) as bar:
@@ -361,6 +383,7 @@ class HyperDreamBoothPipeline:
                     [prompts[prompt] for prompt, _, _ in batch],
                     seeds=[seed + number for _, number, _ in batch],
                     sampling=sampling,
+                    callback_on_step_end=count_step,
                 )
                 for (prompt, number, person), picture in zip(batch, pictures, strict=True):
                     drawn[prompt, person, number] = picture
@@ -517,17 +540,23 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _ProgressBar(L.Callback):
-    """A bar over the steps of finetuning: Lightning's own counts epochs, of which there is one without an end."""
+class _StepCallback(L.Callback):
+    """Shows a bar over the steps of finetuning and calls the caller's function after each.
 
-    def __init__(self, num_steps: int, *, shown: bool) -> None:
-        self.bar = tqdm(total=num_steps, desc="finetuning", disable=not shown, leave=False)
+    Lightning's own bar counts epochs, of which there is one without an end.
+    """
 
-    def __enter__(self) -> _ProgressBar:
+    def __init__(self, num_steps: int, shows_bar: bool, on_step_end: Callable[[int], None] | None) -> None:
+        self.bar = tqdm(total=num_steps, desc="finetuning", disable=not shows_bar, leave=False)
+        self.on_step_end = on_step_end
+
+    def __enter__(self) -> _StepCallback:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         self.bar.update()
+        if self.on_step_end is not None:
+            self.on_step_end(trainer.global_step)

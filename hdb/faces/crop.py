@@ -1,7 +1,6 @@
 """A photo becomes a square, upright face crop, or one sentence that says why it cannot."""
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdb.faces.framing import Framing
-from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor
+from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor, warn_or_collect
 
 # Shape of a head: the tip of the nose stands 1.11 half eye distances in front of the eyes. Fitted to the known yaw of
 # 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
@@ -91,47 +90,61 @@ class FaceCropper:
         self.min_size, self.max_turn, self.margin, self.probability = min_size, max_turn, margin, probability
         self.detector = MTCNN(keep_all=True, min_face_size=20, device=torch.device(device))
 
-    def crop(self, picture: Picture, *, resolution: int, face: int | None = None) -> Float[Tensor, "3 r r"]:
+    def crop(
+        self, picture: Picture, *, resolution: int, face: int | None = None, remarks: list[str] | None = None
+    ) -> Float[Tensor, "3 r r"]:
         """The chosen face (1 is the largest, the default), rotated upright, as (3, resolution, resolution) in [0, 1].
 
         Warns where the photo does not hold the whole frame.
+
+        Args:
+            remarks: gets the warnings, see `open_picture`.
 
         Raises:
             FaceError: unreadable picture, no face, too small, turned too far, cut off by the photo's border, or `face`
                 beyond those found.
         """
         name = name_of(picture)
-        image, chosen = self.locate(open_picture(picture), name, face)
+        image, chosen = self.locate(open_picture(picture, remarks=remarks), name, face, remarks=remarks)
         outside = share_outside(frame(chosen, margin=self.margin), image.size)
         if outside > NOTED_OUTSIDE:
             message = f"{outside:.0%} of the frame around the face in {name} lies outside the photo"
             if outside > MOST_OUTSIDE:
                 expected = f"expected at most {MOST_OUTSIDE:.0%}: a photo with the whole head and some room around it"
                 raise FaceError(f"{message}; {expected}", reason="outside")
-            warnings.warn(f"{message}: the photo's edge is repeated there", stacklevel=2)
+            warn_or_collect(f"{message}: the photo's edge is repeated there", remarks)
         return align(image, chosen, resolution=resolution, margin=self.margin)
 
-    def check(self, picture: Picture, *, resolution: int, face: int | None = None) -> Float[Tensor, "3 r r"]:
+    def check(
+        self, picture: Picture, *, resolution: int, face: int | None = None, remarks: list[str] | None = None
+    ) -> Float[Tensor, "3 r r"]:
         """The same refusals as `crop`, but the framing is kept: for pictures that are face crops already."""
-        image, _ = self.locate(open_picture(picture), name_of(picture), face)
+        image, _ = self.locate(open_picture(picture, remarks=remarks), name_of(picture), face, remarks=remarks)
         return square(image, resolution=resolution)
 
     def read(
-        self, picture: Picture, *, resolution: int, crop: bool | None = None, face: int | None = None
+        self,
+        picture: Picture,
+        *,
+        resolution: int,
+        crop: bool | None = None,
+        face: int | None = None,
+        remarks: list[str] | None = None,
     ) -> Float[Tensor, "3 r r"]:
         """A photo as a face crop: `crop`, `check`, or whichever of the two the picture needs.
 
         Args:
             crop: True cuts the face out. False keeps the framing of a picture that is a face crop already. None keeps
                 it where the face sits as in a crop, and cuts the face out of everything else.
+            remarks: gets the warnings, see `open_picture`.
 
         Raises:
             FaceError: see `crop`.
         """
         if crop is None:
-            crop = not self.is_face_crop(open_picture(picture))
+            crop = not self.is_face_crop(open_picture(picture, remarks=[]))  # `crop` and `check` warn
         read = self.crop if crop else self.check
-        return read(picture, resolution=resolution, face=face)
+        return read(picture, resolution=resolution, face=face, remarks=remarks)
 
     def is_face_crop(self, image: Image.Image) -> bool:
         """Whether a square picture is framed as `frame` would frame its largest face.
@@ -200,10 +213,15 @@ class FaceCropper:
         """
         return self.locate(image, name, face)[1]
 
-    def locate(self, image: Image.Image, name: str, face: int | None) -> tuple[Image.Image, Face]:
+    def locate(
+        self, image: Image.Image, name: str, face: int | None, *, remarks: list[str] | None = None
+    ) -> tuple[Image.Image, Face]:
         """The picture turned upright, and the face that will be used.
 
         Warns when the picture is turned, and when there are several faces and none was asked for.
+
+        Args:
+            remarks: gets the warnings, see `open_picture`.
 
         Raises:
             FaceError: see `crop`.
@@ -219,11 +237,11 @@ class FaceCropper:
         chosen = faces[(face or 1) - 1]
         if turn:
             lies = "upside down" if turn == 180 else "on its side"
-            warnings.warn(f"{name} lies {lies}: it is turned by {turn} degrees clockwise", stacklevel=3)
+            warn_or_collect(f"{name} lies {lies}: it is turned by {turn} degrees clockwise", remarks)
         if len(faces) > 1 and face is None:
             sizes = ", ".join(f"{other.size:.0f}" for other in faces)
             message = f"{name} shows {len(faces)} faces ({sizes} px): the largest is used; face=2 takes the next"
-            warnings.warn(message, stacklevel=3)
+            warn_or_collect(message, remarks)
         if chosen.size < self.min_size:
             message = f"the face in {name} is {chosen.size:.0f} px large; expected at least {self.min_size} px"
             raise FaceError(message, reason="too small")

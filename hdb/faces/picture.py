@@ -61,13 +61,17 @@ class StoredPicture(NamedTuple):
 Picture = str | Path | StoredPicture | Image.Image
 
 
-def open_picture(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture, *, remarks: list[str] | None = None) -> Image.Image:
     """Reads a picture file or PIL image, whatever its mode, as upright 8 bit RGB in sRGB.
 
     Transparency becomes white. Of an animation the first frame is used, and of several pictures the first. Pictures of
     more than 67 megapixels come at half their width and height.
 
     Warns where a damaged orientation or color profile is ignored, and where damaged metadata is left out.
+
+    Args:
+        remarks: gets the warnings, which are shown as Python shows them if this is None. Python's filters belong to
+            all threads, so a server collects warnings here.
 
     Raises:
         FaceError: no such file, not a picture, truncated, of a format that is not supported, floating-point values, or
@@ -76,13 +80,13 @@ def open_picture(picture: Picture) -> Image.Image:
     name = name_of(picture)
     if isinstance(picture, (str, Path)):
         refuse_missing(Path(picture), name)
-    remarks: list[str] = []
+    problems: list[str] = []
     try:
         if isinstance(picture, Image.Image):
-            image = to_upright_rgb(picture, remarks)
+            image = to_upright_rgb(picture, problems)
         else:
             data = picture.data if isinstance(picture, StoredPicture) else Path(picture).read_bytes()
-            image = decode(data, remarks)
+            image = decode(data, problems)
     except FaceError as error:
         raise FaceError(f"{name} {error}") from None
     except PermissionError:
@@ -90,9 +94,17 @@ def open_picture(picture: Picture) -> Image.Image:
     except Exception as error:  # decoders raise whatever comes: struct.error, SyntaxError, OverflowError, MemoryError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FaceError(f"{name} is truncated or damaged ({reason}); expected a whole picture") from None
-    for remark in remarks:
-        warnings.warn(f"{name}: {remark}", stacklevel=2)
+    for problem in problems:
+        warn_or_collect(f"{name}: {problem}", remarks)
     return image
+
+
+def warn_or_collect(message: str, remarks: list[str] | None) -> None:
+    """Adds a message to the remarks, or warns of it if they are None."""
+    if remarks is None:
+        warnings.warn(message, stacklevel=3)
+    else:
+        remarks.append(message)
 
 
 def refuse_missing(path: Path, name: str) -> None:

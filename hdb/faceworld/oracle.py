@@ -1,6 +1,6 @@
 """The oracle: a method that draws the true answer to every prompt, the upper end of every scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -40,7 +40,12 @@ class TruePeople:
         return nullcontext()
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """Renders the prompts; a seed chooses pose, light and what else a prompt leaves open.
 

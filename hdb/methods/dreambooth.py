@@ -1,6 +1,6 @@
 """DreamBooth: the base itself finetuned on one person."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -187,7 +187,12 @@ class PersonalModels:
         return partial(exchange_weights, self.diffusion, original_weights, backup=copy_weights(self.diffusion))
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """Draws one person after the other. Identity guidance exchanges the weights twice in each step.
 
@@ -207,5 +212,6 @@ class PersonalModels:
                     seeds=seeds[person::num_people],
                     sampling=sampling,
                     unbound=self._unbound(sampling),
+                    callback_on_step_end=callback_on_step_end,
                 )
         return torch.stack(pictures)

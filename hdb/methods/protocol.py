@@ -1,6 +1,6 @@
 """The interfaces of methods: photos in, a personalization out, which draws pictures and is saved to files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +60,19 @@ class Personalization(Protocol):
         ...
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """Draws one picture per prompt, on the CPU; prompt i shows person i mod n.
 
         Args:
             seeds: Of the initial noise, one per prompt.
+            callback_on_step_end: Called with the number of each finished sampling step, from 1. What draws without
+                steps does not call it.
         """
         ...
 

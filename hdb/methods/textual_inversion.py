@@ -1,6 +1,6 @@
 """Textual Inversion: one learned token embedding per person, the base unchanged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -108,7 +108,12 @@ class PersonalWords:
         return self.diffusion.word.bound(self.words)
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         with self.bound():
             return draw(
@@ -118,4 +123,5 @@ class PersonalWords:
                 seeds=seeds,
                 sampling=sampling,
                 unbound=partial(self.diffusion.word.bound, None),
+                callback_on_step_end=callback_on_step_end,
             )

@@ -1,6 +1,6 @@
 """PersonalTheta: people as residuals of the base's LiDB layers, which is what most methods learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -127,9 +127,16 @@ class PersonalTheta:
         return self.personalized.bound(self.residuals)
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
-        return self.personalized.pictures(self.residuals, prompts, seeds=seeds, sampling=sampling)
+        return self.personalized.pictures(
+            self.residuals, prompts, seeds=seeds, sampling=sampling, callback_on_step_end=callback_on_step_end
+        )
 
 
 def _load_subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:

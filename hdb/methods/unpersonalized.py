@@ -1,6 +1,6 @@
 """Unpersonalized: the base as it is. A control that learns nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from jaxtyping import Float
@@ -40,6 +40,13 @@ class NoPersonalization:
         return self.personalized.bound(None)
 
     def pictures(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], sampling: SamplingOptions
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingOptions,
+        callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
-        return self.personalized.pictures(None, prompts, seeds=seeds, sampling=sampling)
+        return self.personalized.pictures(
+            None, prompts, seeds=seeds, sampling=sampling, callback_on_step_end=callback_on_step_end
+        )
