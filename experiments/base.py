@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from experiments.cli import run
 from experiments.config import TrainBase, load
 from experiments.tracking import check_mode, wandb_logger
-from hdb.faceworld.base.trainings import fit, refuse_foreign_weights, training_people, waiting
+from hdb.faceworld.base.parts import refuse_foreign_weights, train_part, training_people, untrained_parts
 from hdb.faceworld.base.views import Views
 from hdb.runs.locks import locked
 from hdb.runs.logger import attempted
@@ -18,7 +18,7 @@ from hdb.runs.outputs import check_room
 
 def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
-    names = waiting(config.parts, config)
+    names = untrained_parts(config.parts, config)
     if not names:
         print(f"nothing left to train: {', '.join(config.parts)} lie in {config.weights}")
         return
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         dataset = training_people(config)
         views = Views.load(dataset, seed=config.seed)
         for name in names:
-            fit(name, views, config, identities=dataset.indices, logger_of=logger_of)
+            train_part(name, views, config, identities=dataset.indices, logger_of=logger_of)
             attempted(wandb.finish)
 
 

@@ -19,7 +19,7 @@ from hdb.diffusion.base import BaseOptions
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.picture import open_picture
 from hdb.faceworld.base.measure import MeasureOptions
-from hdb.faceworld.base.trainings import PARTS
+from hdb.faceworld.base.parts import PARTS
 from hdb.faceworld.world import SPLITS
 from hdb.hypernet.trained import check_networks_exist
 from hdb.lidb.options import LiDBOptions

@@ -1,9 +1,10 @@
-"""The base of faceworld: LightningModules that train, once, everything that is frozen later.
+"""The trainings of all networks in `hdb/faceworld/weights` but the hypernetwork.
 
     pictures, captions ─► autoencoder ─► latents ─┐
-             └──────────► text tower ─► prompts ──┴► denoiser          = a small Stable Diffusion
-             └──────────► face encoder                                  = what the hypernetwork looks through
-             └──────────► recognizer, dino, clip, classifier            = the judges
+             └──────────► text encoder ─► prompts ┴► denoiser          = a small Stable Diffusion
+             └──────────► face encoder                                  = the encoder of the hypernetwork
+             └──────────► recognizer, dino, clip, classifier            = the judges of an evaluation
 
-`models` says how large each network is at a resolution, `views` hands out batches, `part` is what all trainings share.
+`models` defines each network at a resolution, `views` holds pictures and captions in memory, `training` is what all
+trainings share, `parts` runs them one after the other, `measure` and `report` say what the weights reach.
 """

@@ -1,4 +1,4 @@
-"""DenoiserTraining: the UNet of the small Stable Diffusion, with 10 % empty captions and an average of its weights."""
+"""DenoiserTraining: the UNet of the small Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import models
-from hdb.faceworld.base.part import Part
+from hdb.faceworld.base.training import PartTraining
 from hdb.faceworld.base.views import Views
 from hdb.losses import diffusion_loss
 
-EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
+EMPTY_CAPTIONS = 0.1  # share of captions that are replaced by "", for classifier-free guidance
 
 
-class DenoiserTraining(Part):
-    """Denoising in the latents of a frozen autoencoder, told by the captions that a frozen text encoder read."""
+class DenoiserTraining(PartTraining):
+    """Denoising of the latents of a frozen autoencoder under the captions; saves an average of the UNet's weights."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class DenoiserTraining(Part):
         autoencoder: AutoencoderKL,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        **part,
+        **training,
     ):
-        super().__init__(views, **part)
+        super().__init__(views, **training)
         base = StableDiffusion(
             vae=autoencoder,
             unet=unet,
@@ -43,7 +43,7 @@ class DenoiserTraining(Part):
             tokenizer=tokenizer,
             scheduler=models.noise_scheduler(),
         )
-        self._base = [base]  # in a list, so that the frozen parts stay out of checkpoints
+        self._base = [base]  # in a list, so that checkpoints do not hold the frozen networks
         self.unet = base.unet.requires_grad_(True).train()
         self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75)
         self._latents: Tensor | None = None
@@ -54,41 +54,43 @@ class DenoiserTraining(Part):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Encodes every picture once: latents are 12 times smaller than pictures and never change."""
+        """Encodes all pictures: their latents never change and are 12 times smaller."""
         self.base.to(self.device)
         if self.device.type == "cpu":
             self.base.use_plain_attention()
         self.average.to(self.device)
         chunks = torch.arange(len(self.views)).split(128)
-        self._latents = torch.cat(
-            [
-                self.base.encode_images(self.views.pictures(flat).to(self.device)).half().cpu()
-                for flat in tqdm(chunks, desc="encoding faceworld", leave=False)
-            ]
-        )
+        latents = [
+            self.base.encode_images(self.views.pictures(indices).to(self.device)).half().cpu()
+            for indices in tqdm(chunks, desc="encoding faceworld", leave=False)
+        ]
+        self._latents = torch.cat(latents)
 
-    def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        captions = self.views.captions_of(flat, generator)
-        empty = torch.rand(len(captions), generator=generator) < EMPTY_CAPTIONS
-        captions = ["" if drop else caption for drop, caption in zip(empty.tolist(), captions, strict=True)]
-        latents = self._latents[flat].float()
+    def loss(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        captions = self.views.sample_captions(indices, generator)
+        dropped = (torch.rand(len(captions), generator=generator) < EMPTY_CAPTIONS).tolist()
+        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+        latents = self._latents[indices].float()
         noise = torch.randn(latents.shape, generator=generator)
-        # one timestep in each of n equal bands: the loss is less noisy than with independent draws
-        bands = (torch.arange(len(flat)) + torch.rand(len(flat), generator=generator)) / len(flat)
-        timesteps = (bands * self.base.num_train_timesteps).long()
-        latents, noise, timesteps = (t.to(self.device) for t in (latents, noise, timesteps))
+        # One timestep in each of n equal intervals: the loss varies less than with independent draws.
+        times = (torch.arange(len(indices)) + torch.rand(len(indices), generator=generator)) / len(indices)
+        timesteps = (times * self.base.num_train_timesteps).long().to(self.device)
+        latents = latents.to(self.device)
+        noise = noise.to(self.device)
         with torch.no_grad():
             prompt_embeds = self.base.encode_prompts(captions)
-        noise_pred = self.base.predict_noise(self.base.add_noise(latents, noise, timesteps), timesteps, prompt_embeds)
+        noisy_latents = self.base.add_noise(latents, noise, timesteps)
+        noise_pred = self.base.predict_noise(noisy_latents, timesteps, prompt_embeds)
         target = self.base.denoising_target(latents, noise, timesteps)
         return {"loss": diffusion_loss(noise_pred, target)}
 
-    def trained(self) -> torch.nn.Module:
+    @property
+    def trained_module(self) -> torch.nn.Module:
         return self.unet
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.average.step(self.unet.parameters())  # not in a hook after the batch: checkpoints are written before those
+        self.average.step(self.unet.parameters())  # a hook after the batch would run after checkpoints are written
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["average"] = self.average.state_dict()
@@ -97,11 +99,11 @@ class DenoiserTraining(Part):
         self.average.load_state_dict(checkpoint["average"])
 
     def save(self, folder: Path) -> None:
-        """Writes the whole pipeline with the averaged UNet in diffusers' layout; no file over 16 MB."""
+        """Writes a diffusers pipeline with the averaged UNet; no file exceeds 16 MB."""
         self.average.to(self.device)
         self.average.copy_to(self.unet.parameters())
         for network in (self.base.vae, self.unet):
-            network.register_to_config(_name_or_path="")  # where it once lay on this machine
+            network.register_to_config(_name_or_path="")  # a path on this machine
         pipeline = StableDiffusionPipeline(
             vae=self.base.vae,
             unet=self.unet,

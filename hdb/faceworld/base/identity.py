@@ -1,4 +1,4 @@
-"""IdentityTraining: a network that tells people apart over poses, contexts and styles."""
+"""IdentityTraining: a network that recognizes people in any pose, context and style."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hdb.faceworld.base.part import Part, crops, jitter, soften
+from hdb.faceworld.base.augmentation import color_jitter, random_blur, random_crops
+from hdb.faceworld.base.training import PartTraining
 from hdb.faceworld.base.views import Views
 
 TEMPERATURE = 0.1  # of the cosines
 
 
-class IdentityTraining(Part):
-    """Margin softmax over the people of a batch, and regression of what is true of them.
+class IdentityTraining(PartTraining):
+    """Margin softmax over the people of a batch, and regression of their true traits.
 
-        cosines of b x k pictures -> cross entropy of a picture's own person, whose cosines count `margin` less
-
-    The classes are the batch's people, not all of training: with nine views each, class centers see few pictures. The
-    two were not compared under equal conditions. The regression is what only a drawn world can offer.
+    The classes are the people of the batch, not all of training: with nine views of each, the center of a class would
+    see few pictures. The regression needs labels that only a rendered world has.
 
     Args:
         embed: pictures in [0, 1] -> embeddings (n, embedding_size), through `network`.
         write: saves the trained network to a folder.
-        views_per_person: k; the batch holds batch_size / k people.
+        views_per_person: the batch holds batch_size / views_per_person people.
+        margin: subtracted from the cosines of pictures of the same person.
 
     Source: Khosla et al., Supervised Contrastive Learning, arXiv 2004.11362, equation 2; margin as in Wang et al.,
     CosFace, arXiv 1801.09414, equation 4.
@@ -43,35 +43,34 @@ class IdentityTraining(Part):
         embedding_size: int,
         views_per_person: int = 3,
         margin: float = 0.1,
-        **part,
+        **training,
     ):
-        super().__init__(views, **part)
-        self.network, self._embed, self._write = network, embed, write
-        self.views_per_person, self.margin = views_per_person, margin
+        super().__init__(views, **training)
+        self.network = network
+        self._embed = embed
+        self._write = write
+        self.views_per_person = views_per_person
+        self.margin = margin
         self.trait_head = nn.Sequential(
             nn.BatchNorm1d(embedding_size), nn.Linear(embedding_size, views.traits.shape[1])
         )
         self.register_buffer("traits", views.traits, persistent=False)
 
-    def pick(self, step: int) -> Tensor:
-        people = self.batch_size // self.views_per_person
-        return self.views.pick_people(step, people=people, views=self.views_per_person, seed=self.seed)
+    def batch_indices(self, step: int) -> Tensor:
+        num_people = self.batch_size // self.views_per_person
+        return self.views.people_indices(step, num_people, num_views=self.views_per_person, seed=self.seed)
 
-    def loss(self, flat: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        images = jitter(self.views.pictures(flat), strength=0.2, generator=generator).to(self.device)
-        images = crops(images, scale=(0.88, 1.0), size=images.shape[-1], generator=generator)
-        images = soften(images, generator=generator)
-        identities = self.views.identities_of(flat).to(self.device)
+    def loss(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        images = color_jitter(self.views.pictures(indices), strength=0.2, generator=generator).to(self.device)
+        images = random_crops(images, scale=(0.88, 1.0), size=images.shape[-1], generator=generator)
+        images = random_blur(images, generator=generator)
+        identities = self.views.identities_of(indices).to(self.device)
         embeddings = self._embed(images)
         margin_loss = batch_margin_softmax(
             F.normalize(embeddings, dim=1), identities, margin=self.margin, temperature=TEMPERATURE
         )
         trait_loss = F.mse_loss(self.trait_head(embeddings), self.traits[identities])
-        return {
-            "loss": margin_loss + trait_loss,
-            "margin_softmax": margin_loss,
-            "traits": trait_loss,
-        }
+        return {"loss": margin_loss + trait_loss, "margin_softmax": margin_loss, "traits": trait_loss}
 
     def save(self, folder: Path) -> None:
         self._write(folder)
@@ -80,12 +79,12 @@ class IdentityTraining(Part):
 def batch_margin_softmax(
     vectors: Float[Tensor, "n d"], identities: Int[Tensor, " n"], *, margin: float, temperature: float
 ) -> Float[Tensor, ""]:
-    """Mean over pictures of -log softmax of their cosines with the other pictures of the same person.
+    """Cross entropy of the pictures of the same person among all others, by the cosines of n unit vectors.
 
     Every picture needs another of its person in the batch.
     """
     itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
     same = (identities[:, None] == identities[None]) & ~itself
     logits = (vectors @ vectors.T - margin * same) / temperature
-    log_shares = F.log_softmax(logits.masked_fill(itself, float("-inf")), dim=1).masked_fill(~same, 0.0)
-    return -(log_shares.sum(1) / same.sum(1)).mean()
+    log_probabilities = F.log_softmax(logits.masked_fill(itself, float("-inf")), dim=1).masked_fill(~same, 0.0)
+    return -(log_probabilities.sum(1) / same.sum(1)).mean()

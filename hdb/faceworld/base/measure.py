@@ -1,4 +1,4 @@
-"""What faceworld's weights reach on people no training saw, and the report of it beside them."""
+"""Measures faceworld's weights on people that no training saw, and writes the report beside them."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.people import PeopleOptions
 from hdb.faceworld.base import quality
-from hdb.faceworld.base.report import CURVES_FILE, markdown, records
-from hdb.faceworld.base.trainings import NETWORKS, WorldBaseOptions
+from hdb.faceworld.base.parts import NETWORKS, BaseTrainingOptions
+from hdb.faceworld.base.report import CURVES_FILE, markdown, training_records
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
@@ -40,14 +40,14 @@ from hdb.training.device import select_device
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
 
-ROWS, COLUMNS = 10, 20  # of the sheet of the base's own pictures
-OWN_FACES = 100  # pictures of nobody, compared with as many people
-Numbers = dict[str, float]
+ROWS, COLUMNS = 10, 20  # of the sheet of generated pictures
+NUM_FACES = 100  # faces that are generated to measure novelty
+Measures = dict[str, float]
 
 
 @dataclass
-class MeasureOptions(WorldBaseOptions):
-    """What is measured beside what was trained: on so many people, so many of the base's own pictures."""
+class MeasureOptions(BaseTrainingOptions):
+    """How much is measured: `num_measured` people and `num_generated` pictures of the base."""
 
     num_measured: int = number_field(200, ge=1)
     num_generated: int = number_field(600, ge=1)
@@ -55,7 +55,7 @@ class MeasureOptions(WorldBaseOptions):
 
 @dataclass(frozen=True)
 class HypernetTraining:
-    """How a hypernetwork was trained, and where its training lies."""
+    """How a hypernetwork was trained, and the folder of its training."""
 
     folder: Path
     faces: PeopleOptions
@@ -65,33 +65,39 @@ class HypernetTraining:
 
 
 def measure(options: MeasureOptions, training: HypernetTraining) -> str:
-    """Writes report.json, REPORT.md, curves.png and samples.png beside the weights; returns the page."""
+    """Writes report.json, REPORT.md, curves.png and samples.png beside the weights; returns the text of REPORT.md."""
     weights = Path(options.weights)
-    trainings = {name: (Path(options.output, name), network) for name, network in NETWORKS.items()}
-    trainings["hypernetwork"] = training.folder, "hypernet"
     device = select_device(options.accelerator)
-    base = StableDiffusion.from_pretrained(weights / "base").to(device)  # before people are rendered for it
-    test, train = people(options, "test"), people(options, "train")
-    drawn, prompts = own_pictures(options, base, test)
-    measured = judges(weights, test, device) | pictures(options, base, drawn, prompts, test, train, device)
-    if trained_on(weights / "hypernet", base):
-        measured |= hypernetwork(options, base, training)
-    rows = [list(row) for row in drawn[: ROWS * COLUMNS].split(COLUMNS)]
+    base = StableDiffusion.from_pretrained(weights / "base").to(device)  # fails before anybody is rendered
+    test = load_people(options, "test")
+    train = load_people(options, "train")
+    prompts = sample_prompts(options, test)
+    generated = quality.generate(base, prompts, seed=options.seed)
+    measured = measure_judges(weights, test, device)
+    measured |= measure_base(options, base, generated, prompts, test, train, device)
+    if is_trained_on(weights / "hypernet", base):
+        measured |= measure_hypernet(options, base, training)
+    rows = [list(row) for row in generated[: ROWS * COLUMNS].split(COLUMNS)]
     save_image(picture_grid(rows, tile=options.resolution), weights / "samples.png")
-    trained, curves = records(weights, trainings)
+    trainings = {name: (Path(options.output, name), network) for name, network in NETWORKS.items()}
+    trainings["hypernetwork"] = (training.folder, "hypernet")
+    trained, curves = training_records(weights, trainings)
     if curves:
         write_text(weights / CURVES_FILE, json.dumps(curves) + "\n")
         save_image(curves_sheet(curves), weights / "curves.png")
-    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     report = {"resolution": options.resolution, "device": machine, "measured": measured, "trained": trained}
     write_json(weights / "report.json", report)
-    write_text(weights / "REPORT.md", page := markdown(report, weights))
+    page = markdown(report, weights)
+    write_text(weights / "REPORT.md", page)
     return page
 
 
-def people(options: MeasureOptions, split: str) -> FaceWorldDataset:
-    """The first people of a split with as many views as the base was trained on."""
+def load_people(options: MeasureOptions, split: str) -> FaceWorldDataset:
+    """The first people of a split, with as many views as the base was trained on."""
     dataset = FaceWorldDataset(
         options.root,
         indices=SPLITS[split][: options.num_measured],
@@ -102,115 +108,125 @@ def people(options: MeasureOptions, split: str) -> FaceWorldDataset:
     return dataset
 
 
-def judges(weights: Path, test: FaceWorldDataset, device: torch.device) -> dict[str, Numbers]:
-    """Recognizer, face encoder, DINO, classifier and CLIP on every view of unseen people."""
-    unseen = Views.load(test, seed=1)
-    flat = torch.arange(len(unseen))
-    images = unseen.pictures(flat)
-    per_person = images.unflatten(0, (unseen.identities, -1))
-    recognizer, dino = (TimmEmbedder.from_folder(weights / name).to(device) for name in ("recognizer", "dino"))
-    vectors, alike = quality.embed(recognizer, per_person), quality.embed(dino, per_person)
+def measure_judges(weights: Path, test: FaceWorldDataset, device: torch.device) -> dict[str, Measures]:
+    """Recognizer, face encoder, DINO, classifier and CLIP on all views of test people."""
+    views = Views.load(test, seed=1)
+    indices = torch.arange(len(views))
+    images = views.pictures(indices)
+    per_person = images.unflatten(0, (views.num_identities, -1))
+    recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
+    dino = TimmEmbedder.from_folder(weights / "dino").to(device)
+    recognizer_embeds = quality.embed_views(recognizer, per_person)
+    dino_embeds = quality.embed_views(dino, per_person)
     shapes = np.stack([test.world.identity(index).shape_vector for index in test.indices])
     encoder = FaceEncoder.from_folder(weights / "encoder").eval().to(device)
     with torch.no_grad():
         features = torch.cat([encoder(part.to(device)).embedding.cpu() for part in images.split(64)])
-    features = F.normalize(features, dim=1).unflatten(0, (unseen.identities, -1))
+    encoder_embeds = F.normalize(features, dim=1).unflatten(0, (views.num_identities, -1))
     labels = [
-        {name: known[value] for name, known, value in zip(LABEL_NAMES._fields, LABEL_NAMES, row, strict=True)}
-        for row in unseen.labels_of(flat).tolist()
+        {name: names[label] for name, names, label in zip(LABEL_NAMES._fields, LABEL_NAMES, row, strict=True)}
+        for row in views.labels_of(indices).tolist()
     ]
+    classifier = load_classifier(str(weights / "classifier"), device=device)
     clip = ClipEmbedder.from_pretrained(weights / "clip").to(device)
-    said = [remove_identifier(text) for text in unseen.captions_of(flat, torch.Generator().manual_seed(0))]
-    seen, read = clip.embed_images(images), clip.embed_texts(said).cpu()
+    captions = views.sample_captions(indices, torch.Generator().manual_seed(0))
+    image_embeds = clip.embed_images(images)
+    text_embeds = clip.embed_texts([remove_identifier(caption) for caption in captions]).cpu()
+    correlation = quality.distance_correlation(recognizer_embeds.mean(1), shapes)
     return {
-        "recognizer": quality.verification(vectors) | {"spearman": quality.agreement(vectors.mean(1), shapes)},
-        "recognizer, plain views": quality.verification(vectors[:, 0::3]),
-        "face encoder, plain views": quality.verification(features[:, 0::3]),
-        "dino": quality.verification(alike),
-        "dino, plain views": quality.verification(alike[:, 0::3]),
-        "classifier": quality.attributes(load_classifier(str(weights / "classifier"), device=device), images, labels),
+        "recognizer": quality.verification(recognizer_embeds) | {"spearman": correlation},
+        "recognizer, plain views": quality.verification(recognizer_embeds[:, 0::3]),
+        "face encoder, plain views": quality.verification(encoder_embeds[:, 0::3]),
+        "dino": quality.verification(dino_embeds),
+        "dino, plain views": quality.verification(dino_embeds[:, 0::3]),
+        "classifier": quality.attribute_accuracy(classifier, images, labels),
         "clip": {
-            "own caption": float((seen * read).sum(1).mean()),
-            "other": float((seen * read.roll(7, 0)).sum(1).mean()),
+            "own caption": float((image_embeds * text_embeds).sum(1).mean()),
+            "other": float((image_embeds * text_embeds.roll(7, 0)).sum(1).mean()),
         },
     }
 
 
-def own_pictures(
-    options: MeasureOptions, base: StableDiffusion, test: FaceWorldDataset
-) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
-    """What the base draws, unpersonalized, for prompts of the training grammar."""
+def sample_prompts(options: MeasureOptions, test: FaceWorldDataset) -> list[str]:
+    """Captions of random views of test people, as prompts of the training grammar."""
     views = test.views_per_identity
-    picked = np.random.default_rng(options.seed).permutation(len(test) * views)[: options.num_generated]
-    prompts = [caption(test.view(*divmod(int(number), views))) for number in picked]
-    return quality.generate(base, prompts, seed=options.seed), prompts
+    indices = np.random.default_rng(options.seed).permutation(len(test) * views)[: options.num_generated]
+    return [caption(test.view(*divmod(int(index), views))) for index in indices]
 
 
-def pictures(
+def measure_base(
     options: MeasureOptions,
     base: StableDiffusion,
-    drawn: Float[Tensor, "n 3 h w"],
+    generated: Float[Tensor, "n 3 h w"],
     prompts: list[str],
     test: FaceWorldDataset,
     train: FaceWorldDataset,
     device: torch.device,
-) -> dict[str, Numbers]:
-    """The autoencoder, obedience to prompts in and out of training, and whether the base's faces are its own."""
-    weights = Path(options.weights)
-    judge = load_classifier(str(weights / "classifier"), device=device)
-    recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
-    held_out = [
-        caption(sample_nuisances(np.random.default_rng(0)).replace(style=style, context=context))
-        for style, context in HELD_OUT_PAIRS
-    ] * max(1, options.num_generated // len(HELD_OUT_PAIRS))
-    new = quality.attributes(judge, quality.generate(base, held_out, seed=7000), quality.asked(held_out))
-    photos = [number for number, asked in enumerate(quality.asked(prompts)) if asked["style"] == "photo"]
-    nobody = quality.generate(base, [CLASS_PROMPT] * OWN_FACES, seed=9000)
+) -> dict[str, Measures]:
+    """Reconstruction, how pictures follow prompts in and out of training, and whether generated faces are new.
 
-    def first_views(dataset: FaceWorldDataset) -> Tensor:
+    Args:
+        generated: a picture of the base for each of the prompts.
+    """
+    weights = Path(options.weights)
+    classifier = load_classifier(str(weights / "classifier"), device=device)
+    recognizer = TimmEmbedder.from_folder(weights / "recognizer").to(device)
+    view = sample_nuisances(np.random.default_rng(0))
+    held_out_prompts = [caption(view.replace(style=style, context=context)) for style, context in HELD_OUT_PAIRS]
+    held_out_prompts *= max(1, options.num_generated // len(HELD_OUT_PAIRS))
+    held_out_labels = quality.prompt_labels(held_out_prompts)
+    held_out_pictures = quality.generate(base, held_out_prompts, seed=7000)
+    held_out = quality.attribute_accuracy(classifier, held_out_pictures, held_out_labels)
+    labels = quality.prompt_labels(prompts)
+    photos = [index for index, label in enumerate(labels) if label["style"] == "photo"]
+    faces = quality.generate(base, [CLASS_PROMPT] * NUM_FACES, seed=9000)
+
+    def embed_first_views(dataset: FaceWorldDataset) -> Tensor:
         return recognizer.embed_images(torch.from_numpy(dataset.images[:, 0]).float() / 255)
 
-    some = torch.from_numpy(test.images[: max(1, 256 // test.views_per_identity)]).flatten(0, 1).float() / 255
+    test_images = torch.from_numpy(test.images[: max(1, 256 // test.views_per_identity)]).flatten(0, 1).float() / 255
     return {
-        "autoencoder": quality.reconstruction(base, some),
-        "base, prompts in training": quality.attributes(judge, drawn, quality.asked(prompts)),
-        "base, held-out pairs": {"style": new["style"], "context": new["context"]},
-        "base, photos": {"face found": float(quality.faces_found(MTCNN(device=device), drawn[photos]).mean())},
+        "autoencoder": quality.reconstruction(base, test_images),
+        "base, prompts in training": quality.attribute_accuracy(classifier, generated, labels),
+        "base, held-out pairs": {"style": held_out["style"], "context": held_out["context"]},
+        "base, photos": {"face found": float(quality.detect_faces(MTCNN(device=device), generated[photos]).mean())},
         "base, own faces": quality.novelty(
-            recognizer.embed_images(nobody), first_views(test)[:OWN_FACES], first_views(train)
+            recognizer.embed_images(faces), embed_first_views(test)[:NUM_FACES], embed_first_views(train)
         ),
     }
 
 
-def trained_on(hypernet: Path, base: StableDiffusion) -> bool:
-    """Whether a hypernetwork lies there and is of this base; `make base` may have made another since."""
-    file = hypernet / "config.json"
-    if not file.is_file():
+def is_trained_on(hypernet: Path, base: StableDiffusion) -> bool:
+    """Whether there is a hypernetwork that was trained on this base."""
+    config = hypernet / "config.json"
+    if not config.is_file():
         return False
-    of = json.loads(file.read_text())["base_digest"]
-    if of != base.digest:
-        print(f"{hypernet} was trained on base {of}, not on {base.digest}: it is not measured")
-    return of == base.digest
+    base_digest = json.loads(config.read_text())["base_digest"]
+    if base_digest != base.digest:
+        print(f"{hypernet} was trained on base {base_digest}, not on {base.digest}: it is not measured")
+    return base_digest == base.digest
 
 
-def hypernetwork(options: MeasureOptions, base: StableDiffusion, training: HypernetTraining) -> dict[str, Numbers]:
-    """The validation of its own training on test identities: denoising under one's own theta less another's.
+def measure_hypernet(options: MeasureOptions, base: StableDiffusion, training: HypernetTraining) -> dict[str, Measures]:
+    """The validation of a hypernetwork's training, on test people: the denoising loss with their own and another theta.
 
     Args:
-        options: whose people, pictures and weights are measured.
-        training: whose targets, timesteps and draws these are.
+        options: people, pictures and weights.
+        training: targets, timesteps and draws.
     """
-    weights, seed = Path(options.weights), training.seed
+    weights = Path(options.weights)
     hypernet = load_hypernet(
         weights / "hypernet", encoder=str(weights / "encoder"), base_name=base.name, base_digest=base.digest
     )
-    where = {"root": options.root, "resolution": options.resolution, "render_workers": options.num_workers}
-    faces = replace(training.faces, **where)
+    faces = replace(
+        training.faces, root=options.root, resolution=options.resolution, render_workers=options.num_workers
+    )
     dataset = rendered_people(faces, indices=list(SPLITS["test"][: options.num_measured]))
     people = FaceworldFaces(dataset, target_views=faces.target, seed=faces.seed)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
-    known = training.options
-    losses = PretrainingOptions(beta=0.0, timesteps=known.timesteps, num_val_draws=known.num_val_draws)
+    losses = PretrainingOptions(
+        beta=0.0, timesteps=training.options.timesteps, num_val_draws=training.options.num_val_draws
+    )
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=1,
@@ -219,9 +235,9 @@ def hypernetwork(options: MeasureOptions, base: StableDiffusion, training: Hyper
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    batches = FaceLoader(people, batch_size=training.batch_size, shuffle=False, seed=seed)
-    stage = HyperNetPretraining(personalized, hypernet, options=losses, seed=seed)
-    (scores,) = trainer.validate(stage, batches, verbose=False)
+    loader = FaceLoader(people, batch_size=training.batch_size, shuffle=False, seed=training.seed)
+    stage = HyperNetPretraining(personalized, hypernet, options=losses, seed=training.seed)
+    (scores,) = trainer.validate(stage, loader, verbose=False)
     personalized.detach()
     return {
         "hypernetwork, test identities": {

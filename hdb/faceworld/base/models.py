@@ -1,4 +1,4 @@
-"""How large each network of the base is: the classes of Stable Diffusion 1.5 and of timm, small, random weights."""
+"""The networks of the base with random weights: small versions of the classes of Stable Diffusion 1.5 and of timm."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import CLIPConfig, CLIPTokenizer
 
 from hdb.faceworld.captions import VOCABULARY
 
-TEXT_LENGTH = 36  # tokens of the longest caption, with room
+TEXT_LENGTH = 36  # tokens; the longest caption has 33
 DOWNSAMPLING = 8
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how CLIPTokenizer splits text
 
 
 def autoencoder(resolution: int) -> AutoencoderKL:
-    """8x8 pixels -> one latent cell of 24 numbers: so many components of a patch keep 29 dB, before any training.
+    """8x8 pixels -> one latent position of 24 numbers.
 
-    Two groups, since the norm before the last convolution must have channels to spare (see `principal`).
+    With two groups the norm before the last convolution is nearly linear, as `principal` needs it.
     """
     return AutoencoderKL(
         in_channels=3,
@@ -41,7 +41,7 @@ def autoencoder(resolution: int) -> AutoencoderKL:
 
 
 def denoiser(resolution: int) -> UNet2DConditionModel:
-    """UNet with attention at every level; identity sits at the finest one.
+    """UNet with attention at every level, as the finest one decides identity.
 
     64 px: 8x8 and 4x4 latents, 6.8 M parameters, 0.22 GMAC. 128 px: 16x16, 8x8 and 4x4.
     """
@@ -55,13 +55,13 @@ def denoiser(resolution: int) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D",) * len(channels),
         layers_per_block=1,
         cross_attention_dim=128,
-        attention_head_dim=4,  # diffusers keeps SD 1.5's misnomer: this is the number of heads
+        attention_head_dim=4,  # in diffusers this is the number of heads, as in the config of SD 1.5
         norm_num_groups=32,
     )
 
 
 def noise_scheduler() -> DDPMScheduler:
-    """SD 1.5's betas. Predicts velocity: at few latents the noise alone says too little about the picture."""
+    """SD 1.5's betas, but predicting velocity: with few latents the noise alone says little about the picture."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
@@ -76,7 +76,7 @@ def noise_scheduler() -> DDPMScheduler:
 def tokenizer() -> CLIPTokenizer:
     """CLIP's byte-pair encoding, trained on the words of faceworld's captions until each is one token.
 
-    Every printable character is in the vocabulary, so a word from outside the captions still has a spelling.
+    The vocabulary holds every printable character, so that other words can be spelled.
     """
     start, end = "<|startoftext|>", "<|endoftext|>"
     trained = Tokenizer(BPE(unk_token=end, end_of_word_suffix="</w>"))
@@ -98,7 +98,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def clip(resolution: int, tokenizer: CLIPTokenizer) -> CLIPConfig:
-    """This world's CLIP: the text tower becomes the base's text encoder, both towers together a judge."""
+    """The config of this world's CLIP. Its text tower becomes the text encoder of the base."""
     wide = resolution >= 128
     return CLIPConfig(
         text_config={
@@ -127,10 +127,7 @@ def clip(resolution: int, tokenizer: CLIPTokenizer) -> CLIPConfig:
 
 
 def face_encoder(resolution: int) -> dict[str, Any]:
-    """timm name and arguments of the hypernetwork's eyes.
-
-    At 64 px a small residual network, which two CPU cores can train; at 128 px, on a GPU, a ViT.
-    """
+    """timm arguments of the face encoder: at 64 px a small residual network, for training on a CPU; else a ViT."""
     if resolution < 128:
         return {"model": "resnet10t", "num_classes": 192, "channels": (32, 64, 128, 256), "stem_width": 24}
     return {
@@ -147,7 +144,7 @@ def face_encoder(resolution: int) -> dict[str, Any]:
 
 
 def recognizer(resolution: int) -> tuple[str, dict[str, Any]]:
-    """timm name and arguments of the judge of identity: a residual network, so nothing like the face encoder."""
+    """timm name and arguments of the judge of identity."""
     return "resnet10t", {"num_classes": 128, "channels": (32, 64, 128, 256), "stem_width": 32}
 
 

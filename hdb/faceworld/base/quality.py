@@ -1,4 +1,4 @@
-"""What each part of the base reached, measured on people that no training saw."""
+"""Measures of the base's networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from hdb.diffusion.sampling import SamplingOptions, draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.captions import parse
-from hdb.losses import diffusion_loss
 from hdb.metrics.networks import AttributeClassifier
 from hdb.metrics.similarity import ImageEmbedder
 
@@ -25,47 +24,26 @@ from hdb.metrics.similarity import ImageEmbedder
 def reconstruction(
     base: StableDiffusion, images: Float[Tensor, "n 3 h w"], *, batch_size: int = 32
 ) -> dict[str, float]:
-    """PSNR in dB (mean over pictures) and SSIM of pictures that went through the autoencoder and back."""
+    """PSNR in dB, averaged over pictures, and SSIM of the autoencoder's reconstructions."""
     decoded = torch.cat([base.decode_latents(base.encode_images(part)) for part in images.split(batch_size)]).to(images)
     psnr = peak_signal_noise_ratio(decoded, images, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
     return {"psnr": float(psnr), "ssim": float(structural_similarity_index_measure(decoded, images, data_range=1.0))}
 
 
-@torch.no_grad()
-def denoising(
-    base: StableDiffusion, images: Float[Tensor, "n 3 h w"], captions: Sequence[str], *, seed: int = 0
-) -> dict[str, float]:
-    """The denoising loss of pictures under their captions, at timesteps spread evenly; of all and by quarter of noise.
-
-    The same draws at every call, so two bases of the same latents can be compared. Other latents have other losses.
-    """
-    generator, losses = torch.Generator().manual_seed(seed), []
-    timesteps = (torch.randperm(len(images), generator=generator) + 0.5) / len(images)
-    for start in range(0, len(images), 64):
-        part = slice(start, start + 64)
-        latents = base.encode_images(images[part])
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        steps = (timesteps[part] * base.num_train_timesteps).long().to(latents.device)
-        noisy = base.add_noise(latents, noise, steps)
-        noise_pred = base.predict_noise(noisy, steps, base.encode_prompts(list(captions[part])))
-        losses.append(diffusion_loss(noise_pred, base.denoising_target(latents, noise, steps), reduction="none").cpu())
-    loss, quarter = torch.cat(losses), (timesteps * 4).long()
-    return {"loss": float(loss.mean())} | {
-        f"{k / 4:.2f} to {(k + 1) / 4:.2f}": float(loss[quarter == k].mean()) for k in range(4)
-    }
-
-
 def verification(vectors: Float[Tensor, "people views d"]) -> dict[str, float]:
-    """How well unit vectors tell people apart: every pair of pictures, and the nearest of one picture of each.
+    """How well unit vectors tell people apart.
 
-    `tar_at_1_far` is the share of same-person pairs above the threshold that 1 % of the pairs of strangers pass;
-    `rank_1` the share of last views whose nearest first view, among all people's, is their own.
+    Returns:
+        `auc` of all pairs of pictures; `tar_at_1_far`, the share of pairs of one person above the threshold that 1 % of
+        the pairs of different people pass; `rank_1`, the share of people whose last view is nearest to their own first
+        view; `same` and `different`, mean similarities.
     """
     people, views, d = vectors.shape
     flat = vectors.reshape(-1, d)
-    who = torch.arange(people).repeat_interleave(views)
+    identities = torch.arange(people).repeat_interleave(views)
     first, second = torch.triu_indices(len(flat), len(flat), 1)
-    similarity, same = (flat @ flat.T)[first, second], (who[first] == who[second]).long()
+    similarity = (flat @ flat.T)[first, second]
+    same = (identities[first] == identities[second]).long()
     false_accepts, true_accepts, _ = binary_roc((similarity + 1) / 2, same)
     nearest = (vectors[:, -1] @ vectors[:, 0].T).argmax(1)
     return {
@@ -77,24 +55,24 @@ def verification(vectors: Float[Tensor, "people views d"]) -> dict[str, float]:
     }
 
 
-def agreement(vectors: Float[Tensor, "people d"], traits: Float[np.ndarray, "people p"]) -> float:
-    """Spearman correlation of two kinds of distance between people: of their unit vectors, and of their true shapes."""
-    true = torch.cdist(torch.from_numpy(traits), torch.from_numpy(traits))
+def distance_correlation(vectors: Float[Tensor, "people d"], shapes: Float[np.ndarray, "people p"]) -> float:
+    """Spearman correlation of the distances between people by an embedding with those between their true shapes."""
+    unit = F.normalize(vectors, dim=1)
+    embedding_distances = 1 - unit @ unit.T
+    shape_distances = torch.cdist(torch.from_numpy(shapes), torch.from_numpy(shapes))
     first, second = torch.triu_indices(len(vectors), len(vectors), 1)
-    seen = 1 - F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
-    return float(spearman_corrcoef(seen[first, second], true[first, second]))
+    return float(spearman_corrcoef(embedding_distances[first, second], shape_distances[first, second]))
 
 
-def attributes(
+def attribute_accuracy(
     classifier: AttributeClassifier, images: Float[Tensor, "n 3 h w"], labels: Sequence[dict[str, str]]
 ) -> dict[str, float]:
-    """Share of pictures in which the classifier sees the style, context, accessory and expression they should have."""
-    answers = classifier.predict(images)
-    return {
-        question: sum(given == right[question] for given, right in zip(answers[question], labels, strict=True))
-        / len(labels)
-        for question in answers
-    }
+    """Share of pictures in which the classifier sees the style, context, accessory and expression of their labels."""
+    accuracies = {}
+    for question, answers in classifier.predict(images).items():
+        hits = [answer == label[question] for answer, label in zip(answers, labels, strict=True)]
+        accuracies[question] = sum(hits) / len(labels)
+    return accuracies
 
 
 def generate(
@@ -106,26 +84,29 @@ def generate(
     guidance_scale: float = 3.0,
     num_inference_steps: int = 20,
 ) -> Float[Tensor, "n 3 h w"]:
-    """One picture per prompt, without any personal weights, on the CPU."""
-    pictures, sampling = [], SamplingOptions(num_inference_steps, guidance_scale)
+    """One picture per prompt by the base alone, on the CPU."""
+    sampling = SamplingOptions(num_inference_steps, guidance_scale)
+    pictures = []
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
         pictures.append(draw(base, part, seeds=range(seed + start, seed + start + len(part)), sampling=sampling))
     return torch.cat(pictures)
 
 
-def asked(prompts: Sequence[str]) -> list[dict[str, str]]:
-    """What each prompt asks for, as `attributes` takes it."""
+def prompt_labels(prompts: Sequence[str]) -> list[dict[str, str]]:
+    """The labels that each prompt asks for."""
     return [parse(prompt)._asdict() for prompt in prompts]
 
 
 def novelty(
     generated: Float[Tensor, "n d"], unseen: Float[Tensor, "m d"], training: Float[Tensor, "k d"]
 ) -> dict[str, float]:
-    """Are the base's own faces new, and as different from each other as people are? Both 1 where they are.
+    """Whether faces that the base generates are new and diverse, compared with renders of unseen people.
 
-    `distance_ratio`: median distance of a generated face to the nearest training person, over that of renders of
-    unseen people. `spread_ratio`: median distance of two generated faces, over that of two unseen people.
+    Returns:
+        `distance_ratio`, the median distance of a generated face to the nearest training person, over that of an unseen
+        person; `spread_ratio`, the median distance of two generated faces, over that of two unseen people. Both are
+        about 1 for new and diverse faces.
     """
 
     def nearest(vectors: Tensor) -> Tensor:
@@ -141,13 +122,15 @@ def novelty(
     }
 
 
-def embed(embedder: ImageEmbedder, images: Float[Tensor, "people views 3 h w"]) -> Float[Tensor, "people views d"]:
-    """Vectors of every person's views."""
+def embed_views(
+    embedder: ImageEmbedder, images: Float[Tensor, "people views 3 h w"]
+) -> Float[Tensor, "people views d"]:
+    """Embeddings of all views of all people."""
     return embedder.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def faces_found(detector: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Bool[np.ndarray, " n"]:
-    """In which pictures MTCNN finds a face, at four times their size: it wants faces of 20 px and more."""
+def detect_faces(detector: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Bool[np.ndarray, " n"]:
+    """Whether MTCNN finds a face in each picture, enlarged to 256 px because it misses faces below 20 px."""
     large = F.interpolate(images, scale_factor=256 / images.shape[-1], mode="bicubic").clamp(0, 1)
     boxes, _ = detector.detect((large * 255).round().permute(0, 2, 3, 1).cpu().numpy())
-    return np.array([found is not None for found in boxes])
+    return np.array([box is not None for box in boxes])

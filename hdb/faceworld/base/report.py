@@ -1,4 +1,4 @@
-"""The page beside faceworld's weights: what was measured, what was trained and what that saw, and the pictures."""
+"""The report beside faceworld's weights: measures, records of the trainings, and pictures."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from hdb.faces.splits import Splits
 from hdb.faceworld.world import SPLITS
 from hdb.training.curves import Curve, read_curve
 
-# Title, file beside the weights, words above it; a file that is not there is not shown.
+# Title, file beside the weights, text above it. Files that do not exist are left out.
 PICTURES = (
     ("Curves", "curves.png", "The loss of each training that left its curve."),
     ("The base's own pictures", "samples.png", "Unpersonalized, for prompts of the training grammar; none was chosen."),
@@ -22,8 +22,7 @@ PICTURES = (
         "outputs/sheet/grid.png at half its size.",
     ),
 )
-# The same of pages, after the pictures.
-PAGES = (
+PAGES = (  # as PICTURES
     (
         "Ablations",
         "ablations.md",
@@ -33,54 +32,63 @@ PAGES = (
     ("Notes", "notes.md", ""),
 )
 CURVES_FILE = "curves.json"  # beside the weights: name -> curve
-SEEN = ("identities", "pictures", "styles", "pairs")  # what a training writes down of its data
+DATA_COLUMNS = ("identities", "pictures", "styles", "pairs")  # what a training records of its data, under "seen"
 
 
-def records(weights: Path, trainings: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, dict], dict[str, Curve]]:
-    """What the trainings of the networks that lie here wrote down: steps, seconds and what was seen; and their curves.
+def training_records(
+    weights: Path, trainings: Mapping[str, tuple[Path, str]]
+) -> tuple[dict[str, dict], dict[str, Curve]]:
+    """Records (steps, seconds, data) and loss curves of the trainings of some networks.
 
-    What report.json and curves.json say already stays, since the trainings of shipped weights are on another machine.
+    Entries of report.json and curves.json are kept where there is no newer one: the trainings of shipped weights are on
+    another machine.
 
     Args:
         weights: the folder of networks.
-        trainings: name -> the training's folder, and the network's within `weights`. A training of other weights than
-            these does not count.
+        trainings: name -> the folder of the training, and that of the network within `weights`. A training of other
+            weights than these is left out.
     """
-    files = weights / "report.json", weights / CURVES_FILE
-    report, curves = (json.loads(file.read_text()) if file.is_file() else {} for file in files)
-    trained = report.get("trained", {})
+    trained = read_json(weights / "report.json").get("trained", {})
+    curves = read_json(weights / CURVES_FILE)
     for name, (folder, network) in trainings.items():
         record = part_record(folder) or hypernet_record(folder)
-        if record and record["weights"] == weights_digest(weights / network):
-            trained[name], curves[name] = record, read_curve(folder)
+        if record and record["weights"] == safetensors_digest(weights / network):
+            trained[name] = record
+            curves[name] = read_curve(folder)
     return trained, curves
 
 
+def read_json(file: Path) -> dict:
+    """The content of a JSON file; {} where there is none."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def part_record(folder: Path) -> dict | None:
-    """Of a finished training of a part of the base."""
+    """The record of a finished training of a part of the base."""
     if not (folder / "done.json").is_file():
         return None
     return json.loads((folder / "done.json").read_text())
 
 
 def hypernet_record(folder: Path) -> dict | None:
-    """Of a finished training of a hypernetwork on faceworld; whom it saw is in its splits."""
+    """The record of a finished training of a hypernetwork on faceworld; its people are those of its splits."""
     if not (folder / "metrics.json").is_file():
         return None
-    metrics, splits = json.loads((folder / "metrics.json").read_text()), Splits.load(folder / SPLITS_FILE)
+    metrics = read_json(folder / "metrics.json")
+    splits = Splits.load(folder / SPLITS_FILE)
     if not splits.data.startswith("faceworld"):
         return None
     people = [int(name) for name in splits.train]
     return {
         "steps": metrics["step"],
         "seconds": round(metrics["seconds"]),
-        "weights": weights_digest(folder / "hypernet"),
+        "weights": safetensors_digest(folder / "hypernet"),
         "seen": {"identities": [min(people), max(people)]},
     }
 
 
-def weights_digest(folder: Path) -> str:
-    """Sixteen hex digits of the safetensors in a folder."""
+def safetensors_digest(folder: Path) -> str:
+    """Sixteen hex digits of the sha256 of all safetensors in a folder."""
     sha = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         sha.update(file.read_bytes())
@@ -88,7 +96,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def markdown(report: dict, weights: Path) -> str:
-    """The report as a page, with the pictures and pages that lie beside the weights, notes.md last."""
+    """The report as Markdown, with the pictures and pages that lie beside the weights."""
     lines = [
         f"# What these weights reach\n\n{report['resolution']} px, measured on test identities, {report['device']}.\n"
     ]
@@ -96,20 +104,20 @@ def markdown(report: dict, weights: Path) -> str:
     lines += [
         f"| {part} | {name} | {value:.3f} |" for part, row in report["measured"].items() for name, value in row.items()
     ]
-    lines += [f"\n| training | steps | seconds | {' | '.join(SEEN)} |", "|---" * (3 + len(SEEN)) + "|"]
+    lines += [f"\n| training | steps | seconds | {' | '.join(DATA_COLUMNS)} |", "|---" * (3 + len(DATA_COLUMNS)) + "|"]
     for name, training in report["trained"].items():
-        seen = dict.fromkeys(SEEN, "") | training["seen"]  # a hypernetwork knows its people only
-        seen["identities"] = "{} to {}".format(*seen["identities"])
-        if seen["styles"]:
-            seen["styles"] = len(seen["styles"])
-        cells = [name, training["steps"], training["seconds"], *(seen[what] for what in SEEN)]
+        data = dict.fromkeys(DATA_COLUMNS, "") | training["seen"]  # a hypernetwork records its people only
+        data["identities"] = "{} to {}".format(*data["identities"])
+        if data["styles"]:
+            data["styles"] = len(data["styles"])
+        cells = [name, training["steps"], training["seconds"], *(data[column] for column in DATA_COLUMNS)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     test = SPLITS["test"]
     lines.append(f"\nTest identities are {test[0]} to {test[-1]}; pairs are of style and context.")
-    for title, name, words in PICTURES:
+    for title, name, text in PICTURES:
         if (weights / name).is_file():
-            lines.append(f"\n## {title}\n\n{words}\n\n![{title}]({name})")
-    for title, name, words in PAGES:
+            lines.append(f"\n## {title}\n\n{text}\n\n![{title}]({name})")
+    for title, name, text in PAGES:
         if (weights / name).is_file():
-            lines.append(f"\n## {title}\n\n{words}{(weights / name).read_text().rstrip()}")
+            lines.append(f"\n## {title}\n\n{text}{(weights / name).read_text().rstrip()}")
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""Claims about the trainings of faceworld's base, on a handful of noise pictures of real people and captions."""
+"""The trainings of faceworld's base, on a few noise pictures with true captions."""
 
 import copy
 import dataclasses
@@ -16,11 +16,11 @@ from transformers import CLIPTokenizer
 
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import models, quality
+from hdb.faceworld.base.augmentation import color_jitter, random_crops, swap_backgrounds
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
-from hdb.faceworld.base.part import crops, elsewhere, jitter
 from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
 from hdb.faceworld.base.views import Views
@@ -58,7 +58,7 @@ def small_classifier(views: Views, num_steps: int) -> ClassifierTraining:
 
 def denoiser(views: Views, folder, num_steps: int) -> DenoiserTraining:
     parts = tiny_parts(folder)
-    part = DenoiserTraining(
+    return DenoiserTraining(
         views,
         unet=parts["unet"],
         autoencoder=parts["vae"],
@@ -67,7 +67,6 @@ def denoiser(views: Views, folder, num_steps: int) -> DenoiserTraining:
         num_steps=num_steps,
         **SETTINGS,
     )
-    return part
 
 
 def trainer(steps: int, *callbacks: Callback) -> Trainer:
@@ -107,27 +106,29 @@ def test_saved_tokenizer_reads_captions_as_the_trained_one(views, tmp_path):
 
 
 def test_an_epoch_shows_every_picture_once_and_depends_on_the_step_alone(views):
-    batches = [views.pick(step, 5, seed=1) for step in range(4)]
+    batches = [views.batch_indices(step, 5, seed=1) for step in range(4)]
     assert sorted(torch.cat(batches).tolist()) == list(range(20))
-    assert torch.equal(views.pick(2, 5, seed=1), batches[2])
-    assert not torch.equal(views.pick(2, 5, seed=2), batches[2])
-    assert not torch.equal(torch.cat([views.pick(step, 5, seed=1) for step in range(4, 8)]), torch.cat(batches))
+    assert torch.equal(views.batch_indices(2, 5, seed=1), batches[2])
+    assert not torch.equal(views.batch_indices(2, 5, seed=2), batches[2])
+    assert not torch.equal(
+        torch.cat([views.batch_indices(step, 5, seed=1) for step in range(4, 8)]), torch.cat(batches)
+    )
 
 
 def test_identifier_has_no_meaning():
     assert remove_identifier("a [V] face smiling, oil painting") == "a face smiling, oil painting"
 
 
-def test_whole_crop_and_no_jitter_change_nothing(views):
+def test_whole_crops_and_no_jitter_change_nothing(views):
     images = views.pictures(torch.arange(4))
-    whole = crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0))
+    whole = random_crops(images, scale=(1.0, 1.0), size=SIZE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(whole, images, atol=1e-4, rtol=0)
-    torch.testing.assert_close(jitter(images, strength=0.0, generator=torch.Generator()), images)
+    torch.testing.assert_close(color_jitter(images, strength=0.0, generator=torch.Generator()), images)
 
 
-def test_elsewhere_keeps_the_middle_and_takes_the_rim_from_another_picture():
+def test_swapped_backgrounds_keep_the_middle_and_take_the_rim_from_another_picture():
     images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, SIZE, SIZE)
-    moved = elsewhere(images, generator=torch.Generator().manual_seed(0))
+    moved = swap_backgrounds(images, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(moved[..., SIZE // 2, SIZE // 2], images[..., 0, 0], atol=1e-3, rtol=0)
     rim = moved[:, 0, 0, 0]
     torch.testing.assert_close(rim.sort().values, images[:, 0, 0, 0], atol=1e-3, rtol=0)
@@ -140,7 +141,7 @@ def test_prototypes_answer_with_cosines():
     torch.testing.assert_close(outputs.diagonal(), torch.ones(3))
 
 
-def test_part_resumed_at_any_step_ends_where_an_uninterrupted_one_ends(views, tmp_path):
+def test_a_training_resumed_at_any_step_ends_where_an_uninterrupted_one_ends(views, tmp_path):
     whole = small_classifier(views, 4)
     start = copy.deepcopy(whole.state_dict())
     trainer(4).fit(whole)
@@ -234,10 +235,10 @@ def test_perfect_vectors_verify_perfectly_and_random_ones_do_not():
     assert 0.45 < found["auc"] < 0.55 and found["rank_1"] < 0.2 and found["tar_at_1_far"] < 0.1
 
 
-def test_agreement_is_one_for_the_truth_itself():
+def test_distance_correlation_is_one_for_the_true_shapes():
     angles = torch.tensor([0.0, 0.1, 0.23, 0.45, 0.71, 1.0, 1.4])  # no two pairs equally far apart
     vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert quality.agreement(vectors, angles[:, None].numpy()) > 0.999
+    assert quality.distance_correlation(vectors, angles[:, None].numpy()) > 0.999
 
 
 def test_copies_of_training_faces_are_not_new():
@@ -302,8 +303,8 @@ def test_margin_softmax_is_lowest_where_people_are_apart_and_their_pictures_toge
 
 
 def test_a_batch_of_people_holds_several_views_of_each(views):
-    picked = views.pick_people(3, people=2, views=3, seed=0)
-    who = views.identities_of(picked).reshape(2, 3)
-    assert (who == who[:, :1]).all() and who[0, 0] != who[1, 0]
-    assert len(set(picked.tolist())) == 6
-    assert torch.equal(picked, views.pick_people(3, people=2, views=3, seed=0))
+    indices = views.people_indices(3, 2, num_views=3, seed=0)
+    identities = views.identities_of(indices).reshape(2, 3)
+    assert (identities == identities[:, :1]).all() and identities[0, 0] != identities[1, 0]
+    assert len(set(indices.tolist())) == 6
+    assert torch.equal(indices, views.people_indices(3, 2, num_views=3, seed=0))

@@ -52,7 +52,7 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
 
     def measured(**changes: str) -> dict[str, float]:
         Path("mine.yaml").write_text(yaml.safe_dump(settings | changes))
-        (row,) = measure.hypernetwork(config, tiny_diffusion, command.training_of(config.pretrain)).values()
+        (row,) = measure.measure_hypernet(config, tiny_diffusion, command.training_of(config.pretrain)).values()
         return row
 
     row = measured()
@@ -75,7 +75,7 @@ def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(
     known = {"dino": {"steps": 4, "seconds": 5, "seen": seen}}
     (weights / "report.json").write_text(json.dumps({"trained": known}))
     (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
-    monkeypatch.setattr(measure, "OWN_FACES", 2)
+    monkeypatch.setattr(measure, "NUM_FACES", 2)
     elsewhere, placed, to = torch.device("cpu", 0), {}, torch.nn.Module.to  # a CPU that is not the default one
     monkeypatch.setattr(measure, "select_device", lambda accelerator: elsewhere)
 

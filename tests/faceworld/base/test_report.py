@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import base
-from hdb.faceworld.base.report import markdown, records
+from hdb.faceworld.base.report import markdown, training_records
 from hdb.faceworld.view import sample_view
 from hdb.training.curves import curves_sheet, read_curve, running_mean
 
@@ -38,15 +38,15 @@ def test_a_training_is_told_of_where_its_weights_are_those_that_lie_there(call, 
     assert call(base, *WORDS, *PARTS, f"root={tmp_path}/data") == 0
     weights, run = Path("outputs/base/weights"), Path("outputs/base/classifier")
     here = {"classifier": (run, "classifier"), "hypernetwork": (Path("pretrain"), "hypernet")}
-    trained, curves = records(weights, here)
+    trained, curves = training_records(weights, here)
     assert list(trained) == list(curves) == ["classifier"]
     assert trained["classifier"]["steps"] == 3 and [step for step, _ in curves["classifier"]] == [1, 2, 3]
-    assert records(weights, {"classifier": (run, "encoder")}) == ({}, {})
+    assert training_records(weights, {"classifier": (run, "encoder")}) == ({}, {})
 
     (weights / "report.json").write_text(json.dumps({"trained": {"classifier": {"steps": 7}, "text": {"steps": 8}}}))
-    trained, _ = records(weights, {})  # as in a clone, where no training lies
+    trained, _ = training_records(weights, {})  # as in a clone, where no training lies
     assert trained == {"classifier": {"steps": 7}, "text": {"steps": 8}}
-    trained, _ = records(weights, here)
+    trained, _ = training_records(weights, here)
     assert trained["classifier"]["steps"] == 3 and trained["text"] == {"steps": 8}
 
 
@@ -60,14 +60,14 @@ def test_a_hypernetwork_is_told_of_if_it_was_trained_on_faceworld_and_lies_there
     splits = {"train": ["2", "0", "1"], "val": ["5"], "test": ["7"], "data": "faceworld of seed 0"}
     (run / "splits.json").write_text(json.dumps(splits))
     here = {"hypernetwork": (run, "hypernet")}
-    (record,), curves = records(weights, here)[0].values(), records(weights, here)[1]
+    (record,), curves = training_records(weights, here)[0].values(), training_records(weights, here)[1]
     assert (record["steps"], record["seconds"], record["seen"]) == (9, 4, {"identities": [0, 2]})
     assert curves == {"hypernetwork": [[1, 0.5]]}
     (run / "splits.json").write_text(json.dumps(splits | {"data": "photos"}))
-    assert records(weights, here) == ({}, {})
+    assert training_records(weights, here) == ({}, {})
     (run / "splits.json").write_text(json.dumps(splits))
     (weights / "hypernet" / "model.safetensors").write_bytes(b"another")
-    assert records(weights, here) == ({}, {})
+    assert training_records(weights, here) == ({}, {})
 
 
 def test_the_page_shows_the_pictures_that_are_there(tmp_path):

@@ -1,4 +1,4 @@
-"""The trainings of faceworld's base one after the other: how each part is built, fitted, resumed and recorded."""
+"""The parts of faceworld's base: how each is built, trained, resumed and recorded."""
 
 import json
 import time
@@ -13,16 +13,17 @@ from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from transformers import CLIPTextModel
 
 from hdb.faceworld.base import models
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining
-from hdb.faceworld.base.part import OPTIMIZERS, Part
-from hdb.faceworld.base.report import weights_digest
+from hdb.faceworld.base.report import safetensors_digest
 from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
-from hdb.faceworld.base.text import TextTraining, text_encoder_of
+from hdb.faceworld.base.text import TextTraining
+from hdb.faceworld.base.training import OPTIMIZERS, PartTraining
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.world import SPLITS
@@ -37,7 +38,7 @@ from hdb.training.curves import write_curve
 from hdb.training.device import accelerator_field, precision_field, select_device, synchronized_time
 from hdb.training.stopping import StopBetweenSteps
 
-# In the order of training: the denoiser needs the two before it. Part -> its folder among the weights.
+# Part -> its folder within the weights, in the order of training: the denoiser needs the two parts before it.
 PARTS = {
     "autoencoder": "base/vae",
     "text": "clip",
@@ -47,15 +48,16 @@ PARTS = {
     "dino": "dino",
     "classifier": "classifier",
 }
-NETWORKS = PARTS | {"denoiser": "base/unet"}  # where alone its own weights are
+NETWORKS = PARTS | {"denoiser": "base/unet"}  # folders that hold the weights of one part alone
 CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
 @dataclass
 class PartOptions:
-    """How one network of faceworld's base is trained; `share` is its part of `minutes` where those are given.
+    """How one network of faceworld's base is trained.
 
-    `optimizer` is adamw or muon, which bears a rate ten times that of the other.
+    `share` is its share of `minutes`, where those are given. `optimizer` is adamw or muon, which takes a rate ten times
+    that of adamw.
     """
 
     steps: int = number_field(1000, ge=1)
@@ -66,8 +68,8 @@ class PartOptions:
 
 
 @dataclass
-class WorldBaseOptions:
-    """What all trainings of the base share, and how each is trained. `minutes` bounds all of it, null takes steps."""
+class BaseTrainingOptions:
+    """How the parts of the base are trained. `minutes` is the time for all parts together; null counts steps."""
 
     root: str = "data/faceworld"
     resolution: int = number_field(128, ge=16)
@@ -89,7 +91,7 @@ class WorldBaseOptions:
     seed: int = seed_field()
 
     def part(self, name: str) -> PartOptions:
-        """How one part is trained."""
+        """The options of one part."""
         return {
             "autoencoder": self.autoencoder,
             "text": self.text,
@@ -101,8 +103,8 @@ class WorldBaseOptions:
         }[name]
 
 
-def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
-    """The first people of the training split, rendered as far as they are not on disk."""
+def training_people(options: BaseTrainingOptions) -> FaceWorldDataset:
+    """The first people of the training split; renders those that are not on disk yet."""
     dataset = FaceWorldDataset(
         options.root,
         indices=SPLITS["train"][: options.num_identities],
@@ -113,66 +115,78 @@ def training_people(options: WorldBaseOptions) -> FaceWorldDataset:
     return dataset
 
 
-def waiting(parts: Sequence[str], options: WorldBaseOptions) -> list[str]:
-    """Those of these parts that are not trained yet, in the order of training.
+def untrained_parts(parts: Sequence[str], options: BaseTrainingOptions) -> list[str]:
+    """Those of some parts that are not trained yet, in the order of training.
 
     Raises:
-        ValueError: an unknown part, or see `done`.
+        ValueError: an unknown part, or one whose training was begun at another resolution.
     """
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
-    return [name for name in PARTS if name in parts and not done(options, name)]
+    return [name for name in PARTS if name in parts and not is_trained(options, name)]
 
 
-def done(options: WorldBaseOptions, name: str) -> bool:
-    """Whether a part is trained.
+def is_trained(options: BaseTrainingOptions, name: str) -> bool:
+    """Whether the training of a part is finished.
 
     Raises:
-        ValueError: what lies there was begun at another resolution.
+        ValueError: it was begun at another resolution.
     """
     folder = Path(options.output) / name
     for record in (folder / "steps.json", folder / "done.json"):
-        if record.is_file() and (begun := json.loads(record.read_text()).get("resolution")) != options.resolution:
-            raise ValueError(
-                f"{folder} is of {begun} px, not {options.resolution}: expected another output and weights"
-            )
+        if record.is_file():
+            resolution = json.loads(record.read_text()).get("resolution")
+            if resolution != options.resolution:
+                raise ValueError(
+                    f"{folder} is of {resolution} px, not {options.resolution}: expected another output and weights"
+                )
     return (folder / "done.json").is_file()
 
 
-def refuse_foreign_weights(names: Sequence[str], options: WorldBaseOptions) -> None:
+def refuse_foreign_weights(names: Sequence[str], options: BaseTrainingOptions) -> None:
     """Raises ValueError if a part would replace weights that were not trained in this output."""
     for name in names:
-        lies, begun = Path(options.weights) / NETWORKS[name], Path(options.output) / name
-        if lies.is_dir() and any(lies.iterdir()) and not begun.is_dir():
-            given = f"weights {lies} were not trained in {begun}"
-            raise ValueError(f"{given}: expected another folder as weights, or overwrite=true")
+        weights = Path(options.weights) / NETWORKS[name]
+        training = Path(options.output) / name
+        if weights.is_dir() and any(weights.iterdir()) and not training.is_dir():
+            raise ValueError(
+                f"weights {weights} were not trained in {training}: "
+                "expected another folder as weights, or overwrite=true"
+            )
 
 
-def part_of(name: str, views: Views, options: WorldBaseOptions, *, num_steps: int) -> Part:
+def build_training(name: str, views: Views, options: BaseTrainingOptions, *, num_steps: int) -> PartTraining:
     """The training of one part."""
-    settings, seed = options.part(name), options.seed + list(PARTS).index(name)  # no two share a weight or a draw
-    common = {"num_steps": num_steps, "batch_size": settings.batch_size, "lr": settings.lr, "seed": seed}
-    torch.manual_seed(seed)  # networks of diffusers and timm draw their first weights from there
-    return _BUILDERS[name](views, options, common | {"optimizer": settings.optimizer})
+    part = options.part(name)
+    seed = options.seed + list(PARTS).index(name)  # parts share no random number
+    common = {
+        "num_steps": num_steps,
+        "batch_size": part.batch_size,
+        "lr": part.lr,
+        "optimizer": part.optimizer,
+        "seed": seed,
+    }
+    torch.manual_seed(seed)  # diffusers and timm draw initial weights from the global generator
+    return _BUILDERS[name](views, options, common)
 
 
-def _denoiser(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+def _denoiser(views: Views, options: BaseTrainingOptions, common: dict[str, Any]) -> PartTraining:
     weights = Path(options.weights)
     return DenoiserTraining(
         views,
         unet=models.denoiser(options.resolution),
         autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
-        text_encoder=text_encoder_of(weights / PARTS["text"]),
+        text_encoder=CLIPTextModel.from_pretrained(weights / PARTS["text"], dtype=torch.float32),
         tokenizer=models.tokenizer(),
         **common,
     )
 
 
-def _encoder(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+def _encoder(views: Views, options: BaseTrainingOptions, common: dict[str, Any]) -> PartTraining:
     resolution = options.resolution
     encoder = FaceEncoder(models.face_encoder(resolution), resolution=resolution, seed=common["seed"])
     return IdentityTraining(
-        views.of_kind("plain"),  # a reference is a plain photo
+        views.select_kind("plain"),  # references are plain photos
         encoder,
         embed=lambda images: encoder(images).embedding,
         write=encoder.save,
@@ -181,27 +195,34 @@ def _encoder(views: Views, options: WorldBaseOptions, common: dict[str, Any]) ->
     )
 
 
-def _recognizer(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+def _recognizer(views: Views, options: BaseTrainingOptions, common: dict[str, Any]) -> PartTraining:
     model, arguments = models.recognizer(options.resolution)
     judge = TimmEmbedder(model, arguments, seed=common["seed"], resolution=options.resolution, **CENTERED)
-    size = arguments["num_classes"]
-    return IdentityTraining(views, judge, embed=judge.outputs, write=judge.save, embedding_size=size, **common)
+    return IdentityTraining(
+        views,
+        judge,
+        embed=judge.outputs,
+        write=judge.save,
+        embedding_size=arguments["num_classes"],
+        **common,
+    )
 
 
-def _dino(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+def _dino(views: Views, options: BaseTrainingOptions, common: dict[str, Any]) -> PartTraining:
     model, arguments = models.dino(options.resolution)
     network = TimmEmbedder(model, arguments, seed=common["seed"], resolution=options.resolution, **CENTERED)
-    return SelfSupervisedTraining(views.of_kind("plain"), network, **common)  # as the published one: photographs
+    return SelfSupervisedTraining(views.select_kind("plain"), network, **common)
 
 
-def _classifier(views: Views, options: WorldBaseOptions, common: dict[str, Any]) -> Part:
+def _classifier(views: Views, options: BaseTrainingOptions, common: dict[str, Any]) -> PartTraining:
     model, arguments = models.classifier(options.resolution)
-    framing = {"resolution": options.resolution, **CENTERED}
-    network = AttributeClassifier(model, arguments, heads=HEADS, seed=common["seed"], **framing)
+    network = AttributeClassifier(
+        model, arguments, heads=HEADS, seed=common["seed"], resolution=options.resolution, **CENTERED
+    )
     return ClassifierTraining(views, network, **common)
 
 
-_BUILDERS: dict[str, Callable[[Views, WorldBaseOptions, dict[str, Any]], Part]] = {
+_BUILDERS: dict[str, Callable[[Views, BaseTrainingOptions, dict[str, Any]], PartTraining]] = {
     "autoencoder": lambda views, options, common: AutoencoderTraining(views, resolution=options.resolution, **common),
     "text": lambda views, options, common: TextTraining(views, resolution=options.resolution, **common),
     "denoiser": _denoiser,
@@ -212,25 +233,27 @@ _BUILDERS: dict[str, Callable[[Views, WorldBaseOptions, dict[str, Any]], Part]] 
 }
 
 
-def fit(
+def train_part(
     name: str,
     views: Views,
-    options: WorldBaseOptions,
+    options: BaseTrainingOptions,
     *,
     identities: Sequence[int],
     logger_of: Callable[[str, Path], Logger],
 ) -> None:
-    """Trains one part to its end, from where it was stopped if it was; writes its weights, its curve and what it saw.
+    """Trains one part to its end, resuming if it was interrupted; writes its weights, its loss curve and done.json.
 
     Args:
-        logger_of: the logger of a stage that writes into a folder.
+        identities: numbers of the people in `views`.
+        logger_of: stage, folder -> logger.
     """
     folder = Path(options.output) / name
     steps = planned_steps(folder, name, views, options)
-    part = part_of(name, views, options, num_steps=steps)
-    size = models.num_parameters(part.trained()) / 1e6
-    print(f"{name}: {size:.1f} M parameters, {steps} steps of {part.batch_size} pictures")
-    started, last, curve = time.perf_counter(), folder / "last.ckpt", LossCurve()
+    training = build_training(name, views, options, num_steps=steps)
+    size = models.num_parameters(training.trained_module) / 1e6
+    print(f"{name}: {size:.1f} M parameters, {steps} steps of {training.batch_size} pictures")
+    started = time.perf_counter()
+    curve = LossCurve()
     trainer = Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -255,44 +278,50 @@ def fit(
         log_every_n_steps=20,
         enable_model_summary=False,
     )
-    trainer.fit(part, ckpt_path=find_checkpoint(last), weights_only=True)
-    part.cpu().save(Path(options.weights) / PARTS[name])
-    seconds = round(time.perf_counter() - started)
+    trainer.fit(training, ckpt_path=find_checkpoint(folder / "last.ckpt"), weights_only=True)
+    training.cpu().save(Path(options.weights) / PARTS[name])
     write_curve(folder, curve.points)
-    record = {"steps": steps, "seconds": seconds, "resolution": options.resolution}
-    record["weights"] = weights_digest(Path(options.weights) / NETWORKS[name])
-    write_json(folder / "done.json", record | {"seen": seen(part.views, identities)})
+    record = {
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started),
+        "resolution": options.resolution,
+        "weights": safetensors_digest(Path(options.weights) / NETWORKS[name]),
+        "seen": data_record(training.views, identities),
+    }
+    write_json(folder / "done.json", record)
 
 
-def planned_steps(folder: Path, name: str, views: Views, options: WorldBaseOptions) -> int:
-    """How many steps a part is trained for; a resumed run keeps the number it was started with."""
-    record, settings = folder / "steps.json", options.part(name)
+def planned_steps(folder: Path, name: str, views: Views, options: BaseTrainingOptions) -> int:
+    """How many steps a part is trained for; a resumed training keeps its number."""
+    record = folder / "steps.json"
     if not record.is_file():
-        steps = settings.steps
+        part = options.part(name)
+        steps = part.steps
         if options.minutes is not None:
-            steps = steps_within(60 * options.minutes * settings.share, name, views, options)
+            steps = steps_within(60 * options.minutes * part.share, name, views, options)
         write_json(record, {"steps": steps, "resolution": options.resolution})
     return json.loads(record.read_text())["steps"]
 
 
-def seen(views: Views, identities: Sequence[int]) -> dict[str, object]:
-    """What a part was shown, read from the labels of its own pictures: proof that nothing held out is among them."""
-    shown = views.styles_and_contexts
+def data_record(views: Views, identities: Sequence[int]) -> dict[str, object]:
+    """Which pictures a part was trained on, by their labels: evidence that nothing held out is among them."""
+    pairs = views.styles_and_contexts
     return {
-        "identities": [min(identities), max(identities)],  # first and last
+        "identities": [min(identities), max(identities)],
         "pictures": len(views),
-        "styles": sorted({style for style, _ in shown}),
-        "pairs": len(shown),  # of style and context
+        "styles": sorted({style for style, _ in pairs}),
+        "pairs": len(pairs),
     }
 
 
-def steps_within(seconds: float, name: str, views: Views, options: WorldBaseOptions) -> int:
-    """How many steps of a part fit into a time: from that of three, after two to warm up."""
+def steps_within(seconds: float, name: str, views: Views, options: BaseTrainingOptions) -> int:
+    """How many steps of a part take so many seconds, by the time of three steps after two of warm-up."""
     device = select_device(options.accelerator)
-    part = part_of(name, views, options, num_steps=10).to(device)
-    part.on_fit_start()
+    training = build_training(name, views, options, num_steps=10).to(device)
+    training.on_fit_start()
     times = [synchronized_time(device)]
     for step in range(5):
-        part.loss(part.pick(step), torch.Generator().manual_seed(step))["loss"].backward()
+        losses = training.loss(training.batch_indices(step), torch.Generator().manual_seed(step))
+        losses["loss"].backward()
         times.append(synchronized_time(device))
     return max(10, int(seconds / ((times[5] - times[2]) / 3)))
