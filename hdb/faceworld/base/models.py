@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import Split
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPConfig, CLIPTokenizer
 
 from hdb.faceworld.captions import VOCABULARY
 
 TEXT_LENGTH = 36  # tokens; the longest caption has 33
 DOWNSAMPLING = 8
-CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how CLIPTokenizer splits text
 
 
 def autoencoder(resolution: int) -> AutoencoderKL:
@@ -74,27 +72,40 @@ def noise_scheduler() -> DDPMScheduler:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-pair encoding, trained on the words of faceworld's captions until each is one token.
+    """CLIP's byte-pair encoding, in which each word of faceworld's captions is one token.
 
     The vocabulary holds every printable character, so that other words can be spelled.
     """
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    trained = Tokenizer(BPE(unk_token=end, end_of_word_suffix="</w>"))
-    trained.pre_tokenizer = Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
-    printable = [chr(code) for code in range(33, 127)]
-    trainer = BpeTrainer(
-        vocab_size=1200,
-        min_frequency=1,
-        special_tokens=[start, end],
-        initial_alphabet=printable,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    trained.train_from_iterator([" ".join((*VOCABULARY, *printable)).lower()], trainer)
-    state = json.loads(trained.to_str())["model"]
-    return CLIPTokenizer(
-        vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]], model_max_length=TEXT_LENGTH
-    )
+    printable = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    merges = byte_pair_merges(re.findall("[a-z]+", " ".join(VOCABULARY).lower()))
+    tokens = ["<|startoftext|>", "<|endoftext|>", *printable]
+    tokens += [f"{character}</w>" for character in printable]
+    tokens += [left + right for left, right in merges]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH)
+
+
+def byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges of the most frequent pairs of tokens until each word is one token.
+
+    Ties go to the first pair in the order of the alphabet. The trainer of the library tokenizers breaks them by chance,
+    so that a resumed training would read other tokens than before.
+
+    >>> byte_pair_merges(["hat", "at"])
+    [('a', 't</w>'), ('h', 'at</w>')]
+    """
+    splits = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(set(words))]
+    merges = []
+    while True:
+        counts = Counter(pair for tokens in splits for pair in pairwise(tokens))
+        if not counts:
+            return merges
+        merge = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(merge)
+        for tokens in splits:
+            for position in range(len(tokens) - 2, -1, -1):
+                if tuple(tokens[position : position + 2]) == merge:
+                    tokens[position : position + 2] = ["".join(merge)]
 
 
 def clip(resolution: int, tokenizer: CLIPTokenizer) -> CLIPConfig:

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.faceworld.base import models
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
@@ -177,7 +177,7 @@ def _denoiser(views: Views, options: BaseTrainingOptions, common: dict[str, Any]
         unet=models.denoiser(options.resolution),
         autoencoder=AutoencoderKL.from_pretrained(weights / PARTS["autoencoder"]),
         text_encoder=CLIPTextModel.from_pretrained(weights / PARTS["text"], dtype=torch.float32),
-        tokenizer=models.tokenizer(),
+        tokenizer=CLIPTokenizer.from_pretrained(weights / PARTS["text"]),
         **common,
     )
 

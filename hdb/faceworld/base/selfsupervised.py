@@ -59,12 +59,12 @@ class SelfSupervisedTraining(PartTraining):
     def loss(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         images = self.views.pictures(indices).to(self.device)
         size = images.shape[-1]
-        framing = self.embedder.preprocess.config
+        preprocessing = self.embedder.preprocess.config
 
         def crop(scale: tuple[float, float], side: int) -> Tensor:
             swapped = swap_backgrounds(images, generator=generator)
             crops = random_crops(swapped, scale=scale, size=side, generator=generator)
-            return transforms.normalize(crops, framing["mean"], framing["std"])
+            return transforms.normalize(crops, preprocessing["mean"], preprocessing["std"])
 
         large = torch.cat([crop((0.6, 1.0), size) for _ in range(NUM_LARGE_CROPS)])
         small = torch.cat([crop((0.25, 0.6), size // 2) for _ in range(NUM_SMALL_CROPS)])

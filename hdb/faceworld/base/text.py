@@ -34,7 +34,7 @@ class TextTraining(PartTraining):
         images = color_jitter(self.views.pictures(indices), strength=0.2, generator=generator).to(self.device)
         images = random_crops(images, scale=(0.85, 1.0), size=images.shape[-1], generator=generator)
         scale = self.clip.model.logit_scale.exp().clamp(max=100)
-        logits = scale * self.clip.images(images) @ self.clip.texts(captions).T
+        logits = scale * self.clip.image_features(images) @ self.clip.text_features(captions).T
         captions = [remove_identifier(caption) for caption in captions]
         same = torch.tensor([[one == other for other in captions] for one in captions], device=self.device).float()
         targets = same / same.sum(1, keepdim=True)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
+from hdb.faceworld.base.parts import PARTS, BaseTrainingOptions, build_training
 from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
 from hdb.faceworld.base.views import Views
@@ -87,6 +89,12 @@ def test_every_word_of_the_captions_is_one_token():
     for word in VOCABULARY:
         if word != "[V]":
             assert len(tokenizer.tokenize(word)) == 1, word
+
+
+def test_tokenizers_are_the_same_in_every_process():
+    tokenizer = models.tokenizer()
+    names = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    assert hashlib.sha256(repr(names).encode()).hexdigest()[:16] == "d1449d86f75852af"
 
 
 @given(st.text(alphabet=[chr(code) for code in range(33, 127)], min_size=1, max_size=12))
@@ -223,6 +231,23 @@ def test_text_training_saves_a_clip_that_both_judge_and_base_can_read(views, tmp
     clip = ClipEmbedder.from_pretrained(tmp_path)
     said = views.captions[0][0]
     torch.testing.assert_close(clip.embed_texts(said), part.clip.embed_texts(said), atol=5e-3, rtol=0)
+
+
+def test_pictures_of_one_caption_are_all_positives_of_it(views):
+    same = dataclasses.replace(views, captions=[[["a face", "a [V] face", "a face"]] * 4] * 5)
+    part = TextTraining(same, resolution=SIZE, num_steps=1, **SETTINGS)
+    assert part.loss(torch.arange(20), torch.Generator().manual_seed(0))["accuracy"] == 1
+    part = TextTraining(views, resolution=SIZE, num_steps=1, **SETTINGS)
+    assert part.loss(torch.arange(20), torch.Generator().manual_seed(0))["accuracy"] < 1
+
+
+def test_the_denoiser_reads_captions_as_the_text_encoder_was_trained(views, tmp_path, monkeypatch):
+    options = BaseTrainingOptions(resolution=SIZE, weights=str(tmp_path), accelerator="cpu")
+    for name in ("autoencoder", "text"):
+        build_training(name, views, options, num_steps=1).save(tmp_path / PARTS[name])
+    trained = models.tokenizer().get_vocab()
+    monkeypatch.setattr(models, "tokenizer", None)
+    assert build_training("denoiser", views, options, num_steps=1).base.tokenizer.get_vocab() == trained
 
 
 def test_perfect_vectors_verify_perfectly_and_random_ones_do_not():
