@@ -6,7 +6,6 @@ A code block is marked by a second word after its language: ```sh run or ```pyth
 import json
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import yaml
 from diffusers import DDIMScheduler
 
-from hdb.diffusion.sheet import to_pil
+from hdb.diffusion.sheet import save_image, to_pil
 from hdb.faceworld.world import FaceWorld
 
 ROOT = Path(__file__).parents[1]
@@ -128,19 +127,20 @@ def test_the_workflow_calls_what_ci_calls_and_the_citation_is_whole():
     assert citation["preferred-citation"]["authors"][0]["family-names"] == "Ruiz"
 
 
+def save_portrait(path: Path, world: FaceWorld, *, person: int, view: int) -> None:
+    save_image(to_pil(world.render([(world.identity(person), world.view(person, view))])[0]), path)
+
+
 @pytest.fixture
 def reader(tmp_path, monkeypatch) -> Path:
     """A folder as a reader's: a checkout of this repository, a portrait, and photos of three people."""
     for name in ("hdb", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    world = FaceWorld(resolution=64)
+    small, large = FaceWorld(resolution=64), FaceWorld(resolution=128)
+    save_portrait(tmp_path / "face.png", small, person=0, view=0)
     for person in range(3):
-        folder = tmp_path / "photos" / f"person-{person}"
-        folder.mkdir(parents=True)
         for view in (0, 3):
-            picture = world.render([(world.identity(person), world.view(person, view))])[0]
-            to_pil(picture).save(folder / f"{view}.png")
-    shutil.copy(tmp_path / "photos" / "person-0" / "0.png", tmp_path / "face.png")
+            save_portrait(tmp_path / f"photos/person-{person}/{view}.png", large, person=person, view=view)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     return tmp_path
