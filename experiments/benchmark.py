@@ -16,7 +16,7 @@ from experiments.cli import run
 from experiments.config import Benchmark, load
 from experiments.outputs import named_paths
 from experiments.runs import claim
-from hdb.evaluation.benchmark import costs, dtype_of_work, machine, ratios
+from hdb.evaluation.benchmark import arithmetic_dtype, describe_machine, measure_costs, measure_ratios
 from hdb.evaluation.cost import matmul_ceiling
 from hdb.evaluation.workloads import Workloads
 from hdb.files import write_json
@@ -37,13 +37,13 @@ def measure(config: Benchmark, folder: Path, device: torch.device) -> None:
     """Prints all, and writes it under `folder`."""
     torch.manual_seed(config.seed)
     work = Workloads(config, folder=folder, device=device)
-    dtype = dtype_of_work(config.precision, config.dtype)
+    dtype = arithmetic_dtype(config.precision, config.dtype)
     ceiling = matmul_ceiling(device, dtype)
-    facts = machine(work, dtype=dtype, ceiling=ceiling)
+    facts = describe_machine(work, dtype=dtype, ceiling=ceiling)
     for name, fact in facts.items():
         print(f"{name:10} {fact}")
-    measured = costs(work, num_repeats=config.num_repeats, ceiling=ceiling)
-    compared = ratios(
+    measured = measure_costs(work, num_repeats=config.num_repeats, ceiling=ceiling)
+    compared = measure_ratios(
         work, num_residuals=config.num_residuals, num_people=config.num_people, num_pairs=config.num_pairs
     )
     rows = {name: asdict(of) | {"rate": of.rate, "of_ceiling": of.rate / ceiling} for name, of in measured.items()}

@@ -1,4 +1,4 @@
-"""What each piece of the way from one photo to pictures costs, and what running people together saves."""
+"""Costs of each piece of the way from one photo to pictures, and what is saved by running people together."""
 
 import statistics
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from collections.abc import Callable
 import torch
 
 from hdb.diffusion.base import AUTOCAST_DTYPES, DTYPES
-from hdb.evaluation.cost import Cost, cost, device_name, paired_ratios
+from hdb.evaluation.cost import Cost, device_name, measure_cost, paired_ratios
 from hdb.evaluation.workloads import Workloads
 
 
-def dtype_of_work(precision: str, dtype: str) -> torch.dtype:
-    """What most of the arithmetic is done in."""
+def arithmetic_dtype(precision: str, dtype: str) -> torch.dtype:
+    """The type that most of the arithmetic is done in."""
     return AUTOCAST_DTYPES.get(precision, DTYPES[dtype])
 
 
-def machine(work: Workloads, *, dtype: torch.dtype, ceiling: float) -> dict[str, str]:
-    """What a cost depends on beside the code.
+def describe_machine(work: Workloads, *, dtype: torch.dtype, ceiling: float) -> dict[str, str]:
+    """Facts that costs depend on beside the code.
 
     Args:
         ceiling: operations per second of a plain matrix product.
@@ -33,8 +33,8 @@ def machine(work: Workloads, *, dtype: torch.dtype, ceiling: float) -> dict[str,
     }
 
 
-def costs(work: Workloads, *, num_repeats: int, ceiling: float) -> dict[str, Cost]:
-    """Prints a line for each piece as soon as it is measured."""
+def measure_costs(work: Workloads, *, num_repeats: int, ceiling: float) -> dict[str, Cost]:
+    """Measures each piece and prints a line for it."""
     options, side = work.options, work.diffusion.resolution
     steps, draws = options.finetuning.num_steps, options.finetuning.batch_size
     pieces = {
@@ -47,19 +47,19 @@ def costs(work: Workloads, *, num_repeats: int, ceiling: float) -> dict[str, Cos
     print(f"\n{'':44}{'seconds':>10}{'peak GB':>10}{'TFLOP':>10}{'TFLOP/s':>10}{'of ceiling':>12}")
     measured: dict[str, Cost] = {}
     for name, (piece, num_steps) in pieces.items():
-        measured[name] = cost(piece, device=work.device, num_steps=num_steps, num_repeats=num_repeats)
-        print(row(name, measured[name], ceiling=ceiling), flush=True)
+        measured[name] = measure_cost(piece, device=work.device, num_steps=num_steps, num_repeats=num_repeats)
+        print(cost_row(name, measured[name], ceiling=ceiling), flush=True)
     return measured
 
 
-def row(name: str, measured: Cost, *, ceiling: float) -> str:
+def cost_row(name: str, measured: Cost, *, ceiling: float) -> str:
     """One line of the table."""
-    numbers = measured.seconds, measured.peak_bytes / 1e9, measured.operations / 1e12, measured.rate / 1e12
+    numbers = (measured.seconds, measured.peak_bytes / 1e9, measured.operations / 1e12, measured.rate / 1e12)
     return f"{name:44}" + "".join(f"{number:10.4g}" for number in numbers) + f"{measured.rate / ceiling:12.1%}"
 
 
-def ratios(work: Workloads, *, num_residuals: int, num_people: int, num_pairs: int) -> dict[str, list[float]]:
-    """Seconds of one way over those of another, pair by pair; prints a line for each."""
+def measure_ratios(work: Workloads, *, num_residuals: int, num_people: int, num_pairs: int) -> dict[str, list[float]]:
+    """Seconds of one way over those of another, pair by pair; a line is printed for each comparison."""
     comparisons: dict[str, tuple[Callable[[], float], Callable[[], float], str]] = {
         f"a step with {num_residuals} residuals / with one shared": (
             lambda: work.fitting(num_people=num_residuals),
@@ -73,9 +73,10 @@ def ratios(work: Workloads, *, num_residuals: int, num_people: int, num_pairs: i
         ),
     }
     print(f"\n{'ratio of seconds':44}{'median':>10}{'lowest':>10}{'highest':>10}{'target':>10}")
-    found: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
     for name, (first, second, target) in comparisons.items():
-        found[name] = paired_ratios(first, second, num_pairs=num_pairs)
-        low, high = min(found[name]), max(found[name])
-        print(f"{name:44}{statistics.median(found[name]):10.2f}{low:10.2f}{high:10.2f}{target:>10}", flush=True)
-    return found
+        values = paired_ratios(first, second, num_pairs=num_pairs)
+        numbers = (statistics.median(values), min(values), max(values))
+        print(f"{name:44}" + "".join(f"{number:10.2f}" for number in numbers) + f"{target:>10}", flush=True)
+        measured[name] = values
+    return measured

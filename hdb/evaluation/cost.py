@@ -1,4 +1,4 @@
-"""What a piece of work costs on this machine: seconds, peak memory, floating-point operations; and ratios of two."""
+"""Measures the cost of a piece of work on this machine: seconds, peak memory, floating-point operations."""
 
 import resource
 import statistics
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from hdb.training.device import measure_seconds, synchronized_time
 
-# Torch counts fused attention on GPUs only; without these the CPU's would be free.
+# torch counts fused attention on GPUs only. These count it on a CPU.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
@@ -24,7 +24,13 @@ CPU_ATTENTION = {
 
 @dataclass(frozen=True)
 class Cost:
-    """`seconds` is the median of several runs; `peak_bytes` the most memory held, weights included."""
+    """The cost of a piece of work.
+
+    Args:
+        seconds: median of several runs.
+        peak_bytes: most memory that was held, weights included.
+        operations: floating-point operations, two per multiplication and addition.
+    """
 
     seconds: float
     peak_bytes: int
@@ -37,10 +43,12 @@ class Cost:
 
 
 class StepClock(L.Callback):
-    """Seconds of each training step, optimizer and all, without what a Trainer does before and after."""
+    """Measures the seconds of each training step with its optimizer, without the Trainer's setup and teardown."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.started = device, [], 0.0
+        self.device = device
+        self.seconds: list[float] = []
+        self.started = 0.0
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.started = synchronized_time(self.device)
@@ -49,16 +57,18 @@ class StepClock(L.Callback):
         self.seconds.append(synchronized_time(self.device) - self.started)
 
 
-def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3) -> Cost:
-    """Runs once to warm up and to count the operations, in both directions and as executed, then to take the time.
+def measure_cost(
+    run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3
+) -> Cost:
+    """Measures a piece of work.
 
-    On CUDA the peak is that of these runs; on a CPU it is the process's peak so far, which never falls.
-
-    Operations are those of matrix products, convolutions and attention, two per multiplication and addition.
+    It is run once to warm up and to count the operations that are executed, forward and backward: matrix products,
+    convolutions and attention. Then it is run to measure the time. On CUDA the peak is that of these runs; on a CPU it
+    is the process's peak so far, which never falls.
 
     Args:
         run: does the work and returns the seconds of each of its steps.
-        num_steps: of one run; a cost is that of one step.
+        num_steps: of one run; the cost is that of one step.
     """
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         run()
@@ -74,24 +84,27 @@ def cost(run: Callable[[], Iterable[float]], *, device: torch.device, num_steps:
 
 
 def paired_ratios(first: Callable[[], float], second: Callable[[], float], *, num_pairs: int) -> list[float]:
-    """The seconds of `first` over those of `second`, pair by pair and in turn first, after one pair to warm up.
+    """The seconds of `first` over those of `second`, pair by pair, after one pair to warm up.
 
-    A machine that slows down for a while slows both halves of a pair; means of separate runs would not notice.
+    Within pairs they take turns in running first. A machine that slows down for a while slows both runs of a pair.
     """
-    first(), second()
+    first()
+    second()
     ratios = []
     for pair in range(num_pairs):
         if pair % 2:
-            below, above = second(), first()
+            second_seconds = second()
+            first_seconds = first()
         else:
-            above, below = first(), second()
-        ratios.append(above / below)
+            first_seconds = first()
+            second_seconds = second()
+        ratios.append(first_seconds / second_seconds)
     return ratios
 
 
 @torch.no_grad()
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of the best square matrix product of up to 8192 rows; larger ones stop at 0.2 s."""
+    """Operations per second of the fastest square matrix product of 512 to 8192 rows, none longer than about 0.2 s."""
     best = 0.0
     for side in (512, 1024, 2048, 4096, 8192):
         matrix = torch.randn(side, side, device=device).to(dtype)
@@ -103,7 +116,7 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the GPU, or of the processor with the number of threads that torch uses."""
+    """The name of the GPU, or of the processor with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []

@@ -1,4 +1,4 @@
-"""What a run will take before it starts: its work in operations, the memory of a GPU, the files it leaves."""
+"""What a run will take before it starts: operations, memory of a GPU, files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ DEVICES = {"h100": (989.0, 67.0), "a100": (312.0, 19.5), "4090": (165.2, 82.6)}
 
 @dataclass
 class RateOptions:
-    """How fast operations are done: `tflops` a second, or the share `utilization` of what the device's sheet says.
+    """How many operations a second: `tflops`, or the share `utilization` of what the device's data sheet says.
 
-    `device` this measures matrix products here.
+    `device` this measures matrix products on this machine.
     """
 
     device: str = choice_field("h100", (*DEVICES, "this"))
@@ -44,27 +44,37 @@ def rate_of(options: RateOptions, *, half: bool) -> float:
     """Operations a second.
 
     Args:
-        half: of arithmetic in half precision.
+        half: in half precision.
     """
     if options.tflops is not None:
         return 1e12 * options.tflops
     if options.device == "this":
         return matmul_ceiling(select_device("auto"), torch.bfloat16 if half else torch.float32)
-    return 1e12 * options.utilization * DEVICES[options.device][0 if half else 1]
+    half_rate, single_rate = DEVICES[options.device]
+    return 1e12 * options.utilization * (half_rate if half else single_rate)
 
 
 @dataclass(frozen=True)
 class Work:
-    """`num` times the same operations."""
+    """The same operations `num` times.
+
+    Args:
+        operations: of one time.
+    """
 
     name: str
     num: int
-    operations: int  # of one
+    operations: int
 
 
 @dataclass
 class Plan:
-    """Of one stage: its work, and bytes by what they are of, on the GPU and on disk."""
+    """The work of one stage.
+
+    Args:
+        gpu: bytes of memory, by what they hold.
+        disk: bytes of files, by what they hold.
+    """
 
     work: list[Work]
     gpu: dict[str, int] = field(default_factory=dict)
@@ -80,49 +90,63 @@ class Plan:
         Args:
             rate: operations a second.
         """
-        rows = [(f"{work.num:,.0f} {work.name}", work.operations, work.num * work.operations) for work in self.work]
-        rows.append(("all of it", None, self.operations))
-        said = [f"{'':44}{'TFLOP each':>14}{'TFLOP':>14}{'hours':>10}"]
-        for name, one, total in rows:
-            each = "" if one is None else f"{one / 1e12:,.4g}"
-            said.append(f"{name:44}{each:>14}{total / 1e12:>14,.4g}{total / rate / 3600:>10,.3g}")
-        for where, parts in (("GPU", self.gpu), ("disk", self.disk)):
+        lines = [f"{'':44}{'TFLOP each':>14}{'TFLOP':>14}{'hours':>10}"]
+        for work in self.work:
+            total = work.num * work.operations
+            lines.append(_plan_line(f"{work.num:,.0f} {work.name}", f"{work.operations / 1e12:,.4g}", total, rate=rate))
+        lines.append(_plan_line("all of it", "", self.operations, rate=rate))
+        for place, parts in (("GPU", self.gpu), ("disk", self.disk)):
             if parts:
-                listed = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in parts.items())
-                said.append(f"{where}: {sum(parts.values()) / 1e9:.3g} GB ({listed})")
-        return said
+                sizes = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in parts.items())
+                lines.append(f"{place}: {sum(parts.values()) / 1e9:.3g} GB ({sizes})")
+        return lines
+
+
+def _plan_line(name: str, each: str, total: int, *, rate: float) -> str:
+    return f"{name:44}{each:>14}{total / 1e12:>14,.4g}{total / rate / 3600:>10,.3g}"
 
 
 class Planner:
     """Plans the stages of one base and one hypernetwork.
 
     Args:
-        pieces: their operations.
+        pieces: counts their operations.
         dtype: of the base's weights.
-        half: whether arithmetic is in half precision, and so what is kept for backward.
+        half: arithmetic is in half precision, as is what is kept for backward.
     """
 
     def __init__(self, pieces: Pieces, *, dtype: str = "float32", half: bool = True) -> None:
-        self.pieces, self.half, net = pieces, half, pieces.hypernet
-        size = {part: 4 * sum(p.numel() for p in of.parameters()) for part, of in net.named_children()}
+        self.pieces = pieces
+        self.half = half
+        hypernet = pieces.hypernet
         self.base_bytes = sum(p.numel() for p in pieces.diffusion.parameters()) * DTYPES[dtype].itemsize
-        self.encoder_bytes = size["encoder"]
-        self.trained_bytes = 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
-        self.theta_bytes = 4 * net.layout.size
+        self.encoder_bytes = 4 * sum(p.numel() for p in hypernet.encoder.parameters())
+        self.trained_bytes = 4 * sum(p.numel() for p in hypernet.parameters() if p.requires_grad)
+        self.theta_bytes = 4 * hypernet.layout.size
 
     def preoptimize(self, options: PreoptimizationOptions, *, people: int, at_once: int, views: int) -> Plan:
-        """Thetas of so many people, `at_once` of them fitted together, each to so many views."""
+        """Pre-optimization of thetas.
+
+        Args:
+            people: how many thetas.
+            at_once: how many of them are fitted together.
+            views: pictures of each person.
+        """
         at_once = min(at_once, people)
-        times, rest = divmod(people, at_once)
+        num_groups, num_left = divmod(people, at_once)
         step = self.pieces.fitting(at_once * options.views_per_step)
         work = [
             Work("pictures encoded", people * views, self.pieces.encoding.operations),
-            Work(f"steps of {at_once} people", times * options.num_steps, step.operations),
+            Work(f"steps of {at_once} people", num_groups * options.num_steps, step.operations),
         ]
-        if rest:
-            last = self.pieces.fitting(rest * options.views_per_step).operations
-            work.append(Work(f"steps of the last {rest}", options.num_steps, last))
-        gpu = {"base": self.base_bytes, "thetas": 4 * at_once * self.theta_bytes, "kept for backward": self._kept(step)}
+        if num_left:
+            last_step = self.pieces.fitting(num_left * options.views_per_step)
+            work.append(Work(f"steps of the last {num_left}", options.num_steps, last_step.operations))
+        gpu = {
+            "base": self.base_bytes,
+            "thetas": 4 * at_once * self.theta_bytes,
+            "kept for backward": self._kept_bytes(step),
+        }
         return Plan(work, gpu, {"thetas": people * self.theta_bytes})
 
     def pretrain(
@@ -136,84 +160,99 @@ class Planner:
         cached: bool = False,
         pictures: int = 0,
     ) -> Plan:
-        """All steps, and a validation every so many.
+        """Pretraining of the hypernetwork, with its validations.
 
         Args:
-            pictures: whose caches are kept beside the shards.
+            num_val: people of a validation.
+            cached: latents and face features of pictures are read from beside the shards.
+            pictures: how many of these caches there are.
         """
-        pieces, batches = self.pieces, schedule.accumulate_grad_batches
+        pieces, num_batches = self.pieces, schedule.accumulate_grad_batches
         step = pieces.pretraining(batch_size, options, cached=cached)
-        times = -(-schedule.max_steps // schedule.val_every)
-        looks = 2 * options.num_val_draws * pieces.denoising.operations
-        seen = num_val * (pieces.predicting.operations + pieces.encoding.operations + looks)
-        shown = preview.num_preview_identities * len(preview.preview_prompts) * self._picture(preview.sampling)
-        batch = f" of {batches} x {batch_size}" if batches > 1 else f" of {batch_size}"
+        num_validations = -(-schedule.max_steps // schedule.val_every)
+        losses = 2 * options.num_val_draws * pieces.denoising.operations
+        validation = num_val * (pieces.predicting.operations + pieces.encoding.operations + losses)
+        num_drawn = preview.num_preview_identities * len(preview.preview_prompts)
+        validation += num_drawn * self._picture_operations(preview.sampling)
+        batch = f" of {num_batches} x {batch_size}" if num_batches > 1 else f" of {batch_size}"
         work = [
-            Work(f"steps{batch}", schedule.max_steps, batches * step.operations),
-            Work(f"validations on {num_val} people, {preview.num_preview_identities} drawn", times, seen + shown),
+            Work(f"steps{batch}", schedule.max_steps, num_batches * step.operations),
+            Work(
+                f"validations on {num_val} people, {preview.num_preview_identities} drawn", num_validations, validation
+            ),
         ]
-        copies = 4 + (schedule.ema_decay is not None)  # weights, gradients, two moments of Adam, and their average
-        resident = self.base_bytes + self.encoder_bytes
-        gpu = {"frozen": resident, "trained": copies * self.trained_bytes, "kept for backward": self._kept(step)}
-        kept, written = 2 + 2 * (schedule.best_metric is not None), schedule.max_steps // schedule.checkpoint_every + 1
-        of_checkpoints = kept * (copies - 1) * self.trained_bytes
-        disk = {f"{kept} checkpoints of {written:,} written": of_checkpoints, "network": self.trained_bytes // 2}
-        return Plan(work, gpu, disk | ({"caches": pictures * self._cache_bytes()} if cached else {}))
+        copies = 4 + (schedule.ema_decay is not None)  # weights, gradients, two moments of Adam, moving average
+        gpu = {
+            "frozen": self.base_bytes + self.encoder_bytes,
+            "trained": copies * self.trained_bytes,
+            "kept for backward": self._kept_bytes(step),
+        }
+        num_kept = 2 + 2 * (schedule.best_metric is not None)
+        num_written = schedule.max_steps // schedule.checkpoint_every + 1
+        disk = {
+            f"{num_kept} checkpoints of {num_written:,} written": num_kept * (copies - 1) * self.trained_bytes,
+            "network": self.trained_bytes // 2,
+        }
+        if cached:
+            disk["caches"] = pictures * self._cache_bytes()
+        return Plan(work, gpu, disk)
 
     def personalize(self, options: FinetuningOptions, sampling: SamplingOptions, *, pictures: int) -> Plan:
-        """One person: from photo to file, and some pictures."""
+        """Personalization of one person, from photo to file, and some pictures."""
         step = self.pieces.fitting(options.batch_size)
         work = [
             Work("prediction", 1, self.pieces.predicting.operations),
             Work(f"steps of {options.batch_size} draws", options.num_steps, step.operations),
-            Work(f"pictures of {sampling.num_inference_steps} steps", pictures, self._picture(sampling)),
+            Work(f"pictures of {sampling.num_inference_steps} steps", pictures, self._picture_operations(sampling)),
         ]
-        resident = self.base_bytes + self.encoder_bytes + self.trained_bytes
-        gpu = {"base, encoder, hypernetwork": resident, "kept for backward": self._kept(step)}
+        gpu = {
+            "base, encoder, hypernetwork": self.base_bytes + self.encoder_bytes + self.trained_bytes,
+            "kept for backward": self._kept_bytes(step),
+        }
         return Plan(work, gpu, {"file": options.rank * self.theta_bytes})
 
     def evaluate(
         self,
-        options: MethodOptions,
         protocol: ProtocolOptions,
+        options: MethodOptions,
         sampling: SamplingOptions,
         *,
         methods: Sequence[str] | None,
     ) -> Plan:
-        """Methods on people, and their pictures: without the judges, and without the steps of ours' ablations."""
-        drawn = [name for name in methods_named(methods) if name != SCALE[1]]  # which is drawn without the base
-        people, pictures = protocol.num_identities, protocol.num_prompts * protocol.num_pictures
-        own = {name: getattr(options, name) for name in drawn if hasattr(options, name)}
-        fits = [
-            Work(f"people by {name}", people, self._fit(of)) for name, of in (own | {OURS: options.finetuning}).items()
+        """Fits and pictures of methods, without the judges and the steps of HyperDreamBooth's ablations."""
+        names = [name for name in methods_named(methods) if name != SCALE[1]]  # the oracle is drawn without the base
+        people, num_pictures = protocol.num_identities, protocol.num_prompts * protocol.num_pictures
+        method_options = {name: getattr(options, name) for name in names if hasattr(options, name)}
+        method_options[OURS] = options.finetuning
+        work = [
+            Work(f"people by {name}", people, self._fit_operations(settings))
+            for name, settings in method_options.items()
         ]
-        scales = {name: protocol.sampling_for(name, sampling).identity_guidance_scale for name in drawn}
-        ways = Counter((scales | {SCALE[0]: None})[name] for name in drawn)  # nobody is guided by the prompt alone
-        drawings = [
-            Work(
-                f"pictures, identity guidance {scale:g}" if scale is not None else "pictures",
-                num * people * pictures,
-                self._picture(replace(sampling, identity_guidance_scale=scale)),
-            )
-            for scale, num in ways.items()
-        ]
-        return Plan([*fits, *drawings])
+        scales: Counter[float | None] = Counter()  # identity guidance scale -> number of methods
+        for name in names:
+            scale = protocol.sampling_for(name, sampling).identity_guidance_scale
+            scales[None if name == SCALE[0] else scale] += 1  # the unpersonalized base has no identity to guide
+        for scale, num_methods in scales.items():
+            name = "pictures" if scale is None else f"pictures, identity guidance {scale:g}"
+            operations = self._picture_operations(replace(sampling, identity_guidance_scale=scale))
+            work.append(Work(name, num_methods * people * num_pictures, operations))
+        return Plan(work)
 
-    def _fit(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> int:
-        """Operations of one person's fit. Where all weights move, backward is twice forward."""
+    def _fit_operations(self, options: FinetuningOptions | DreamBoothOptions | TextualInversionOptions) -> int:
+        """Operations of one person's fit. Where all weights are trained, backward costs twice as much as forward."""
         if not isinstance(options, DreamBoothOptions):
-            return options.num_steps * options.batch_size * self._alone.operations
-        step = 3 * self.pieces.denoising.operations * options.batch_size * (1 + bool(options.prior_preservation))
-        return options.num_steps * step
+            return options.num_steps * options.batch_size * self._single_fit.operations
+        num_draws = options.batch_size * (1 + bool(options.prior_preservation))
+        return options.num_steps * 3 * self.pieces.denoising.operations * num_draws
 
     @cached_property
-    def _alone(self) -> Pass:
+    def _single_fit(self) -> Pass:
         return self.pieces.fitting(1)
 
-    def _picture(self, sampling: SamplingOptions) -> int:
+    def _picture_operations(self, sampling: SamplingOptions) -> int:
         return self.pieces.drawing(sampling).operations
 
-    def _kept(self, step: Pass) -> int:
+    def _kept_bytes(self, step: Pass) -> int:
         return step.kept // (2 if self.half else 1)
 
     def _cache_bytes(self) -> int:

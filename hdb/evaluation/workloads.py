@@ -1,4 +1,4 @@
-"""The pieces of the way from one photo to pictures as calls that can be measured."""
+"""The pieces of the way from one photo to pictures, as calls whose time can be measured."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from hdb.training.pretraining_options import PretrainingOptions
 
 @dataclass
 class WorkloadOptions:
-    """What is measured. `base` is a base or a folder of configs alone, `batch_size` that of pretraining."""
+    """What is measured. `base` is a base or a folder of configs alone; `batch_size` is that of pretraining."""
 
     base: str = "sd15-config"
     dtype: str = choice_field("float32", DTYPES)
@@ -57,33 +57,40 @@ class WorkloadOptions:
         check_precision(self.precision, self.dtype)
 
 
-def base_of(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
-    """The base that is named, on the device; of random weights where there are only configs."""
+def load_or_build_base(options: WorkloadOptions, device: torch.device) -> StableDiffusion:
+    """The base on the device, of random weights if there are only configs."""
     if options.dtype not in DTYPES:
         raise ValueError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
     folder = CONFIGS.get(options.base, Path(options.base))
     if not is_random_base(folder):
-        named = BaseOptions(path=options.base, dtype=options.dtype)
-        return load_base(named, device=device, memory=options.memory, precision=options.precision)
+        base_options = BaseOptions(path=options.base, dtype=options.dtype)
+        return load_base(base_options, device=device, memory=options.memory, precision=options.precision)
     diffusion = build_random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
     return prepare_for_device(diffusion, memory=options.memory, precision=options.precision)
 
 
 class Workloads:
-    """One base and one hypernetwork of random weights, resident; each method does one piece of work.
+    """A base and a hypernetwork of random weights. Each method does one piece of work and returns its seconds.
 
-    A method returns the seconds of its steps, or of itself as its only step.
+    A piece of several steps returns the seconds of each.
+
+    Args:
+        folder: for the photo and the person's file.
     """
 
     def __init__(self, options: WorkloadOptions, *, folder: Path, device: torch.device) -> None:
-        self.options, self.folder, self.device = options, folder, device
-        self.diffusion, net = base_of(options, device), options.hypernet
-        encoder = FaceEncoder.from_folder(net.encoder) if Path(net.encoder).is_dir() else FaceEncoder(net.encoder)
+        self.options = options
+        self.folder = folder
+        self.device = device
+        self.diffusion = load_or_build_base(options, device)
+        name = options.hypernet.encoder
+        encoder = FaceEncoder.from_folder(name) if Path(name).is_dir() else FaceEncoder(name)
         # In train mode, which changes nothing without dropout: in eval mode torch runs a layer of the decoder as one
         # fused operation, and its arithmetic would not be counted.
-        self.hypernet = build_hypernet(net, encoder, build_layout(self.diffusion, options.lidb)).to(device)
+        self.hypernet = build_hypernet(options.hypernet, encoder, build_layout(self.diffusion, options.lidb)).to(device)
         self.personalized = PersonalizedDiffusion(self.diffusion, self.hypernet.layout)
-        self.cropper, self.start = FaceCropper(), Residuals.initial(self.hypernet.layout)
+        self.cropper = FaceCropper()
+        self.start = Residuals.initial(self.hypernet.layout)
         self.photo = torch.rand(1, 3, self.diffusion.resolution, self.diffusion.resolution)
         save_image(to_pil(self.photo[0]), folder / "photo.png")
 
@@ -92,20 +99,21 @@ class Workloads:
         return [measure_seconds(lambda: predict(self.hypernet, self.photo), self.device)]
 
     def finetuning(self) -> list[float]:
-        """The steps on one photo, from setting up the trainer to the final theta."""
+        """Finetuning on one photo, from the setup of the Trainer to the final theta."""
         latents = torch.randn(1, *self.diffusion.latent_shape)
         return [measure_seconds(lambda: self.finetune(latents, self.start), self.device)]
 
     def photo_to_file(self) -> list[float]:
-        """Reading, face detection, encoding, prediction, finetuning and saving, everything being loaded."""
+        """Reading, face detection, encoding, prediction, finetuning and saving; all networks are loaded before."""
 
         def personalize() -> None:
             image = open_picture(self.folder / "photo.png")
             self.cropper.detect(image)
             photo = square(image, resolution=self.diffusion.resolution)[None]
             prediction = Residuals(predict(self.hypernet, photo), self.hypernet.layout)
-            found = self.finetune(self.diffusion.encode_images(photo).float(), prediction).fitted
-            Subject(found.theta, found.layout, {"base": self.diffusion.name}).save(self.folder / "subject.safetensors")
+            person = self.finetune(self.diffusion.encode_images(photo).float(), prediction).fitted
+            subject = Subject(person.theta, person.layout, {"base": self.diffusion.name})
+            subject.save(self.folder / "subject.safetensors")
 
         return [measure_seconds(personalize, self.device)]
 
@@ -126,11 +134,15 @@ class Workloads:
         batch = FaceBatch(photos, photos, [prompt] * num, torch.arange(num))
         stage = HyperNetPretraining(self.personalized, self.hypernet, options=PretrainingOptions(beta=0.0))
         seconds = self.fit(stage, DataLoader([batch] * self.options.num_steps, batch_size=None))
-        self.hypernet.to(self.device)  # a trainer leaves what it trained on the CPU
+        self.hypernet.to(self.device)  # a Trainer moves what it trained to the CPU
         return seconds
 
     def fitting(self, *, num_people: int, num_draws: int = 1) -> float:
-        """Seconds of all steps of pre-optimizing so many people together, on so many draws for each per step."""
+        """Seconds of all steps of pre-optimizing people together.
+
+        Args:
+            num_draws: of noise and timestep, for each person in a step.
+        """
         latents = torch.randn(num_people, 1, *self.diffusion.latent_shape)
         options = PreoptimizationOptions(num_steps=self.options.num_steps, views_per_step=num_draws)
         stage = Preoptimization(
@@ -139,6 +151,7 @@ class Workloads:
         return sum(self.fit(stage))
 
     def finetune(self, latents: Tensor, start: Residuals) -> SubjectFinetuning:
+        """Finetunes one person."""
         stage = SubjectFinetuning(
             self.personalized,
             reference=latents,
@@ -150,7 +163,7 @@ class Workloads:
         return stage
 
     def fit(self, stage: L.LightningModule, batches: DataLoader | None = None) -> list[float]:
-        """Seconds of each step."""
+        """Trains a stage and returns the seconds of each step."""
         clock = StepClock(self.device)
         trainer = L.Trainer(
             accelerator=self.options.accelerator,

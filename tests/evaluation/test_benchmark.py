@@ -13,8 +13,8 @@ from experiments.cli import code
 from experiments.config import Benchmark, load
 from hdb.diffusion.base import prepare_for_device
 from hdb.diffusion.random_base import build_random_stable_diffusion
-from hdb.evaluation.cost import cost, matmul_ceiling, paired_ratios
-from hdb.evaluation.workloads import Workloads, base_of
+from hdb.evaluation.cost import matmul_ceiling, measure_cost, paired_ratios
+from hdb.evaluation.workloads import Workloads, load_or_build_base
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_learned_bases_are_measured_where_they_are_asked_for(tiny_weights, tiny_
         config = load(Benchmark, [*words, f"hypernet.learn_bases={learn_bases}"])
         work = Workloads(config, folder=tmp_path, device=CPU)
         assert len(work.pretraining()) == 2
-        operations[learn_bases] = cost(work.prediction, num_repeats=1, device=CPU).operations
+        operations[learn_bases] = measure_cost(work.prediction, num_repeats=1, device=CPU).operations
     assert operations[True] > operations[False]  # a prediction then holds the fold
 
 
@@ -92,18 +92,20 @@ def test_shapes_of_stable_diffusion_15_have_its_published_sizes():
 def test_operations_of_both_directions_are_counted():
     layer, x = nn.Linear(8, 16), torch.randn(4, 8, requires_grad=True)
     once = lambda: [layer(x).sum().backward() or 1.0]  # noqa: E731
-    assert cost(once, device=CPU).operations == 3 * 2 * 4 * 8 * 16  # the output, and the gradients of x and weight
+    assert (
+        measure_cost(once, device=CPU).operations == 3 * 2 * 4 * 8 * 16
+    )  # the output, and the gradients of x and weight
     layer.requires_grad_(False)  # a frozen layer has none of its weight
-    assert cost(once, device=CPU, num_steps=2).operations == 2 * 2 * 4 * 8 * 16 // 2
+    assert measure_cost(once, device=CPU, num_steps=2).operations == 2 * 2 * 4 * 8 * 16 // 2
 
 
 def test_fused_attention_on_a_cpu_is_counted():
     q, k, v = torch.randn(3, 2, 4, 32, 8, requires_grad=True)
     product = 2 * 2 * 4 * 32 * 32 * 8
     with torch.no_grad():
-        measured = cost(lambda: [scaled_dot_product_attention(q, k, v).sum().item()], device=CPU)
+        measured = measure_cost(lambda: [scaled_dot_product_attention(q, k, v).sum().item()], device=CPU)
     assert measured.operations == 2 * product
-    both = cost(lambda: [scaled_dot_product_attention(q, k, v).sum().backward() or 1.0], device=CPU)
+    both = measure_cost(lambda: [scaled_dot_product_attention(q, k, v).sum().backward() or 1.0], device=CPU)
     assert both.operations >= 6 * product  # backward: four products, and one more where the weights are made again
 
 
@@ -116,7 +118,7 @@ def test_pairs_take_turns_in_who_is_first_and_the_warm_up_does_not_count():
 
 def test_ceiling_is_a_rate_that_a_small_product_does_not_pass():
     x = torch.randn(64, 64)
-    product = cost(lambda: [0.0 * (x @ x).sum().item() + 1.0], device=CPU)
+    product = measure_cost(lambda: [0.0 * (x @ x).sum().item() + 1.0], device=CPU)
     assert product.operations == 2 * 64**3
     assert matmul_ceiling(CPU, torch.float32) > 1e8
 
@@ -130,5 +132,5 @@ def test_unknown_settings_are_refused(measure, tiny_diffusion, capsys):
 
 def test_a_base_with_weights_is_benchmarked_as_well_as_one_of_shapes(tiny_base, tiny_diffusion):
     config = Benchmark(base=str(tiny_base), dtype="bfloat16")
-    loaded = base_of(config, torch.device("cpu"))
+    loaded = load_or_build_base(config, torch.device("cpu"))
     assert loaded.digest == tiny_diffusion.digest and loaded.dtype == torch.bfloat16

@@ -115,7 +115,7 @@ def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(pieces):
     names = ["unpersonalized", "no_hyper", "hyperdreambooth"]
     protocol = ProtocolOptions(num_identities=2, num_prompts=3, num_pictures=4, without_identity_guidance=["no_hyper"])
     sampling = SamplingOptions(5, identity_guidance_scale=1.5)
-    made = Planner(pieces).evaluate(MethodOptions(), protocol, sampling, methods=names)
+    made = Planner(pieces).evaluate(protocol, MethodOptions(), sampling, methods=names)
     alone, apart = (
         next(of for of in made.work if of.name == f"pictures{how}") for how in ("", ", identity guidance 1.5")
     )
