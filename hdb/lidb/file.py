@@ -113,17 +113,13 @@ class Subject(Residuals):
         return export_lora(self, path, format, title=title, thumbnail=thumbnail)
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, expected_layout: Layout | None = None, expected_base: str | None = None
-    ) -> "Subject":
+    def load(cls, path: str | Path) -> "Subject":
         """Reads a file that `save` wrote and checks all of it. Nothing is unpickled.
 
-        Args:
-            expected_layout: Layout of the model it is loaded for, if known.
-            expected_base: Digest of that model, if known.
+        Whether it belongs to a base is checked by `StableDiffusion.check_compatible`.
 
         Raises:
-            ValueError: It is not such a file, is damaged or altered, or belongs to another model.
+            ValueError: It is not such a file, or is damaged or altered.
         """
         path = Path(path)
         tensors, fields = read_safetensors_header(path)
@@ -133,8 +129,6 @@ class Subject(Residuals):
         shape = tensors["theta"]["shape"]
         if dtype not in _SAFETENSORS_DTYPES.values() or shape != [1, layout.size]:
             raise ValueError(f"{path}: theta is {dtype} of shape {shape}, expected F16 or F32 of [1, {layout.size}]")
-        if expected_layout is not None:
-            expected_layout.check_digest(layout.digest, name=str(path))
         try:
             with safe_open(path, framework="pt") as file:
                 theta = file.get_tensor("theta")
@@ -148,10 +142,6 @@ class Subject(Residuals):
         checksum = _checksum(theta, fields)
         if checksum != stored_checksum:
             raise ValueError(f"{path} was altered: its content has checksum {checksum}, expected {stored_checksum}")
-        base_digest = subject.metadata["base_digest"]
-        if expected_base not in (None, base_digest):
-            base = subject.metadata["base"]
-            raise ValueError(f"{path} belongs to base {base_digest} ({base}), expected {expected_base}")
         return subject
 
 

@@ -104,22 +104,6 @@ def test_missing_metadata_gets_defaults():
     assert filled.metadata["consent"] == ""
 
 
-def test_file_for_the_expected_model_is_accepted(saved):
-    loaded = Subject.load(saved, expected_layout=LAYOUT, expected_base="ba5e")
-    assert torch.equal(loaded.theta, subject().theta)
-
-
-def test_layout_of_another_model_is_refused_with_both_digests(saved):
-    other = replace(LAYOUT, seed=4)
-    with pytest.raises(ValueError, match=f"belongs to layout {LAYOUT.digest}, expected {other.digest}"):
-        Subject.load(saved, expected_layout=other)
-
-
-def test_another_base_is_refused_with_both_digests(saved):
-    with pytest.raises(ValueError, match=r"belongs to base ba5e \(faceworld\), expected 0ther"):
-        Subject.load(saved, expected_base="0ther")
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
