@@ -1,16 +1,11 @@
-"""Captions: what is said can be understood again."""
+"""Captions and their parser."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hdb.faceworld.captions import (
-    VOCABULARY,
-    PromptLabels,
-    caption,
-    parse,
-)
+from hdb.faceworld.captions import VOCABULARY, PromptLabels, caption, parse
 from hdb.faceworld.identity import sample_identity
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, STYLES, View, sample_nuisances, sample_view
 from hdb.prompts import CLASS_PROMPT, INSTANCE_PROMPT
@@ -64,9 +59,9 @@ def test_instance_and_class_prompts_ask_for_a_neutral_photo():
 def test_grammar_reads_as_written():
     view = sample_nuisances(np.random.default_rng(0))
     assert caption(view) == "a photo of a face"
-    seen = view.replace(expression="smiling", accessory="glasses", context="beach")
-    assert caption(seen, identifier="[V]") == "a photo of a [V] face smiling wearing glasses on a beach"
-    assert caption(seen.replace(style="gold")) == "a face smiling wearing glasses on a beach, golden statue"
+    beach = view.replace(expression="smiling", accessory="glasses", context="beach")
+    assert caption(beach, identifier="[V]") == "a photo of a [V] face smiling wearing glasses on a beach"
+    assert caption(beach.replace(style="gold")) == "a face smiling wearing glasses on a beach, golden statue"
     assert caption(view.replace(style="gray")) == "a black and white photo of a face"
 
 

@@ -1,4 +1,7 @@
-"""The cache of pictures: resumable, parallel and never mixed up."""
+"""The cache of pictures: rendered in parallel, resumed after an interruption, separate for different pixels."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -69,7 +72,7 @@ def test_labels_name_what_the_view_shows(tmp_path):
     dataset = tiny(tmp_path, indices=range(30), views_per_identity=12)
     for i in range(30):
         for j in range(12):
-            names = [known[label] for known, label in zip(LABEL_NAMES, dataset.labels(i, j), strict=True)]
+            names = [vocabulary[label] for vocabulary, label in zip(LABEL_NAMES, dataset.labels(i, j), strict=True)]
             view = dataset.view(i, j)
             assert names == [view.style, view.context, view.accessory, view.expression]
 
@@ -79,7 +82,7 @@ def test_different_pixels_live_in_different_folders(tmp_path):
     assert len({dataset.folder for dataset in datasets}) == 3
 
 
-def test_people_and_views_asked_for_otherwise_share_what_is_rendered(tmp_path):
+def test_datasets_of_other_people_and_views_share_files(tmp_path):
     tiny(tmp_path, indices=range(4), views_per_identity=4).prepare(0, progress=False)
     fewer = tiny(tmp_path, indices=[3, 1], views_per_identity=2)
     assert fewer.missing == []
@@ -117,3 +120,9 @@ def test_training_captions_come_from_the_given_generator(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny(tmp_path, **arguments)
+
+
+def test_rendering_processes_load_no_library_of_training():
+    code = "import hdb.faceworld.dataset, sys; print(*{'diffusers', 'lightning', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,6 +1,6 @@
-"""No recipe, and no recorded training of shipped weights, touches a test identity, a held-out style or pair.
+"""No recipe and no recorded training of shipped weights uses a test identity, a held-out style or a held-out pair.
 
-Proved from the world's own parameters: what a view shows is known before it is rendered.
+The parameters of the views prove it: nothing is rendered.
 """
 
 import json
@@ -16,16 +16,15 @@ from hdb.faceworld.world import SPLITS
 
 CONFIGS, WEIGHTS = Path("configs/faceworld"), Path("hdb/faceworld/weights")
 TRAINED: dict[str, dict] = json.loads((WEIGHTS / "report.json").read_text())["trained"]
-PARTS = ("autoencoder", "denoiser", "recognizer", "dino", "classifier")  # of shipped weights that have a record
+PARTS = ("autoencoder", "denoiser", "recognizer", "dino", "classifier")  # those with a record in report.json
 HYPERNETWORKS = {"pretrain": Pretrain, "full": Pretrain, "preoptimize": Preoptimize}
 
 
 @cache
 def views_of(first: int, last: int, *, views: int) -> list[View]:
-    """The views that a style or a pair can be held out of: parameters alone, nothing is rendered.
+    """All styled views, and the plain and context views of the first 100 people.
 
-    All 24,000 of the shipped recipe take ten seconds and more. So everybody gives every styled view, and the first 100
-    people the plain ones and those in a context as well, whose style is photo whoever the person is.
+    All views of the shipped recipe would take more than ten seconds, and every plain or context view is a photo.
     """
     people = range(first, last + 1)
     return [sample_view(0, p, v) for p in people for v in range(views) if v % 3 == 2 or p < first + 100]
@@ -41,25 +40,25 @@ def test_no_view_of_the_shipped_recipes_is_of_a_held_out_style_or_pair(name):
     people = SPLITS["train"][: config.num_identities]
     shown = {(v.style, v.context) for v in views_of(people[0], people[-1], views=config.views_per_identity)}
     every = {(style, context) for style in ("photo", *TRAINING_STYLES) for context in CONTEXTS}
-    assert shown == every - set(HELD_OUT_PAIRS)  # all that is not held out, and nothing else
+    assert shown == every - set(HELD_OUT_PAIRS)
     assert not {style for style, _ in shown} & set(HELD_OUT_STYLES)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_a_shipped_part_recorded_of_its_pictures_agrees_with_the_world(part):
-    seen = TRAINED[part]["seen"]
-    first, last = seen["identities"]
-    assert {first, last} <= set(SPLITS["train"]) and first <= last  # and so all between them
+def test_the_recorded_pictures_of_a_shipped_part_agree_with_the_world(part):
+    record = TRAINED[part]["seen"]
+    first, last = record["identities"]
+    assert {first, last} <= set(SPLITS["train"]) and first <= last
     if part in ("encoder", "dino"):  # plain views only
-        assert (seen["styles"], seen["pairs"]) == (["photo"], 1)
+        assert (record["styles"], record["pairs"]) == (["photo"], 1)
         return
-    shown = {(v.style, v.context) for v in views_of(first, last, views=seen["pictures"] // (last + 1 - first))}
-    assert set(seen["styles"]) == {style for style, _ in shown}
-    assert not set(seen["styles"]) & set(HELD_OUT_STYLES)
-    assert seen["pairs"] == len(shown - set(HELD_OUT_PAIRS)) == len(shown)
+    shown = {(v.style, v.context) for v in views_of(first, last, views=record["pictures"] // (last + 1 - first))}
+    assert set(record["styles"]) == {style for style, _ in shown}
+    assert not set(record["styles"]) & set(HELD_OUT_STYLES)
+    assert record["pairs"] == len(shown - set(HELD_OUT_PAIRS)) == len(shown)
 
 
-def test_the_shipped_hypernetwork_saw_no_test_identity():
+def test_the_shipped_hypernetwork_was_trained_on_no_test_identity():
     first, last = TRAINED["hypernetwork"]["seen"]["identities"]
     assert {first, last} <= set(SPLITS["train"])
 

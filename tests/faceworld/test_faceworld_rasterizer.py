@@ -1,4 +1,4 @@
-"""The rasterizer against the definition: the nearest triangle that contains the pixel center."""
+"""The rasterizer against its definition: the nearest triangle that contains the center of a pixel."""
 
 import torch
 
@@ -11,16 +11,15 @@ SIZE, IMAGES, TRIANGLES = 24, 2, 60
 
 def random_triangles(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    centers = torch.rand(TRIANGLES, 1, 3, generator=generator) * torch.tensor([SIZE, SIZE, 4.0]) + torch.tensor(
-        [0, 0, 5.0]
-    )
+    centers = torch.rand(TRIANGLES, 1, 3, generator=generator) * torch.tensor([SIZE, SIZE, 4.0])
+    centers = centers + torch.tensor([0, 0, 5.0])
     corners = centers + (torch.rand(TRIANGLES, 3, 3, generator=generator) - 0.5) * torch.tensor([14.0, 14.0, 1.0])
     image = torch.randint(IMAGES, (TRIANGLES,), generator=generator)
     return corners.reshape(-1, 3), torch.arange(TRIANGLES * 3).view(-1, 3), image
 
 
 def nearest_by_definition(screen, triangles, image):
-    """(images * size^2,) nearest triangle, and how far every pixel center is from being decided otherwise."""
+    """Nearest triangle at each pixel, (images * size^2,), and whether rounding cannot change it."""
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
     center = torch.stack([x, y], -1).reshape(-1, 1, 2).double()
     a, b, c = (screen[triangles[:, corner]].double() for corner in range(3))
@@ -33,12 +32,12 @@ def nearest_by_definition(screen, triangles, image):
     depth = (weights * torch.stack([a[:, 2], b[:, 2], c[:, 2]], -1)).sum(-1)
     winners, certain = [], []
     for number in range(IMAGES):
-        mine = (image == number)[None]
-        inside = (weights > 0).all(-1) & mine
-        seen = torch.where(inside, depth, torch.inf)
-        first, second = seen.topk(2, dim=1, largest=False).values.unbind(1)
-        close_to_an_edge = ((weights.amin(-1).abs() < 1e-2) & mine).any(1)
-        winners.append(torch.where(first.isinf(), -1, seen.argmin(1)))
+        in_image = (image == number)[None]
+        inside = (weights > 0).all(-1) & in_image
+        inside_depth = torch.where(inside, depth, torch.inf)
+        first, second = inside_depth.topk(2, dim=1, largest=False).values.unbind(1)
+        close_to_an_edge = ((weights.amin(-1).abs() < 1e-2) & in_image).any(1)
+        winners.append(torch.where(first.isinf(), -1, inside_depth.argmin(1)))
         certain.append(~close_to_an_edge & ~(second - first < 1e-3))
     return torch.cat(winners), torch.cat(certain)
 
@@ -46,43 +45,43 @@ def nearest_by_definition(screen, triangles, image):
 def test_rasterizer_finds_the_nearest_triangle_at_every_pixel():
     for seed in range(5):
         screen, triangles, image = random_triangles(seed)
-        pixel, seen = rasterize(
+        pixel, visible = rasterize(
             screen, triangles, image, num_images=IMAGES, size=SIZE, one_sided=torch.zeros(TRIANGLES, dtype=torch.bool)
         )
         found = torch.full((IMAGES * SIZE * SIZE,), -1)
-        found[pixel] = seen
+        found[pixel] = visible
         expected, certain = nearest_by_definition(screen, triangles, image)
         assert certain.float().mean() > 0.5
         assert torch.equal(found[certain], expected[certain])
 
 
-def test_triangles_are_found_in_any_order():
+def test_the_result_does_not_depend_on_the_order_of_triangles():
     screen, triangles, image = random_triangles(7)
     two_sided = torch.zeros(TRIANGLES, dtype=torch.bool)
-    pixel, seen = rasterize(screen, triangles, image, num_images=IMAGES, size=SIZE, one_sided=two_sided)
+    pixel, visible = rasterize(screen, triangles, image, num_images=IMAGES, size=SIZE, one_sided=two_sided)
     order = torch.randperm(TRIANGLES, generator=torch.Generator().manual_seed(0))
-    pixel_again, seen_again = rasterize(
+    shuffled_pixel, shuffled_visible = rasterize(
         screen, triangles[order], image[order], num_images=IMAGES, size=SIZE, one_sided=two_sided
     )
-    assert torch.equal(pixel, pixel_again)
-    assert torch.equal(seen, order[seen_again])
+    assert torch.equal(pixel, shuffled_pixel)
+    assert torch.equal(visible, order[shuffled_visible])
 
 
 def test_holes_show_what_lies_behind():
     screen = torch.tensor([[0, 0, 5.0], [24, 0, 5], [0, 24, 5], [0, 0, 4.0], [24, 0, 4], [0, 24, 4]])
     triangles, image = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.zeros(2, dtype=torch.long)
-    asked = []
+    tested = []
 
     def keep(triangle, weights):
-        asked.append(triangle)
+        tested.append(triangle)
         return weights[:, 1] > 0.5  # right half
 
-    pixel, seen = rasterize(
+    pixel, visible = rasterize(
         screen, triangles, image, num_images=1, size=SIZE, one_sided=torch.zeros(2, dtype=torch.bool),
         tested=torch.tensor([False, True]), keep=keep,
     )  # fmt: skip
-    assert set(torch.cat(asked).tolist()) == {1}
-    assert torch.equal(seen == 1, pixel % SIZE >= SIZE // 2)
+    assert set(torch.cat(tested).tolist()) == {1}
+    assert torch.equal(visible == 1, pixel % SIZE >= SIZE // 2)
 
 
 def test_one_sided_triangles_disappear_from_behind():
@@ -97,10 +96,10 @@ def test_one_sided_triangles_disappear_from_behind():
 
 def test_barycentric_weights_reproduce_the_pixel_center():
     screen, triangles, image = random_triangles(3)
-    pixel, seen = rasterize(
+    pixel, visible = rasterize(
         screen, triangles, image, num_images=IMAGES, size=SIZE, one_sided=torch.zeros(TRIANGLES, dtype=torch.bool)
     )
-    corners = triangles[seen]
+    corners = triangles[visible]
     weights = barycentric(screen, corners, pixel, size=SIZE)
     place = (screen[corners][..., :2] * weights[..., None]).sum(1)
     center = torch.stack([pixel % SIZE, pixel % SIZE**2 // SIZE], 1) + 0.5

@@ -1,8 +1,9 @@
-"""Views: which pictures of a person exist, and which are kept from training."""
+"""Views: which pictures of a person there are, and which training never shows."""
 
 import numpy as np
 import pytest
 
+from hdb.faceworld.identity import sample_identity
 from hdb.faceworld.view import (
     ACCESSORIES,
     CONTEXTS,
@@ -27,7 +28,7 @@ def training_views() -> list[View]:
 
 @pytest.fixture(scope="module")
 def styled_views() -> list[View]:
-    """Every styled view of the whole training split: the only kind that could hold a held-out style or pair."""
+    """Every styled view of the training split, the only kind that could be of a held-out style or pair."""
     return [
         sample_view(0, person, view) for person in SPLITS["train"] for view in range(12) if KINDS[view % 3] == "styled"
     ]
@@ -35,16 +36,16 @@ def styled_views() -> list[View]:
 
 def test_held_out_styles_and_pairs_never_appear_in_training_views(training_views, styled_views):
     views = training_views + styled_views
-    seen = {(view.style, view.context) for view in views}
-    assert not {style for style, _ in seen} & set(HELD_OUT_STYLES)
-    assert not seen & set(HELD_OUT_PAIRS)
+    pairs = {(view.style, view.context) for view in views}
+    assert not {style for style, _ in pairs} & set(HELD_OUT_STYLES)
+    assert not pairs & set(HELD_OUT_PAIRS)
     assert not any(view.held_out for view in views)
 
 
 def test_every_pair_that_is_not_held_out_appears(training_views, styled_views):
-    seen = {(view.style, view.context) for view in training_views + styled_views}
+    pairs = {(view.style, view.context) for view in training_views + styled_views}
     expected = {(style, context) for style in ("photo", *TRAINING_STYLES) for context in CONTEXTS} - set(HELD_OUT_PAIRS)
-    assert seen == expected
+    assert pairs == expected
     assert {view.accessory for view in training_views} == set(ACCESSORIES)
     assert {view.expression for view in training_views} == set(EXPRESSIONS)
 
@@ -65,7 +66,7 @@ def test_nuisances_are_drawn_again_for_every_view(training_views):
 
 
 def test_no_draw_depends_on_what_another_selects():
-    """The pose of view j is the same whatever its kind selects, because all numbers are drawn before."""
+    """The pose of a view does not depend on what its kind selects, because all numbers are drawn before."""
     for person in range(20):
         for index in range(6):
             nuisances = sample_nuisances(np.random.default_rng([0, person, index, 29]))
@@ -75,8 +76,6 @@ def test_no_draw_depends_on_what_another_selects():
 
 
 def test_person_and_index_of_a_person_name_the_same_view():
-    from hdb.faceworld.identity import sample_identity
-
     assert sample_view(0, sample_identity(0, 5), 3) == sample_view(0, 5, 3)
 
 

@@ -1,4 +1,4 @@
-"""The world: same seed, same people, same pixels; the oracle draws what the prompt asks for."""
+"""FaceWorld: the same people and pixels for a seed, and an oracle that follows the prompt."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_pictures_equal_the_golden_ones(world):
-    """Pixels may differ in a few samples between processors, so the golden pictures are compared with a tolerance."""
+    """Compared with a tolerance, because a few samples differ between processors."""
     with np.load(GOLDEN) as golden:
         for k, (prompt, expected) in enumerate(zip(golden["prompts"], golden["pictures"], strict=True)):
             drawn = world.oracle(11 * k, str(prompt), seed=k)
@@ -35,7 +35,7 @@ def test_pictures_equal_the_golden_ones(world):
 
 
 def test_people_equal_the_golden_ones(world):
-    """Splits and thetas of published runs mean these people: their parameters may never change."""
+    """The splits of trained weights mean these people: their parameters must never change."""
     numbers = [number for index in (0, 1, 150) for number in world.identity(index).shape_vector]
     assert digest_of(numbers) == "89eb2aabb7cba276"
 
@@ -73,7 +73,7 @@ def test_a_picture_does_not_depend_on_its_batch(world):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_people_do_not_depend_on_the_order_of_asking(world):
+def test_people_do_not_depend_on_the_order_in_which_they_are_drawn(world):
     assert FaceWorld(resolution=64).identity(40) == world.identity(40)
     assert FaceWorld(seed=1, resolution=64).identity(40) != world.identity(40)
 
@@ -132,7 +132,7 @@ def test_oracle_nuisances_come_from_the_seed_only(world):
     assert world.oracle_view("a [V] face", seed=6).yaw != plain.yaw
 
 
-def test_oracle_pictures_show_what_is_asked_for(world):
+def test_pictures_of_the_oracle_show_what_prompts_ask_for(world):
     plain = world.oracle(2, "a [V] face", seed=3)
     gray = world.oracle(2, "a black and white photo of a [V] face", seed=3)
     assert torch.equal(gray[0], gray[1]) and not torch.equal(plain[0], plain[1])
@@ -145,7 +145,7 @@ def test_oracle_pictures_show_what_is_asked_for(world):
 
 
 def test_drawings_keep_the_face(world):
-    """A style that erases who is shown could not be scored: its luminance must follow the photo's."""
+    """Identity must stay recognizable: the luminance of a drawing follows that of the photo."""
     photo = world.oracle(0, "a [V] face", seed=3)[None]
     for style in ("oil painting", "watercolor painting", "cartoon", "pencil sketch", "charcoal drawing", "pixel art"):
         drawn = world.oracle(0, f"a [V] face, {style}", seed=3)[None]

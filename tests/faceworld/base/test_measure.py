@@ -1,4 +1,4 @@
-"""What the report of shipped weights says of the hypernetwork."""
+"""The measures of shipped weights and their report."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
     hypernet = HyperNet.from_checkpoint("outputs/pretrain/last.ckpt", encoder=encoder)
     hypernet.save(weights / "hypernet", include_encoder=False, dtype=torch.float32)
 
-    # The people that training validated on are the test people here: the same numbers must come out.
+    # The test people are set to those that training validated on, so that the numbers must be equal.
     monkeypatch.setattr(measure, "SPLITS", {"test": range(20, 30)})
     config = TrainBase(
         root=f"{tiny_weights}/data",
@@ -64,34 +64,38 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
     assert measured() == row
 
 
-def test_the_report_lies_beside_the_weights_and_keeps_what_it_knew_of_trainings(call, tiny_weights, monkeypatch):
+def test_the_report_is_written_beside_the_weights_and_keeps_records_of_earlier_trainings(
+    call, tiny_weights, monkeypatch
+):
     weights = Path("weights")
     weights.mkdir()
     for name, place in {"base": "base", "encoder": "encoder", "hypernet": "hypernet"}.items():
         (weights / name).symlink_to(tiny_weights / place)
     for name in ("recognizer", "dino", "clip", "classifier"):
         (weights / name).symlink_to(tiny_weights / "judges" / name)
-    seen = {"identities": [0, 3], "pictures": 12, "styles": ["photo"], "pairs": 1}
-    known = {"dino": {"steps": 4, "seconds": 5, "seen": seen}}
-    (weights / "report.json").write_text(json.dumps({"trained": known}))
+    data = {"identities": [0, 3], "pictures": 12, "styles": ["photo"], "pairs": 1}
+    trained = {"dino": {"steps": 4, "seconds": 5, "seen": data}}
+    (weights / "report.json").write_text(json.dumps({"trained": trained}))
     (weights / "curves.json").write_text(json.dumps({"dino": [[1, 2.0], [2, 1.0]]}))
     monkeypatch.setattr(measure, "NUM_FACES", 2)
-    elsewhere, placed, to = torch.device("cpu", 0), {}, torch.nn.Module.to  # a CPU that is not the default one
-    monkeypatch.setattr(measure, "select_device", lambda accelerator: elsewhere)
+    device = torch.device("cpu", 0)  # differs from the default torch.device("cpu")
+    monkeypatch.setattr(measure, "select_device", lambda accelerator: device)
+    move = torch.nn.Module.to
+    moves = []
 
-    def placing(network, *where, **how):
-        placed[type(network)] = (*placed.get(type(network), ()), *where)
-        return to(network, *where, **how)
+    def recorded_move(network, *args, **kwargs):
+        moves.append((type(network), *args))
+        return move(network, *args, **kwargs)
 
-    monkeypatch.setattr(torch.nn.Module, "to", placing)
+    monkeypatch.setattr(torch.nn.Module, "to", recorded_move)
     words = ["resolution=64", "num_identities=2", "num_measured=2", "views_per_identity=6", "num_generated=4"]
     words += [f"root={tiny_weights}/data", "weights=weights", "num_workers=0", "accelerator=cpu", "output=nowhere"]
     words.append(f"pretrain={CONFIGS}/pretrain.yaml")
     assert call(command, *words) == 0
-    judges = TimmEmbedder, ClipEmbedder, AttributeClassifier, FaceEncoder, MTCNN
-    assert all(elsewhere in placed[network] for network in (*judges, StableDiffusion))
+    for network in (TimmEmbedder, ClipEmbedder, AttributeClassifier, FaceEncoder, MTCNN, StableDiffusion):
+        assert (network, device) in moves
     report = json.loads((weights / "report.json").read_text())
-    assert report["trained"] == known
+    assert report["trained"] == trained
     parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
     assert parts <= set(report["measured"])
     page = (weights / "REPORT.md").read_text()

@@ -1,4 +1,4 @@
-"""What a training of the base leaves behind, and how the report beside the weights tells of it."""
+"""Records of trainings, and the report beside the weights."""
 
 import json
 from pathlib import Path
@@ -15,30 +15,28 @@ WORDS = ["resolution=64", "num_identities=2", "views_per_identity=6", "num_worke
 PARTS = ["parts=[encoder,classifier]", "encoder.steps=2", "classifier.steps=3", "classifier.batch_size=4"]
 
 
-def test_a_part_writes_its_curve_and_what_it_saw(call, tmp_path):
+def test_a_part_writes_its_curve_and_a_record_of_its_data(call, tmp_path):
     words = [*WORDS, *PARTS, f"root={tmp_path}/data"]
     assert call(base, *words) == 0
     run = Path("outputs/base/classifier")
     assert [step for step, _ in read_curve(run)] == [1, 2, 3]
     pairs = {(view.style, view.context) for view in (sample_view(0, p, v) for p in range(2) for v in range(6))}
     done = {name: Path("outputs/base", name, "done.json") for name in ("encoder", "classifier")}
-    seen = {name: json.loads(path.read_text())["seen"] for name, path in done.items()}
-    assert seen["classifier"] == {
+    data = {name: json.loads(path.read_text())["seen"] for name, path in done.items()}
+    assert data["classifier"] == {
         "identities": [0, 1],
         "pictures": 12,
         "styles": sorted({style for style, _ in pairs}),
         "pairs": len(pairs),
     }
-    assert seen["encoder"] == {"identities": [0, 1], "pictures": 4, "styles": ["photo"], "pairs": 1}  # plain views
-
-    assert done["encoder"].is_file()
+    assert data["encoder"] == {"identities": [0, 1], "pictures": 4, "styles": ["photo"], "pairs": 1}  # plain views
 
 
-def test_a_training_is_told_of_where_its_weights_are_those_that_lie_there(call, tmp_path):
+def test_the_record_of_a_training_counts_for_its_own_weights_only(call, tmp_path):
     assert call(base, *WORDS, *PARTS, f"root={tmp_path}/data") == 0
     weights, run = Path("outputs/base/weights"), Path("outputs/base/classifier")
-    here = {"classifier": (run, "classifier"), "hypernetwork": (Path("pretrain"), "hypernet")}
-    trained, curves = training_records(weights, here)
+    trainings = {"classifier": (run, "classifier"), "hypernetwork": (Path("pretrain"), "hypernet")}
+    trained, curves = training_records(weights, trainings)
     assert list(trained) == list(curves) == ["classifier"]
     assert trained["classifier"]["steps"] == 3 and [step for step, _ in curves["classifier"]] == [1, 2, 3]
     assert training_records(weights, {"classifier": (run, "encoder")}) == ({}, {})
@@ -46,11 +44,11 @@ def test_a_training_is_told_of_where_its_weights_are_those_that_lie_there(call, 
     (weights / "report.json").write_text(json.dumps({"trained": {"classifier": {"steps": 7}, "text": {"steps": 8}}}))
     trained, _ = training_records(weights, {})  # as in a clone, where no training lies
     assert trained == {"classifier": {"steps": 7}, "text": {"steps": 8}}
-    trained, _ = training_records(weights, here)
+    trained, _ = training_records(weights, trainings)
     assert trained["classifier"]["steps"] == 3 and trained["text"] == {"steps": 8}
 
 
-def test_a_hypernetwork_is_told_of_if_it_was_trained_on_faceworld_and_lies_there(tmp_path):
+def test_the_record_of_a_hypernetwork_counts_for_its_own_weights_and_faceworld_only(tmp_path):
     run, weights = tmp_path / "pretrain", tmp_path / "weights"
     for folder in (run / "hypernet", weights / "hypernet"):
         folder.mkdir(parents=True)
@@ -59,21 +57,22 @@ def test_a_hypernetwork_is_told_of_if_it_was_trained_on_faceworld_and_lies_there
     (run / "curve.json").write_text("[[1, 0.5]]")
     splits = {"train": ["2", "0", "1"], "val": ["5"], "test": ["7"], "data": "faceworld of seed 0"}
     (run / "splits.json").write_text(json.dumps(splits))
-    here = {"hypernetwork": (run, "hypernet")}
-    (record,), curves = training_records(weights, here)[0].values(), training_records(weights, here)[1]
+    trainings = {"hypernetwork": (run, "hypernet")}
+    trained, curves = training_records(weights, trainings)
+    record = trained["hypernetwork"]
     assert (record["steps"], record["seconds"], record["seen"]) == (9, 4, {"identities": [0, 2]})
     assert curves == {"hypernetwork": [[1, 0.5]]}
     (run / "splits.json").write_text(json.dumps(splits | {"data": "photos"}))
-    assert training_records(weights, here) == ({}, {})
+    assert training_records(weights, trainings) == ({}, {})
     (run / "splits.json").write_text(json.dumps(splits))
     (weights / "hypernet" / "model.safetensors").write_bytes(b"another")
-    assert training_records(weights, here) == ({}, {})
+    assert training_records(weights, trainings) == ({}, {})
 
 
-def test_the_page_shows_the_pictures_that_are_there(tmp_path):
-    seen = {"identities": [0, 1999], "pictures": 24000, "styles": ["photo", "oil"], "pairs": 9}
+def test_the_report_shows_the_pictures_that_exist(tmp_path):
+    data = {"identities": [0, 1999], "pictures": 24000, "styles": ["photo", "oil"], "pairs": 9}
     trained = {
-        "dino": {"steps": 4, "seconds": 5, "seen": seen},
+        "dino": {"steps": 4, "seconds": 5, "seen": data},
         "hypernetwork": {"steps": 6, "seconds": 7, "seen": {"identities": [0, 9]}},
     }
     report = {"resolution": 64, "device": "2 CPU cores", "measured": {"dino": {"auc": 0.75}}, "trained": trained}
