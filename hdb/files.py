@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -95,8 +96,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Writes a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file atomically. A number that is not finite becomes null, because JSON has none."""
+    write_text(path, json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Path:

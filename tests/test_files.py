@@ -1,6 +1,7 @@
 """Files are written completely or not at all, whatever interrupts the writing."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -61,3 +62,10 @@ def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatc
 def test_json_ends_with_a_line_break(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1]})
     assert (tmp_path / "a.json").read_text() == '{\n  "b": [\n    1\n  ]\n}\n'
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    write_json(tmp_path / "a.json", {"mean": nan, "ci95": (0.5, inf), "people": [{"score": -inf}, 1, "nan", None]})
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"mean": None, "ci95": [0.5, None], "people": [{"score": None}, 1, "nan", None]}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -92,11 +93,10 @@ class Gate:
         if not path.is_file():
             return None
         content = json.loads(path.read_text())
-        observations = GateObservations(
-            likeness=torch.tensor(content["likeness"]),
-            faces=torch.tensor(content["faces"]).bool(),
-            spread=torch.tensor(content["spread"]),
-        )
+        numbers = {
+            name: torch.from_numpy(np.array(content[name], dtype=np.float32)) for name in GateObservations._fields
+        }
+        observations = GateObservations(numbers["likeness"], numbers["faces"].bool(), numbers["spread"])
         gate = cls(content["prompts"], observations, content["hypernet"])
         return gate if gate.hypernet == compute_hypernet_digest(hypernet) else None
 

@@ -18,7 +18,7 @@ from hdb.faces.crop import FaceCropper
 from hdb.faces.names import file_names
 from hdb.faces.photos import Listed, celeba, flat_folder, identity_folders, kind_of, lfw, select
 from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
-from hdb.faces.sources import FaceSource, PhotoFaces, identity_number, one_of
+from hdb.faces.sources import FaceSource, PhotoFaces, one_of
 from hdb.faces.splits import Splits, refuse_overlap
 
 READERS = {"folders": identity_folders, "flat": flat_folder, "celeba": celeba, "lfw": lfw}
@@ -142,7 +142,7 @@ class People(PeopleSource):
         if self.photos is not None:
             self.photos, self.splits = apart(self.photos, self.splits)
 
-    def faces(self, split: str) -> FaceSource:
+    def faces(self, split: str) -> PhotoFaces:
         """The people of train, val or test, each to be asked for by number; those of shards are held in memory."""
         options, names = self.options, getattr(self.splits, split)
         photos = self.photos
@@ -191,14 +191,14 @@ class People(PeopleSource):
         others: list[Tensor] = []
         for index, name in enumerate(faces.names):
             evaluated = len(names) < num_identities
-            samples = [faces[draw, index] for draw in range(num_references if evaluated else 1)]
-            if any(sample.identity != identity_number(name) for sample in samples):
-                continue  # without a usable photo, the next person stands in
+            references = faces.references(index, num_draws=num_references if evaluated else 1)
+            if not references:
+                continue
             if evaluated:
                 names.append(name)
-                photos.append(torch.stack([sample.reference for sample in samples]))
+                photos.append(torch.stack(references))
             else:
-                others.append(samples[0].reference)
+                others.append(references[0])
             if len(names) + len(others) == num_gallery:
                 break
         if len(names) < num_identities:

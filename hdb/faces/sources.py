@@ -149,6 +149,27 @@ class PhotoFaces(FaceSource):
                 return FaceSample(pictures[0], pictures[-1], self.prompt, identity_number(self.names[person]))
         raise FaceError(f"none of the {sum(map(len, self.pictures))} pictures can be used: {self.skipped.counts}")
 
+    def references(self, index: int, *, num_draws: int) -> list[Float[Tensor, "3 h w"]]:
+        """The references of the first samples of a person, each photo decoded once; empty if none can be used."""
+        pictures = self.pictures[index]
+        decoded: dict[int, Tensor | None] = {}
+        references = []
+        for draw in range(num_draws):
+            for choice in np.random.default_rng([self.seed, draw, index]).permutation(len(pictures)).tolist():
+                if choice not in decoded:
+                    usable = read_pictures(
+                        [pictures[choice]],
+                        num=1,
+                        resolution=self.resolution,
+                        cropper=self.cropper,
+                        skipped=self.skipped,
+                    )
+                    decoded[choice] = usable[0] if usable else None
+                if decoded[choice] is not None:
+                    references.append(decoded[choice])
+                    break
+        return references
+
     def read_some(self, person: int, rng: np.random.Generator) -> list[Float[Tensor, "3 h w"]]:
         """As many usable pictures of a person as a sample takes, drawn without replacement."""
         pictures = self.pictures[person]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from hdb.evaluation.gate import Gate, GateObservations, observe, separation_auc
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.hypernet.trained import compute_hypernet_digest
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, golden statue"]
 
 
 @pytest.fixture
-def known() -> Gate:
+def measured() -> Gate:
     """Twenty people of likeness 0 to 1, whose photos show a face and whose statues mostly do not."""
     likeness = torch.linspace(0, 1, 20)[:, None].expand(-1, 2)
     faces = torch.ones(20, 2, dtype=torch.bool)
@@ -32,7 +34,7 @@ def one(likeness: float, *, face: bool = True, spread: float = 0.2) -> GateObser
 
 
 @pytest.mark.parametrize(
-    ("seen", "fits", "words"),
+    ("observed", "fits", "words"),
     [
         (one(0.78), True, "fit: good, more like the photo than those of 75% of 20 people"),
         (one(0.1), False, "fit: poor, .*10% of 20 .*too far from the photo"),
@@ -40,17 +42,34 @@ def one(likeness: float, *, face: bool = True, spread: float = 0.2) -> GateObser
         (one(0.9, spread=0.01), False, "the prompt is lost"),
     ],
 )
-def test_a_verdict_says_where_a_person_stands_and_what_is_wrong(known, seen, fits, words):
-    verdict = known.judge(PROMPTS, seen)
+def test_a_verdict_says_where_a_person_stands_and_what_is_wrong(measured, observed, fits, words):
+    verdict = measured.judge(PROMPTS, observed)
     assert verdict.fits == fits
     assert re.search(words, verdict.words), verdict.words
 
 
-def test_of_prompts_that_were_not_measured_nothing_is_said(known):
-    verdict = known.judge(
+def test_of_prompts_that_were_not_measured_nothing_is_said(measured):
+    verdict = measured.judge(
         ["a [V] face on the moon"], GateObservations(torch.zeros(1, 1), torch.zeros(1, 1).bool(), torch.zeros(1))
     )
     assert verdict.fits and "not known" in verdict.words
+
+
+def test_a_gate_is_strict_json_and_loads_as_it_was_saved(measured, tiny_weights, tmp_path):
+    hypernet = tmp_path / "mine"
+    shutil.copytree(tiny_weights / "hypernet", hypernet)
+    likeness = measured.observations.likeness.clone()
+    likeness[3, 0] = float("nan")
+    gate = replace(
+        measured,
+        observations=measured.observations._replace(likeness=likeness),
+        hypernet=compute_hypernet_digest(hypernet),
+    )
+    json.loads(gate.save(hypernet).read_text(), parse_constant=pytest.fail)
+    loaded = Gate.load_for(hypernet)
+    assert loaded.prompts == gate.prompts
+    for values, expected in zip(loaded.observations, gate.observations, strict=True):
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-4, equal_nan=True)
 
 
 def test_only_the_best_and_the_worst_fifth_count_for_separation_auc():
