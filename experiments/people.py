@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hdb.evaluation.scores import ExpectedAttributes
 from hdb.faces.people import SOURCES, People, PeopleOptions, PeopleSource
-from hdb.faces.sources import one_of
+from hdb.faces.sources import check_choice
 from hdb.faceworld.captions import parse
 from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.people import FaceworldPeople
@@ -18,7 +18,7 @@ def open_people(options: PeopleOptions) -> PeopleSource:
     Raises:
         ValueError: an unknown source, nobody there, or an identity in two splits.
     """
-    one_of(options.source, SOURCES, "faces.source")
+    check_choice(options.source, SOURCES, "faces.source")
     return FaceworldPeople(options) if options.source == "faceworld" else People(options)
 
 

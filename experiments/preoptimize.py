@@ -13,7 +13,7 @@ from experiments.runs import check_folder, claim
 from experiments.tracking import wandb_run
 from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.faces.people import SPLITS_FILE
+from hdb.faces.splits import SPLITS_FILE
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
 from hdb.runs.locks import own_place
 from hdb.training.predictability import MIN_PEOPLE

@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
 from experiments.outputs import named_paths
-from hdb.faces.copies import part_shards
+from hdb.faces.duplicates import drop_duplicate_crops
 from hdb.faces.people import People, PeopleOptions
-from hdb.faces.preparation import RECORDS, claim_shards, shard_jobs, write_manifest
-from hdb.faces.prepared import prepare_shards
+from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
 from hdb.runs.locks import locked, own_place
 from hdb.runs.outputs import check_room, refuse_inputs
 from hdb.training.caches import write_caches
@@ -39,20 +38,20 @@ def main(argv: list[str]) -> None:
     check_room(folder, is_folder=True)
     for place in (folder, *(folder / name for name in RECORDS)):
         refuse_inputs(place, named_paths(config), within=False)
-    jobs = shard_jobs(folder, people, identities_per_shard=config.identities_per_shard)
+    shards = plan_shards(folder, people, identities_per_shard=config.identities_per_shard)
     apart = ("output", "num_workers", *(name for name in dotted(config) if name.startswith("cache.")))
     settings = {key: value for key, value in dotted(config).items() if key not in apart}
     with locked(folder):
-        claim_shards(folder, settings, jobs)
-        missing = {path: photos for path, photos in jobs.items() if not path.is_file()}
+        claim_folder(folder, settings, shards)
+        missing = {path: photos for path, photos in shards.items() if not path.is_file()}
         cropper = {"min_size": config.min_face, "max_turn": config.max_turn, "margin": config.margin}
         done = prepare_shards(missing, resolution=config.resolution, cropper=cropper, num_workers=config.num_workers)
         for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
             for picture in about["skipped"]:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
-        part_shards(jobs)
-        write_manifest(folder, list(jobs), people.splits, people.photos.others)
-        trained_on = [path for path in jobs if path.stem.startswith("train-")]
+        drop_duplicate_crops(shards)
+        write_manifest(folder, list(shards), people.splits, people.photos.unused)
+        trained_on = [path for path in shards if path.stem.startswith("train-")]
         write_caches(trained_on, config.cache, resolution=config.resolution)
 
 

@@ -15,7 +15,7 @@ from experiments.tracking import log_network, wandb_run
 from hdb.diffusion.base import load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.datamodule import FaceData
-from hdb.faces.people import SPLITS_FILE
+from hdb.faces.splits import SPLITS_FILE
 from hdb.hypernet.options import build_hypernet
 from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
 from hdb.metrics.judges import Judges
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder = load_face_encoder(config.hypernet.encoder)
     judges = Judges.from_options(config.judges, device=device)
-    train = people.training(caches_of=(base.autoencoder_digest, encoder.digest) if config.cached else None)
+    train = people.training(cache_digests=(base.autoencoder_digest, encoder.digest) if config.cached else None)
     hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
     personalized, val = PersonalizedDiffusion(base, hypernet.layout), people.faces("val")
     initialize_hypernet(

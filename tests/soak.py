@@ -34,7 +34,7 @@ from tqdm import tqdm
 from experiments import base, evaluate, personalize, preoptimize, prepare, pretrain
 from experiments.cli import code
 from hdb.faces.crop import FaceCropper
-from hdb.faces.picture import open_picture, square
+from hdb.faces.picture import center_square, open_picture
 from hdb.training.pretrain import HyperNetPretraining
 
 COMMANDS = {of.__name__.rpartition(".")[2]: of for of in (prepare, preoptimize, pretrain, personalize, evaluate, base)}
@@ -78,7 +78,7 @@ class Run:
         left = 99
         try:
             unshared(tqdm, threading.RLock())
-            FaceCropper.crop = FaceCropper.check = uncropped
+            FaceCropper.read = uncropped
             first()
             left = code(COMMANDS[self.command].main, [*self.given(place), *more])
         finally:
@@ -116,9 +116,9 @@ def unshared(bars: type[tqdm], lock: threading.RLock) -> None:
         unshared(kind, lock)
 
 
-def uncropped(self: FaceCropper, picture: Any, *, resolution: int, face: int | None = None) -> torch.Tensor:
+def uncropped(self: FaceCropper, picture: Any, *, resolution: int, **options: Any) -> torch.Tensor:
     """Stands in for the search for a face, of which there is none in noise."""
-    return square(open_picture(picture), resolution=resolution)
+    return center_square(open_picture(picture), resolution=resolution)
 
 
 def without_costs(scores: Any) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from hdb.faces.crop import Face, FaceCropper, frame
+from hdb.faces.crop import Face, FaceCropper, crop_corners
 from hdb.faces.picture import FaceError, StoredPicture, open_picture
 
 CHOSEN_COLOR = "lime"
@@ -78,7 +78,7 @@ class PhotoReader:
         remarks: list[str] = []
         image = open_picture(source, remarks=remarks)
         image.filename = source.name  # what sentences call it
-        upright, faces, _ = self.cropper.upright(image)
+        upright, faces, _ = self.cropper.turn_upright(image)
         crop = None
         try:
             crop = self.cropper.read(image, resolution=self.resolution, face=face, remarks=remarks)
@@ -108,7 +108,7 @@ def mark_faces(image: Image.Image, faces: list[Face], *, chosen: int) -> Image.I
     for number, face in enumerate(faces, start=1):
         color = CHOSEN_COLOR if number == chosen else OTHER_COLOR
         width = max(1, round(face.size * scale / 40))
-        corners = [tuple(corner) for corner in frame(face) * scale]
+        corners = [tuple(corner) for corner in crop_corners(face) * scale]
         pen.polygon(corners, outline=color, width=width)
         if number == chosen:
             for x, y in face.landmarks * scale:

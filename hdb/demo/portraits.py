@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.gate import judge_person
-from hdb.faces.crop import FaceCropper, frame
-from hdb.faces.picture import Picture, name_of, open_picture
+from hdb.faces.crop import FaceCropper, crop_corners
+from hdb.faces.picture import Picture, open_picture, picture_name
 from hdb.hypernet.trained import predict
 from hdb.lidb.residuals import Residuals
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
@@ -81,8 +81,8 @@ class Portraits:
         with self.turn, warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             photo = self.cropper.crop(picture, resolution=self.resolution)
-            image, face = self.cropper.locate(open_picture(picture), name_of(picture), None)
-        marked, corners = image.copy(), frame(face)
+            image, face = self.cropper.find_face(open_picture(picture), name=picture_name(picture))
+        marked, corners = image.copy(), crop_corners(face)
         pen, width = ImageDraw.Draw(marked), max(1, round(face.size / 40))
         pen.polygon([tuple(corner) for corner in corners], outline=MARKS, width=width)
         for x, y in face.landmarks:

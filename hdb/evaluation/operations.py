@@ -16,7 +16,7 @@ from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.random_base import build_random_stable_diffusion, resolve_base_configs
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.cost import CPU_ATTENTION
-from hdb.faces.caches import Cached
+from hdb.faces.caches import CachedTensors
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import read_config
@@ -153,7 +153,7 @@ class Pieces:
                 features = self.hypernet.encoder(self.photos)
             embedding = features.embedding.expand(num, -1)
             tokens = features.tokens.expand(num, -1, -1)
-            caches = Cached(self._latents(num), embedding, embedding, tokens)
+            caches = CachedTensors(self._latents(num), embedding, embedding, tokens)
         return FaceBatch(photos, photos, [INSTANCE_PROMPT] * num, torch.arange(num), cached=caches)
 
     def _latents(self, num: int) -> Tensor:

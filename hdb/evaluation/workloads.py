@@ -16,7 +16,7 @@ from hdb.diffusion.sheet import save_image, to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import StepClock
 from hdb.faces.crop import FaceCropper
-from hdb.faces.picture import open_picture, square
+from hdb.faces.picture import center_square, open_picture
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.options import HyperNetOptions, build_hypernet
@@ -109,7 +109,7 @@ class Workloads:
         def personalize() -> None:
             image = open_picture(self.folder / "photo.png")
             self.cropper.detect(image)
-            photo = square(image, resolution=self.diffusion.resolution)[None]
+            photo = center_square(image, resolution=self.diffusion.resolution)[None]
             prediction = Residuals(predict(self.hypernet, photo), self.hypernet.layout)
             person = self.finetune(self.diffusion.encode_images(photo).float(), prediction).fitted
             subject = Subject(person.theta, person.layout, {"base": self.diffusion.name})

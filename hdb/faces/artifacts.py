@@ -1,4 +1,4 @@
-"""Data kept as W&B artifacts, and whether W&B knows who is asking."""
+"""Downloads datasets kept as W&B artifacts, and tells whether W&B has a login."""
 
 import os
 import sys
@@ -8,24 +8,24 @@ from wandb.sdk.lib.wbauth import read_netrc_auth
 
 
 def client_settings() -> wandb.Settings:
-    """W&B's settings as its client reads them: its files, then the environment but for the mode."""
+    """W&B's settings as its client reads them, from its files and the environment, but without WANDB_MODE."""
     settings = wandb.Settings()
     settings.update_from_system_settings()
     settings.update_from_env_vars({name: value for name, value in os.environ.items() if name != wandb.env.MODE})
     return settings
 
 
-def mode_of_files() -> str | None:
-    """What `wandb offline` or `wandb disabled` wrote; online is the default, so nobody's choice."""
+def mode_in_files() -> str | None:
+    """The mode that `wandb offline` or `wandb disabled` wrote; None if neither was called."""
     try:
         mode = client_settings().mode
     except (OSError, ValueError):  # pydantic's are ValueErrors
         return None
-    return None if mode == "online" else mode
+    return None if mode == "online" else mode  # online is the default
 
 
 def has_login() -> bool:
-    """Whether W&B knows who is asking, by all the ways its client has, without asking anybody."""
+    """Whether W&B's client would find a login, in any of its ways, without a prompt."""
     try:
         settings = client_settings()
         return bool(settings.api_key or settings.identity_token_file or read_netrc_auth(host=settings.base_url))
@@ -35,7 +35,7 @@ def has_login() -> bool:
 
 
 def download(name: str) -> str:
-    """The folder on disk of an artifact of folders, flat pictures or shards.
+    """Downloads an artifact of folders, flat pictures or shards; returns its folder on disk.
 
     Raises:
         ValueError: no login, or no such artifact.
@@ -45,5 +45,5 @@ def download(name: str) -> str:
     try:
         return str(wandb.Api().artifact(name).download())
     except (wandb.Error, ValueError) as error:
-        given = f"artifact {name} cannot be downloaded ({error})"
-        raise ValueError(f"{given}; expected faces.root=entity/project/name:alias") from None
+        problem = f"artifact {name} cannot be downloaded ({error})"
+        raise ValueError(f"{problem}; expected faces.root=entity/project/name:alias") from None

@@ -1,4 +1,4 @@
-"""What frozen networks made of the pictures of a shard, kept in files beside it: latents and face features."""
+"""Reads the files beside a shard that hold what frozen networks make of its pictures: latents and face features."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,20 +8,20 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-LATENTS, FEATURES = "latents", "features"  # what the files are called by
-EMBEDDING, TOKENS = ":embedding", ":tokens"  # of a picture's two tensors in the second
+LATENTS, FEATURES = "latents", "features"  # the two kinds of files
+EMBEDDING, TOKENS = ":embedding", ":tokens"  # suffixes of a picture's two tensors among the features
 
 
 class CacheKeys(NamedTuple):
-    """Whose caches to read: digests of the autoencoder and of the encoder, and the side of the pictures in pixels."""
+    """Which caches to read: digests of the autoencoder and the encoder, and the side of the pictures in pixels."""
 
     autoencoder: str
     encoder: str
     resolution: int
 
 
-class Cached(NamedTuple):
-    """What there is to know of a sample without its pictures; the target's embedding is for the identity loss."""
+class CachedTensors(NamedTuple):
+    """What training needs of a sample instead of its pictures; the identity loss takes `target_embedding`."""
 
     latents: Float[Tensor, "*n c h w"]
     target_embedding: Float[Tensor, "*n e"]
@@ -30,49 +30,52 @@ class Cached(NamedTuple):
 
 
 class ShardCache:
-    """The two files beside one shard, written by `experiments.prepare`; half precision in the files, single here.
+    """The two cache files beside one shard, written by `experiments.prepare` in half precision and read in single.
 
     Raises:
-        ValueError: one of them is not there, of pictures of another size, or damaged.
+        ValueError: a file is missing, damaged, or of pictures of another size.
     """
 
     def __init__(self, shard: str, keys: CacheKeys) -> None:
-        self.shard, self.keys = shard, keys
-        self.latents = self._opened(LATENTS, keys.autoencoder)
-        self.features = self._opened(FEATURES, keys.encoder)
+        self.shard = shard
+        self.latents = _open_cache(shard, LATENTS, keys.autoencoder, keys.resolution)
+        self.features = _open_cache(shard, FEATURES, keys.encoder, keys.resolution)
 
-    def of(self, *, reference: str, target: str) -> Cached:
-        """Of a sample, by the names of its pictures in the shard."""
+    def load(self, *, reference: str, target: str) -> CachedTensors:
+        """The tensors of a sample, by the names of its pictures in the shard."""
         try:
-            return Cached(
-                self.latents.get_tensor(target).float(),
-                *(self.features.get_tensor(name).float() for name in (target + EMBEDDING, reference + EMBEDDING)),
-                self.features.get_tensor(reference + TOKENS).float(),
+            return CachedTensors(
+                latents=self.latents.get_tensor(target).float(),
+                target_embedding=self.features.get_tensor(target + EMBEDDING).float(),
+                embedding=self.features.get_tensor(reference + EMBEDDING).float(),
+                tokens=self.features.get_tensor(reference + TOKENS).float(),
             )
         except SafetensorError as error:
             raise ValueError(f"the caches of {self.shard} lack a picture ({error}): prepare them again") from None
 
-    def _opened(self, kind: str, digest: str) -> safe_open:
-        path = cache_path(self.shard, kind, digest)
-        if not path.is_file():
-            what = {LATENTS: "cache.base", FEATURES: "cache.encoder"}[kind]
-            raise ValueError(f"{self.shard} has no {path.name} beside it: run prepare with {what}=..., or cached=false")
-        try:
-            file = safe_open(path, "pt")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no readable cache: {error}") from None
-        made = (file.metadata() or {}).get("resolution")
-        if made != str(self.keys.resolution):
-            raise ValueError(f"{path} is of pictures of {made} px, but faces.resolution is {self.keys.resolution}")
-        return file
+
+def _open_cache(shard: str, kind: str, digest: str, resolution: int) -> safe_open:
+    path = cache_path(shard, kind, digest)
+    if not path.is_file():
+        option = {LATENTS: "cache.base", FEATURES: "cache.encoder"}[kind]
+        raise ValueError(f"{shard} has no {path.name} beside it: run prepare with {option}=..., or cached=false")
+    try:
+        file = safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable cache: {error}") from None
+    cached_resolution = (file.metadata() or {}).get("resolution")
+    if cached_resolution != str(resolution):
+        raise ValueError(f"{path} is of pictures of {cached_resolution} px, but faces.resolution is {resolution}")
+    return file
 
 
 def cache_path(shard: str | Path, kind: str, digest: str) -> Path:
-    """Where a cache is: train-00000.tar has train-00000.latents-<digest>.safetensors beside it."""
+    """The path of a cache: train-00000.tar has train-00000.latents-<digest>.safetensors beside it."""
     return Path(shard).with_suffix(f".{kind}-{digest}.safetensors")
 
 
-def stacked(cached: list[Cached | None]) -> Cached | None:
-    """Of a batch; None where a sample has none."""
-    known = [of for of in cached if of is not None]
-    return Cached(*map(torch.stack, zip(*known, strict=True))) if cached and len(known) == len(cached) else None
+def stack_cached(samples: list[CachedTensors | None]) -> CachedTensors | None:
+    """Stacks the tensors of a batch; None if a sample has none."""
+    if not samples or any(sample is None for sample in samples):
+        return None
+    return CachedTensors(*map(torch.stack, zip(*samples, strict=True)))

@@ -1,4 +1,4 @@
-"""A photo becomes a square, upright face crop, or one sentence that says why it cannot."""
+"""Finds the face in a photo and cuts it out, square and upright."""
 
 import math
 from dataclasses import dataclass
@@ -11,30 +11,33 @@ from PIL import Image
 from torch import Tensor
 
 from hdb.faces.framing import Framing
-from hdb.faces.picture import FaceError, Picture, name_of, open_picture, square, to_tensor, warn_or_collect
+from hdb.faces.picture import FaceError, Picture, center_square, open_picture, picture_name, to_tensor, warn_or_collect
 
-# Shape of a head: the tip of the nose stands 1.11 half eye distances in front of the eyes. Fitted to the known yaw of
-# 100 faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
+# How far the tip of the nose stands in front of the eyes, in half eye distances. Fitted to the known yaw of 100
+# faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
 NOSE_DEPTH = 1.11
-# A face is looked for in the other three turns of a picture unless it is found at least as probable as this. Two thirds
-# of faceworld's faces are, half of 100 of Labeled Faces in the Wild at 25 px; of those
-# lying on their side or head 0.5 %: bald people with a beard, upside down.
-CERTAIN = 0.999
-TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}  # clockwise
-# Share of the frame that lies outside the photo, where the edge is repeated: above the first it is said, above the
-# second the picture is refused.
-NOTED_OUTSIDE, MOST_OUTSIDE = 0.1, 0.4
+# A face of at least this probability is taken to be upright; otherwise the other three turns of the picture are tried
+# too. Two thirds of faceworld's faces reach it, and half of 100 of Labeled Faces in the Wild at 25 px; of those lying
+# on their side or head 0.5 % do: bald people with a beard, upside down.
+UPRIGHT_PROBABILITY = 0.999
+# degrees clockwise -> what turns a picture by them
+TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+# Share of the frame that may lie outside the photo, where the edge is repeated: without a warning, and at all.
+WARN_OUTSIDE, MAX_OUTSIDE = 0.1, 0.4
 
 
 @dataclass(frozen=True)
 class Face:
     """One detected face, in pixels of the picture it was found in.
 
-    `landmarks` are left eye, right eye, nose, left and right corner of the mouth, as seen in the picture.
+    Args:
+        box: left, top, right, bottom; shape (4,).
+        landmarks: left eye, right eye, nose, left and right corner of the mouth as seen in the picture; shape (5, 2).
+        probability: of being a face.
     """
 
-    box: np.ndarray  # (4,) left, top, right, bottom
-    landmarks: np.ndarray  # (5, 2)
+    box: np.ndarray
+    landmarks: np.ndarray
     probability: float
 
     @property
@@ -43,7 +46,7 @@ class Face:
         return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
 
     @property
-    def turn(self) -> float:
+    def yaw(self) -> float:
         """Estimated yaw in degrees, 0 facing the camera: atan(offset of the nose along the eye axis / its depth)."""
         left, right, nose = self.landmarks[:3]
         half = (right - left) / 2
@@ -52,7 +55,7 @@ class Face:
 
     @property
     def odds(self) -> float:
-        """Of the probability, which crowds at 1."""
+        """probability / (1 - probability), which tells apart what crowds near 1."""
         return self.probability / max(1 - self.probability, 1e-7)
 
 
@@ -93,34 +96,25 @@ class FaceCropper:
     def crop(
         self, picture: Picture, *, resolution: int, face: int | None = None, remarks: list[str] | None = None
     ) -> Float[Tensor, "3 r r"]:
-        """The chosen face (1 is the largest, the default), rotated upright, as (3, resolution, resolution) in [0, 1].
+        """Cuts the chosen face out, rotated upright, as (3, resolution, resolution) in [0, 1].
 
         Warns where the photo does not hold the whole frame.
 
         Args:
+            face: 1 is the largest, the default.
             remarks: gets the warnings, see `open_picture`.
 
         Raises:
             FaceError: unreadable picture, no face, too small, turned too far, cut off by the photo's border, or `face`
                 beyond those found.
         """
-        name = name_of(picture)
-        image, chosen = self.locate(open_picture(picture, remarks=remarks), name, face, remarks=remarks)
-        outside = share_outside(frame(chosen, margin=self.margin), image.size)
-        if outside > NOTED_OUTSIDE:
-            message = f"{outside:.0%} of the frame around the face in {name} lies outside the photo"
-            if outside > MOST_OUTSIDE:
-                expected = f"expected at most {MOST_OUTSIDE:.0%}: a photo with the whole head and some room around it"
-                raise FaceError(f"{message}; {expected}", reason="outside")
-            warn_or_collect(f"{message}: the photo's edge is repeated there", remarks)
-        return align(image, chosen, resolution=resolution, margin=self.margin)
+        return self.read(picture, resolution=resolution, crop=True, face=face, remarks=remarks)
 
     def check(
         self, picture: Picture, *, resolution: int, face: int | None = None, remarks: list[str] | None = None
     ) -> Float[Tensor, "3 r r"]:
-        """The same refusals as `crop`, but the framing is kept: for pictures that are face crops already."""
-        image, _ = self.locate(open_picture(picture, remarks=remarks), name_of(picture), face, remarks=remarks)
-        return square(image, resolution=resolution)
+        """Keeps the framing of a picture that is a face crop already; raises like `crop` where its face is unusable."""
+        return self.read(picture, resolution=resolution, crop=False, face=face, remarks=remarks)
 
     def read(
         self,
@@ -131,66 +125,103 @@ class FaceCropper:
         face: int | None = None,
         remarks: list[str] | None = None,
     ) -> Float[Tensor, "3 r r"]:
-        """A photo as a face crop: `crop`, `check`, or whichever of the two the picture needs.
+        """Reads a photo as a face crop.
 
         Args:
-            crop: True cuts the face out. False keeps the framing of a picture that is a face crop already. None keeps
-                it where the face sits as in a crop, and cuts the face out of everything else.
+            crop: True cuts the face out, like `crop`. False keeps the framing, like `check`. None keeps the framing of
+                a picture that is framed as a crop would be, and cuts the face out of all others.
             remarks: gets the warnings, see `open_picture`.
 
         Raises:
             FaceError: see `crop`.
         """
+        name = picture_name(picture)
+        image, chosen = self.find_face(open_picture(picture, remarks=remarks), name=name, face=face, remarks=remarks)
         if crop is None:
-            crop = not self.is_face_crop(open_picture(picture, remarks=[]))  # `crop` and `check` warn
-        read = self.crop if crop else self.check
-        return read(picture, resolution=resolution, face=face, remarks=remarks)
+            crop = not is_face_crop(image, chosen)
+        if not crop:
+            return center_square(image, resolution=resolution)
+        outside = share_outside(crop_corners(chosen, margin=self.margin), image.size)
+        if outside > WARN_OUTSIDE:
+            message = f"{outside:.0%} of the frame around the face in {name} lies outside the photo"
+            if outside > MAX_OUTSIDE:
+                expected = f"expected at most {MAX_OUTSIDE:.0%}: a photo with the whole head and some room around it"
+                raise FaceError(f"{message}; {expected}", reason="outside")
+            warn_or_collect(f"{message}: the photo's edge is repeated there", remarks)
+        return align(image, chosen, resolution=resolution, margin=self.margin)
 
-    def is_face_crop(self, image: Image.Image) -> bool:
-        """Whether a square picture is framed as `frame` would frame its largest face.
+    def find_face(
+        self,
+        image: Image.Image,
+        *,
+        name: str = "the picture",
+        face: int | None = None,
+        remarks: list[str] | None = None,
+    ) -> tuple[Image.Image, Face]:
+        """Finds the face to use, and the picture turned upright that it is in.
 
-        The center may be off by a tenth of the side, and the side by a quarter.
+        Warns when the picture is turned, and when there are several faces and `face` does not choose one.
+
+        Args:
+            name: of the picture, in messages.
+            face: 1 is the largest, the default.
+            remarks: gets the warnings, see `open_picture`.
+
+        Raises:
+            FaceError: see `crop`.
         """
-        side = max(image.size)
-        if abs(image.width - image.height) > 0.02 * side:
-            return False
-        faces = self.detect(image)
+        image, faces, turn = self.turn_upright(image)
         if not faces:
-            return False
-        corners = frame(faces[0])
-        center_offset = np.abs(corners.mean(0) - np.array(image.size) / 2).max() / side
-        side_ratio = np.linalg.norm(corners[3] - corners[0]) / side
-        return bool(center_offset < 0.1 and 0.8 < side_ratio < 1.25)
+            problem = f"no face found in {name} ({image.width}x{image.height} px)"
+            raise FaceError(f"{problem}; expected an upright face of at least {self.min_size} px", reason="no face")
+        if face is not None and not 1 <= face <= len(faces):
+            problem = f"face={face} was asked for, but {name} shows {len(faces)}"
+            raise FaceError(f"{problem}; expected 1 to {len(faces)}", reason="no face")
+        chosen = faces[(face or 1) - 1]
+        if turn:
+            position = "upside down" if turn == 180 else "on its side"
+            warn_or_collect(f"{name} lies {position}: it is turned by {turn} degrees clockwise", remarks)
+        if len(faces) > 1 and face is None:
+            sizes = ", ".join(f"{other.size:.0f}" for other in faces)
+            message = f"{name} shows {len(faces)} faces ({sizes} px): the largest is used; face=2 takes the next"
+            warn_or_collect(message, remarks)
+        if chosen.size < self.min_size:
+            problem = f"the face in {name} is {chosen.size:.0f} px large"
+            raise FaceError(f"{problem}; expected at least {self.min_size} px", reason="too small")
+        if abs(chosen.yaw) > self.max_turn:
+            problem = f"the face in {name} is turned by about {abs(chosen.yaw):.0f} degrees"
+            raise FaceError(f"{problem}; expected at most {self.max_turn:.0f}", reason="turned")
+        return image, chosen
 
-    def upright(self, image: Image.Image) -> tuple[Image.Image, list[Face], int]:
-        """The picture turned so that its faces are upright, its faces, and by how many degrees clockwise it was turned.
+    def turn_upright(self, image: Image.Image) -> tuple[Image.Image, list[Face], int]:
+        """Turns a picture so that its faces are upright; gives its faces and the degrees clockwise, too.
 
-        Not each turn is as likely as another: one is taken if the odds of its most probable face are more than twice
-        those of the picture as it is. Of 400 views of faceworld, 64 and 128 px, half of them at yaw up to 45 and roll
-        up to 25 degrees, 2 are turned wrongly; of the same on their side or head, 1200, 16 are or stay as they are.
-        Of 100 Labeled Faces in the Wild none, and 1 of 300.
+        A turn is taken if the odds of its most probable face are more than twice those of the picture as it is, since
+        most pictures are upright. Of 400 views of faceworld, 64 and 128 px, half of them at yaw up to 45 and roll up to
+        25 degrees, 2 are turned wrongly; of the same on their side or head, 1200, 16 are or stay as they are. Of 100
+        Labeled Faces in the Wild none, and 1 of 300.
         """
-        found = self.detect(image)
-        best, most = (image, found, 0), 2 * max((face.odds for face in found), default=0.0)
-        if any(face.probability >= CERTAIN for face in found):
-            return best
+        faces = self.detect(image)
+        if any(face.probability >= UPRIGHT_PROBABILITY for face in faces):
+            return image, faces, 0
+        best = (image, faces, 0)
+        best_odds = 2 * max((face.odds for face in faces), default=0.0)
         for turn, transpose in TURNS.items():
             turned = image.transpose(transpose)
-            found = self.detect(turned)
-            odds = max((face.odds for face in found), default=0.0)
-            if odds > most:
-                best, most = (turned, found, turn), odds
+            faces = self.detect(turned)
+            odds = max((face.odds for face in faces), default=0.0)
+            if odds > best_odds:
+                best, best_odds = (turned, faces, turn), odds
         return best
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """All faces in an RGB image, largest first."""
+        """Detects all faces in an RGB image, largest first."""
         scale = min(max(1.0, 256 / min(image.size)), 960 / max(image.size))
         size = (round(image.width * scale), round(image.height * scale))
-        if min(size) < self.detector.min_face_size:  # MTCNN's pyramid would be empty, which it does not survive
+        if min(size) < self.detector.min_face_size:  # MTCNN fails on an empty pyramid
             return []
-        boxes, probabilities, landmarks = self.detector.detect(
-            image.resize(size, Image.Resampling.BICUBIC), landmarks=True
-        )
+        resized = image.resize(size, Image.Resampling.BICUBIC)
+        boxes, probabilities, landmarks = self.detector.detect(resized, landmarks=True)
         if boxes is None:
             return []
         found = [
@@ -200,58 +231,13 @@ class FaceCropper:
         ]
         faces: list[Face] = []
         for face in sorted(found, key=lambda face: -face.size):
-            center = (face.box[:2] + face.box[2:]) / 2  # a second box within a face is the same face seen twice
+            center = (face.box[:2] + face.box[2:]) / 2  # a second box within a face is the same face once more
             if not any((other.box[:2] < center).all() and (center < other.box[2:]).all() for other in faces):
                 faces.append(face)
         return faces
 
-    def choose(self, image: Image.Image, name: str = "the picture", face: int | None = None) -> Face:
-        """The face that will be used, in pixels of the picture turned upright.
 
-        Raises:
-            FaceError: see `crop`.
-        """
-        return self.locate(image, name, face)[1]
-
-    def locate(
-        self, image: Image.Image, name: str, face: int | None, *, remarks: list[str] | None = None
-    ) -> tuple[Image.Image, Face]:
-        """The picture turned upright, and the face that will be used.
-
-        Warns when the picture is turned, and when there are several faces and none was asked for.
-
-        Args:
-            remarks: gets the warnings, see `open_picture`.
-
-        Raises:
-            FaceError: see `crop`.
-        """
-        image, faces, turn = self.upright(image)
-        if not faces:
-            size = f"{image.width}x{image.height} px"
-            found = f"no face found in {name} ({size}); expected an upright face of at least {self.min_size} px"
-            raise FaceError(found, reason="no face")
-        if face is not None and not 1 <= face <= len(faces):
-            message = f"face={face} was asked for, but {name} shows {len(faces)}; expected 1 to {len(faces)}"
-            raise FaceError(message, reason="no face")
-        chosen = faces[(face or 1) - 1]
-        if turn:
-            lies = "upside down" if turn == 180 else "on its side"
-            warn_or_collect(f"{name} lies {lies}: it is turned by {turn} degrees clockwise", remarks)
-        if len(faces) > 1 and face is None:
-            sizes = ", ".join(f"{other.size:.0f}" for other in faces)
-            message = f"{name} shows {len(faces)} faces ({sizes} px): the largest is used; face=2 takes the next"
-            warn_or_collect(message, remarks)
-        if chosen.size < self.min_size:
-            message = f"the face in {name} is {chosen.size:.0f} px large; expected at least {self.min_size} px"
-            raise FaceError(message, reason="too small")
-        if abs(chosen.turn) > self.max_turn:
-            yaw = f"turned by about {abs(chosen.turn):.0f} degrees"
-            raise FaceError(f"the face in {name} is {yaw}; expected at most {self.max_turn:.0f}", reason="turned")
-        return image, chosen
-
-
-def frame(face: Face, *, margin: float = 0.0) -> Float[np.ndarray, "4 2"]:
+def crop_corners(face: Face, *, margin: float = 0.0) -> Float[np.ndarray, "4 2"]:
     """The corners of the square around a face with level eyes: upper left, lower left, lower right, upper right.
 
     Framed as CelebA-HQ is, and as faceworld's people are; the side grows by 1 + 2 margin.
@@ -264,6 +250,20 @@ def frame(face: Face, *, margin: float = 0.0) -> Float[np.ndarray, "4 2"]:
     return np.stack([center - axis - normal, center - axis + normal, center + axis + normal, center + axis - normal])
 
 
+def is_face_crop(image: Image.Image, face: Face) -> bool:
+    """Whether a square picture is framed as a crop of its face would be.
+
+    The center may be off by a tenth of the side, and the side by a quarter.
+    """
+    side = max(image.size)
+    if abs(image.width - image.height) > 0.02 * side:
+        return False
+    corners = crop_corners(face)
+    center_offset = np.abs(corners.mean(0) - np.array(image.size) / 2).max() / side
+    side_ratio = np.linalg.norm(corners[3] - corners[0]) / side
+    return bool(center_offset < 0.1 and 0.8 < side_ratio < 1.25)
+
+
 def share_outside(corners: Float[np.ndarray, "4 2"], size: tuple[int, int]) -> float:
     """Share of a square that lies outside a picture of `size` (width, height), counted at 100 x 100 of its points."""
     steps = (np.arange(100) + 0.5) / 100
@@ -273,12 +273,13 @@ def share_outside(corners: Float[np.ndarray, "4 2"], size: tuple[int, int]) -> f
 
 
 def align(image: Image.Image, face: Face, *, resolution: int, margin: float = 0.0) -> Float[Tensor, "3 r r"]:
-    """The `frame` around a face, cut out; outside the picture its edge is repeated."""
-    corners = frame(face, margin=margin)
+    """Cuts out the square of `crop_corners`; outside the picture its edge is repeated."""
+    corners = crop_corners(face, margin=margin)
     side = float(np.linalg.norm(corners[3] - corners[0]))
 
-    # Only the square's surroundings are touched, so that a face in a large photo costs no more than in a small one.
-    low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
+    # Only the surroundings of the square are touched: a face in a large photo costs no more than in a small one.
+    low = np.floor(corners.min(0)).astype(int) - 1
+    high = np.ceil(corners.max(0)).astype(int) + 2
     inside_low, inside_high = np.maximum(low, 0), np.minimum(high, image.size)
     pixels = np.asarray(image.crop((*inside_low.tolist(), *inside_high.tolist())))
     before, after = inside_low - low, high - inside_high

@@ -1,9 +1,10 @@
-"""Batches of people for the Trainer: an order that depends on seed and epoch only, resumable at any step."""
+"""Batches of people for the Trainer, in an order that depends on seed and epoch alone and resumes at any step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import TypeVar
 
 import lightning as L
@@ -13,27 +14,29 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hdb.faces.people import People, PeopleOptions
+from hdb.faces.photos import detect_source
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.faces.splits import refuse_overlap
 
 Items = TypeVar("Items", bound=Sequence)
+Keys = list[tuple[int, int]]  # (draw, index) of samples
 
 
 class FaceLoader:
     """Iterates over a source once per epoch, in batches.
 
-    The order is a permutation drawn from (seed, epoch), so nothing has to be stored but how many batches of the epoch
-    were given out; Lightning keeps that in its checkpoints through `state_dict`, and calls `set_epoch` on `sampler`. A
-    plain DataLoader would start a resumed epoch from its beginning; torchdata's StatefulDataLoader would be one more
-    dependency, to store what these three numbers tell.
+    The order is a permutation drawn from (seed, epoch), so nothing has to be stored but the number of batches given in
+    the epoch. Lightning keeps it in its checkpoints through `state_dict`, and calls `set_epoch` on `sampler`. A plain
+    DataLoader would start a resumed epoch from its beginning.
 
     Args:
         batch_size: per process. With `shuffle` the order wraps round, so that every batch of every rank is full.
-            Without it the batches are those of one process, shared out, and nobody is alone in one: validation
-            compares people with others of their batch.
-        shuffle: off for validation: then every epoch is the same, samples and all.
+            Without it each rank takes some of the batches of a single process, and each batch has at least two people:
+            validation compares people with others of their batch.
+        shuffle: off for validation, whose epochs are all the same.
         num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
         rank: this process among `world_size`; each takes every world_size-th sample.
 
@@ -55,24 +58,28 @@ class FaceLoader:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        self.source, self.batch_size, self.shuffle, self.seed = source, batch_size, shuffle, seed
-        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
-        self.num_samples = num_samples or (source.num_samples if self.streams else len(source))
-        if self.streams and self.num_samples is not None and self.num_samples < batch_size * world_size:
+        self.source = source
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_workers = num_workers
+        self.rank = rank
+        self.world_size = world_size
+        self.is_stream = isinstance(source, ShardFaces)
+        self.num_samples = num_samples or (source.num_samples if self.is_stream else len(source))
+        if self.is_stream and self.num_samples is not None and self.num_samples < batch_size * world_size:
             raise ValueError(
                 f"an epoch has {self.num_samples} samples, expected at least {batch_size * world_size}, one batch for "
                 "each process: lower the batch size"
             )
-        if not shuffle and not self.streams:
-            refuse_idle(self.num_samples, batch_size, world_size=world_size)
-        self.epoch, self.num_given, self.resume_at = 0, 0, (-1, 0)
-        self.left: list[list[tuple[int, int]]] = []  # of the epoch: what the batches still hold
+        if not shuffle and not self.is_stream:
+            _refuse_idle_ranks(self.num_samples, batch_size, world_size=world_size)
+        self.epoch = 0
+        self.num_batches_given = 0
+        self._resume_epoch, self._resume_batch = -1, 0
+        self._remaining: list[Keys] = []  # batches of this epoch that are still to be read
 
     batch_sampler = None  # Lightning looks for it beside `sampler`
-
-    @property
-    def streams(self) -> bool:
-        return isinstance(self.source, ShardFaces)
 
     @property
     def sampler(self) -> "FaceLoader":
@@ -86,77 +93,91 @@ class FaceLoader:
     def __len__(self) -> int:
         if self.num_samples is None:
             raise TypeError("a stream without num_samples has no length")  # what `len` of an IterableDataset raises
-        if self.streams:
+        if self.is_stream:
             return self.num_samples // self.world_size // self.batch_size
         return len(self.batches(self.epoch))
 
-    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+    def batches(self, epoch: int) -> list[Keys]:
         """This rank's keys (draw, index) of an epoch, batch by batch."""
-        people = len(self.source)
-        rounds = -(-self.num_samples // people)
-        keys = []
-        for draw in range(epoch * rounds, (epoch + 1) * rounds):  # a draw number never returns: new pictures each time
-            order = np.random.default_rng([self.seed, draw]).permutation(people) if self.shuffle else range(people)
+        num_people = len(self.source)
+        num_rounds = -(-self.num_samples // num_people)
+        keys: Keys = []
+        for draw in range(epoch * num_rounds, (epoch + 1) * num_rounds):  # each draw takes other pictures
+            order = range(num_people)
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, draw]).permutation(num_people)
             keys += [(draw, int(index)) for index in order]
         keys = keys[: self.num_samples]
         if not self.shuffle:
-            return in_company(keys, self.batch_size)[self.rank :: self.world_size]
-        missing = -len(keys) % (self.batch_size * self.world_size)
-        keys += (keys * -(-missing // len(keys)))[:missing]
+            return split_into_batches(keys, self.batch_size)[self.rank :: self.world_size]
+        num_missing = -len(keys) % (self.batch_size * self.world_size)
+        keys += (keys * -(-num_missing // len(keys)))[:num_missing]
         keys = keys[self.rank :: self.world_size]
         return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
     def __iter__(self) -> Iterator[FaceBatch]:
         # A generator: nothing happens before the first batch is asked for, when the epoch is known.
-        skip = self.resume_at[1] if self.resume_at[0] == self.epoch else 0
-        self.resume_at = (-1, 0)
-        with say_face_error():
-            for number, batch in enumerate(self.load(self.epoch, skip), skip + 1):
-                self.num_given = number
+        num_skipped = self._resume_batch if self._resume_epoch == self.epoch else 0
+        self._resume_epoch, self._resume_batch = -1, 0
+        with _worker_traceback_removed():
+            for number, batch in enumerate(self._load(num_skipped), num_skipped + 1):
+                self.num_batches_given = number
                 yield batch
 
-    def load(self, epoch: int, skip: int) -> Iterator[FaceBatch]:
-        """The batches of an epoch from number `skip` on."""
-        if not self.streams:
-            self.left[:] = self.batches(epoch)[skip:]
-            return iter(self.reader)
-        self.source.check_parts(world_size=self.world_size, num_workers=max(1, self.num_workers))
-        self.source.set_epoch(epoch, rank=self.rank, world_size=self.world_size)
-        return islice(self.reader, skip, len(self) if self.num_samples else None)
+    def _load(self, num_skipped: int) -> Iterator[FaceBatch]:
+        """The batches of this epoch after the first `num_skipped`."""
+        if not self.is_stream:
+            self._remaining[:] = self.batches(self.epoch)[num_skipped:]
+            return iter(self._data_loader)
+        self.source.check_shares(world_size=self.world_size, num_workers=max(1, self.num_workers))
+        self.source.set_epoch(self.epoch, rank=self.rank, world_size=self.world_size)
+        return islice(self._data_loader, num_skipped, len(self) if self.num_samples else None)
 
     @cached_property
-    def reader(self) -> DataLoader:
-        """What reads every epoch: its processes live on, as starting them takes longer than many an epoch."""
-        order = {"batch_sampler": self.left}
-        if self.streams:
-            order = {"batch_size": self.batch_size, "drop_last": self.shuffle}
+    def _data_loader(self) -> DataLoader:
+        """Reads every epoch with the same worker processes: starting them takes longer than many an epoch."""
+        if self.is_stream:
+            batching = {"batch_size": self.batch_size, "drop_last": self.shuffle}
+        else:
+            batching = {"batch_sampler": self._remaining}
         return DataLoader(
             self.source,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=FaceBatch.of,
+            collate_fn=FaceBatch.from_samples,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # without one, the global generator is drawn from
-            **order,
+            **batching,
         )
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batches": self.num_given}
+        return {"epoch": self.epoch, "batches": self.num_batches_given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.resume_at = (state["epoch"], state["batches"])
+        self._resume_epoch, self._resume_batch = state["epoch"], state["batches"]
 
 
 class FaceData(L.LightningDataModule):
-    """Training and validation people.
+    """People to train on and people to validate on.
+
+    `FaceData.from_folder` takes a folder of photos; the constructor takes any two sources, made by `People` or by hand.
 
     Args:
+        train: people to train on, or a stream of shards.
+        val: people to validate on; None skips validation.
         batch_size: per device, for both.
-        num_samples: samples of a training epoch, all people once by default.
+        num_samples: samples of a training epoch; by default all people once.
         num_workers: processes that read and crop; 0 reads in the main process.
 
     Raises:
-        ValueError: a person is in both splits.
+        ValueError: a person is in both.
+
+    Example:
+        >>> from PIL import Image
+        >>> from hdb.faces.sources import PhotoFaces
+        >>> people = PhotoFaces({"anna": [Image.new("RGB", (64, 64))]}, resolution=32)
+        >>> next(iter(FaceData(people, batch_size=1).train_dataloader())).reference.shape
+        torch.Size([1, 3, 32, 32])
     """
 
     def __init__(
@@ -172,10 +193,54 @@ class FaceData(L.LightningDataModule):
         super().__init__()
         if val is not None and not isinstance(train, ShardFaces):
             refuse_overlap(train=train.names, val=val.names)
-        self.train, self.val = train, val
-        self.batch_size, self.num_samples, self.num_workers, self.seed = batch_size, num_samples, num_workers, seed
+        self.train = train
+        self.val = val
+        self.batch_size = batch_size
+        self.num_samples = num_samples
+        self.num_workers = num_workers
+        self.seed = seed
 
-    def loader(self, source: FaceSource | ShardFaces, *, shuffle: bool, num_samples: int | None = None) -> FaceLoader:
+    @classmethod
+    def from_folder(
+        cls,
+        root: str | Path,
+        *,
+        resolution: int,
+        batch_size: int = 8,
+        num_val: int = 0,
+        crop: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> "FaceData":
+        """Reads a folder of photos: a folder in it for each person, or pictures of which each shows another person.
+
+        Photos that cannot be used are named in warnings and passed over. A folder of tar shards, as `hdb prepare`
+        makes them, is read too; for large datasets it is much faster.
+
+        Args:
+            resolution: side of the square images in pixels; that of the base.
+            num_val: people to validate on instead of training: the last by name, or the first of shards.
+            crop: whether the face is found and cut out; False takes the central square of pictures that are face crops.
+
+        Raises:
+            ValueError: there is no picture, or not more than `num_val` people.
+        """
+        source = detect_source(root)
+        options = PeopleOptions(
+            source=source,
+            root=str(root),
+            resolution=resolution,
+            num_identities=None,
+            num_val_identities=num_val,
+            num_test_identities=0,
+            crop=crop and source != "shards",
+            seed=seed,
+        )
+        people = People(options)
+        val = people.faces("val") if num_val else None
+        return cls(people.training(), val, batch_size=batch_size, num_workers=num_workers, seed=seed)
+
+    def _loader(self, source: FaceSource | ShardFaces, *, shuffle: bool, num_samples: int | None = None) -> FaceLoader:
         """A loader for this process of the trainer, if there is one."""
         return FaceLoader(
             source,
@@ -189,53 +254,58 @@ class FaceData(L.LightningDataModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Raises ValueError if there are too few people for the processes: not after hours, at the first validation."""
+        """Raises ValueError if there are too few people for the processes, before the first validation finds out."""
         self.val_dataloader()
 
     def train_dataloader(self) -> FaceLoader:
-        return self.loader(self.train, shuffle=True, num_samples=self.num_samples)
+        return self._loader(self.train, shuffle=True, num_samples=self.num_samples)
 
     def val_dataloader(self) -> FaceLoader | list[FaceLoader]:
-        return [] if self.val is None else self.loader(self.val, shuffle=False)
+        return [] if self.val is None else self._loader(self.val, shuffle=False)
 
 
-def in_company(items: Items, batch_size: int) -> list[Items]:
-    """Items in batches of at least two; one that would be left over is with those before.
+def split_into_batches(items: Items, batch_size: int) -> list[Items]:
+    """Splits items into batches of at least two; a single one that is left joins the batch before.
 
-    >>> in_company([0, 1, 2, 3], 3), in_company([0, 1, 2], 1)
+    >>> split_into_batches([0, 1, 2, 3], 3), split_into_batches([0, 1, 2], 1)
     ([[0, 1, 2, 3]], [[0, 1, 2]])
     """
     starts = range(0, max(1, len(items) - 1), max(2, batch_size))
     return [items[start:end] for start, end in pairwise([*starts, len(items)])]
 
 
-def refuse_idle(num_people: int, batch_size: int, *, world_size: int) -> None:
+def _refuse_idle_ranks(num_people: int, batch_size: int, *, world_size: int) -> None:
     """Raises ValueError if a process would have nobody to validate on."""
-    num = len(in_company(range(num_people), batch_size))
-    if num < world_size:
+    num_batches = len(split_into_batches(range(num_people), batch_size))
+    if num_batches < world_size:
         raise ValueError(
-            f"{num_people} people in batches of {max(2, batch_size)} are {num} batches, expected at least "
+            f"{num_people} people in batches of {max(2, batch_size)} are {num_batches} batches, expected at least "
             f"{world_size}, one for each process: lower the batch size, or take more people for validation"
         )
 
 
-def read_samples(source: FaceSource, keys: list[tuple[int, int]], *, num_workers: int = 0) -> list[FaceSample]:
-    """Samples by their keys (draw, index), in that order, read by so many processes; 0 reads in this one."""
-    options = {
-        "num_workers": num_workers,
-        "generator": torch.Generator().manual_seed(0),
-    }  # else the global one is drawn
-    with say_face_error():
-        return list(DataLoader(source, sampler=keys, batch_size=None, collate_fn=as_it_is, **options))
+def read_samples(source: FaceSource, keys: Keys, *, num_workers: int = 0) -> list[FaceSample]:
+    """Reads samples by their keys (draw, index), in that order, in worker processes; 0 reads in this one."""
+    loader = DataLoader(
+        source,
+        sampler=keys,
+        batch_size=None,
+        collate_fn=_first_argument,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(0),  # without one, the global generator is drawn from
+    )
+    with _worker_traceback_removed():
+        return list(loader)
 
 
-def as_it_is(sample: FaceSample) -> FaceSample:
+def _first_argument(sample: FaceSample) -> FaceSample:
+    """The collate function of single samples; a lambda could not be sent to a worker."""
     return sample
 
 
 @contextmanager
-def say_face_error() -> Iterator[None]:
-    """From a worker an error comes with the worker's traceback as its text."""
+def _worker_traceback_removed() -> Iterator[None]:
+    """Restores the message of a FaceError: from a worker it comes with the worker's traceback as its text."""
     try:
         yield
     except FaceError as error:
@@ -243,5 +313,5 @@ def say_face_error() -> Iterator[None]:
 
 
 def first_references(source: FaceSource, num: int) -> Float[Tensor, "n 3 h w"]:
-    """The photos of the first people, as many as there are."""
+    """The reference photos of the first people, at most `num`."""
     return torch.stack([source[index].reference for index in range(min(num, len(source)))])

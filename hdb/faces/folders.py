@@ -1,4 +1,4 @@
-"""What lies in a folder as people have them: pictures under any name, a system's own files, links, and the rest."""
+"""Finds the pictures in a folder: under any name, through links, and without the files of operating systems."""
 
 import os
 import stat
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hdb.faces.formats import SUFFIXES, is_picture_data
-from hdb.faces.names import in_sentence
+from hdb.faces.names import printable
 
-# Names in lower case; all that begins with a dot is hidden anyway: .thumbnails, .Trash-1000, .ipynb_checkpoints,
-# .@__thumb, ._x.jpg, .picasaoriginals, .DS_Store.
+# Folders of operating systems and programs, in lower case. Names that begin with a dot need no mention: .thumbnails,
+# .Trash-1000, .ipynb_checkpoints, .@__thumb, .picasaoriginals, ._x.jpg and .DS_Store.
 SYSTEM_FOLDERS = {
     *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # Windows
     *("__macosx", "network trash folder", "temporary items", "desktop folder db"),  # macOS
@@ -19,128 +19,123 @@ SYSTEM_FOLDERS = {
     *("@snapshots", "@trash", "#recycle", "#snapshot", "#trash"),  # Synology, QNAP
     *("__pycache__", "_vti_cnf", "thumb", "thumbs", "_thumbs", "_thumb", "_thumbnails", "ipod photo cache"),
 }
-# Previews of Lightroom and others; libraries that keep pictures, previews and what was deleted in folders of their own.
+# Previews of Lightroom and others, and libraries that keep previews and deleted pictures in folders.
 SYSTEM_ENDINGS = (".lrdata", ".lrcat-data", ".cocatalogdb", ".photoslibrary", ".photolibrary", ".aplibrary")
 SYSTEM_FILES = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "ehthumbs_vista.db",
-    "desktop.ini",
-    "icon\r",
-    "picasa.ini",
-    "zbthumbnail.info",
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini", "zbthumbnail.info"),
 }
-HIDDEN = "hidden or a system's own"  # the one reason for which nothing needs to be said
+HIDDEN = "hidden or a system's own"  # the one reason that needs no warning
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".tmp", ".filepart")
 
 
-class Other(NamedTuple):
+class UnusedFile(NamedTuple):
     """Something in a folder that is not used, and why."""
 
-    path: str  # as a sentence takes it; a folder ends in "/"
+    path: str  # printable; a folder ends in "/"
     reason: str
 
 
-class Listing(NamedTuple):
-    """All picture files below a folder, sorted, and all else."""
+class FolderListing(NamedTuple):
+    """All picture files below a folder, sorted, and everything else."""
 
     pictures: list[Path]
-    others: list[Other]
+    unused: list[UnusedFile]
 
 
-def list_pictures(root: str | Path) -> Listing:
-    """Goes through a folder and what it links to.
+def list_pictures(root: str | Path) -> FolderListing:
+    """Lists a folder and what its links lead to; the target of a link is listed once.
 
-    What a link leads to is taken once, and under its own name where it lies below `root` itself.
+    A picture below `root` that a link leads to as well is listed under its real name.
     """
     walk = _Walk(Path(root))
-    pictures, others = [], walk.others
+    pictures = []
     for path in walk.files():
-        reason = reason_against(path)
+        reason = reason_to_skip(path)
         if reason is None:
             pictures.append(path)
         else:
-            others.append(Other(in_sentence(str(path)), reason))
-    return Listing(sorted(pictures), sorted(others))
+            walk.skip(path, reason)
+    return FolderListing(sorted(pictures), sorted(walk.unused))
 
 
 class _Walk:
-    """Regular files below a folder, each once; real ones before those behind links."""
+    """Goes through the regular files below a folder, each once, and follows links last."""
 
     def __init__(self, root: Path):
-        self.root, self.others = root, list[Other]()
-        self.seen: set[tuple[int, int]] = set()
+        self.root = root
+        self.unused: list[UnusedFile] = []
+        self.visited: set[tuple[int, int]] = set()
         self.links: list[Path] = []
-        real = Path(os.path.realpath(root))
-        self.above = {_identity(os.stat(folder)) for folder in (real, *real.parents)}
+        real_root = Path(os.path.realpath(root))
+        self.parents = {_file_id(os.stat(folder)) for folder in (real_root, *real_root.parents)}
 
     def files(self) -> Iterator[Path]:
-        yield from self.below(self.root)
+        yield from self.list_folder(self.root)
         while self.links:
-            path, self.links = self.links[0], self.links[1:]
+            path = self.links.pop(0)
             try:
-                there = os.stat(path)
+                status = os.stat(path)
             except OSError:  # leads nowhere, or in a circle
-                self.note(path, "a link that leads nowhere")
+                self.skip(path, "a link that leads nowhere")
                 continue
-            if _identity(there) in self.above:
-                self.note(path, "a link to a folder that it lies in")
+            if _file_id(status) in self.parents:
+                self.skip(path, "a link to a folder that it lies in")
             else:
-                yield from self.entry(path, there)
+                yield from self.visit(path, status)
 
-    def below(self, folder: Path) -> Iterator[Path]:
+    def list_folder(self, folder: Path) -> Iterator[Path]:
         try:
             names = sorted(os.listdir(folder))
         except OSError as error:
-            self.note(folder, f"a folder that cannot be read: {error.strerror}")
+            self.skip(folder, f"a folder that cannot be read: {error.strerror}")
             return
         for name in names:
             path = folder / name
             try:
-                there = os.lstat(path)
+                status = os.lstat(path)
             except OSError as error:
-                self.note(path, f"cannot be looked at: {error.strerror}")
+                self.skip(path, f"cannot be looked at: {error.strerror}")
                 continue
-            if stat.S_ISLNK(there.st_mode) and not is_system(name, folder=path.is_dir()):
+            if stat.S_ISLNK(status.st_mode) and not is_system_name(name, is_folder=path.is_dir()):
                 self.links.append(path)
             else:
-                yield from self.entry(path, there)
+                yield from self.visit(path, status)
 
-    def entry(self, path: Path, there: os.stat_result) -> Iterator[Path]:
-        is_folder = stat.S_ISDIR(there.st_mode)
-        if is_system(path.name, folder=is_folder):
-            self.others.append(Other(in_sentence(str(path)) + "/" * is_folder, HIDDEN))
-        elif _identity(there) in self.seen and (is_folder or path.is_symlink()):
-            self.note(path, "a link to what is listed already")
+    def visit(self, path: Path, status: os.stat_result) -> Iterator[Path]:
+        is_folder = stat.S_ISDIR(status.st_mode)
+        if is_system_name(path.name, is_folder=is_folder):
+            self.skip(path, HIDDEN, is_folder=is_folder)
+        elif _file_id(status) in self.visited and (is_folder or path.is_symlink()):
+            self.skip(path, "a link to what is listed already")
         elif is_folder:
-            self.seen.add(_identity(there))
-            yield from self.below(path)
-        elif stat.S_ISREG(there.st_mode):
-            self.seen.add(_identity(there))
+            self.visited.add(_file_id(status))
+            yield from self.list_folder(path)
+        elif stat.S_ISREG(status.st_mode):
+            self.visited.add(_file_id(status))
             yield path
         else:
-            self.note(path, "no regular file")
+            self.skip(path, "no regular file")
 
-    def note(self, path: Path, reason: str) -> None:
-        self.others.append(Other(in_sentence(str(path)), reason))
-
-
-def _identity(there: os.stat_result) -> tuple[int, int]:
-    return there.st_dev, there.st_ino
+    def skip(self, path: Path, reason: str, *, is_folder: bool = False) -> None:
+        self.unused.append(UnusedFile(printable(str(path)) + "/" * is_folder, reason))
 
 
-def is_system(name: str, *, folder: bool) -> bool:
-    """Whether a name is that of a hidden or a system's own file or folder, on any of the common systems."""
+def _file_id(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def is_system_name(name: str, *, is_folder: bool) -> bool:
+    """Whether a name is that of a hidden file or folder, or of one that an operating system makes."""
     lower = name.lower()
     if name.startswith((".", "~$")):
         return True
-    if not folder:
+    if not is_folder:
         return lower in SYSTEM_FILES or lower.endswith(":zone.identifier")
     return lower in SYSTEM_FOLDERS or lower.startswith("thumbnail") or lower.endswith(SYSTEM_ENDINGS)
 
 
-def reason_against(path: Path) -> str | None:
-    """Why a file is no picture; None if it is one by its name, or by its first bytes whatever it is called."""
+def reason_to_skip(path: Path) -> str | None:
+    """Why a file is no picture; None if it is one by its suffix, or by its first bytes whatever its suffix."""
     suffix = path.suffix.lower()
     if suffix in UNFINISHED:
         return "an unfinished download"

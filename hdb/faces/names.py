@@ -1,53 +1,53 @@
-"""Names as file systems have them: bytes of any kind, line breaks, brackets; and as a sentence or a file takes them."""
+"""File names with any bytes in them, written out in messages, in JSON and as names of other files."""
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-MAX_LETTERS = 100  # of a name that suffixes are put behind
+MAX_LETTERS = 100  # of a file name that gets suffixes
 MAX_BYTES = 200  # of the same; file systems take 255
 
 
-def as_text(name: str) -> str:
-    r"""A file's name as text that can be written anywhere: bytes that are no UTF-8 become `\xe9`, other names stay.
+def to_text(name: str) -> str:
+    r"""Replaces the bytes of a file's name that are no UTF-8 by `\xe9`, so that it can be written anywhere.
 
-    >>> as_text("caf\udce9")
+    >>> to_text("caf\udce9")
     'caf\\xe9'
     """
     try:
         return os.fsencode(name).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a pair of UTF-16, from a JSON file: no file system's doing
+    except UnicodeEncodeError:  # half a pair of UTF-16, which only a JSON file can hold
         return name.encode("utf-8", "backslashreplace").decode()
 
 
-def in_sentence(name: str) -> str:
-    r"""A name within a message: also line breaks and what turns the direction of reading are written out.
+def printable(name: str) -> str:
+    r"""A name within a message; line breaks and marks that turn the direction of reading are escaped, too.
 
-    >>> in_sentence("two\nlines.jpg")
+    >>> printable("two\nlines.jpg")
     'two\\nlines.jpg'
     """
-    text = as_text(name)
+    text = to_text(name)
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def file_names(names: Sequence[str]) -> list[str]:
-    """A file name for each of some distinct names, all different, also where upper and lower case are one.
+def unique_file_names(names: Sequence[str]) -> list[str]:
+    """A file name for each of some distinct names, unique also where upper and lower case are one.
 
-    >>> file_names(["me (1).jpg", "me [1].jpg", "ann/0.png"])
+    >>> unique_file_names(["me (1).jpg", "me [1].jpg", "ann/0.png"])
     ['me__1_.jpg', 'me__1_.jpg-2', 'ann_0.png']
     """
-    letters = [re.sub(r"[^\w.-]", "_", as_text(name)).lstrip(".")[:MAX_LETTERS] for name in names]
-    plain = [name.encode()[:MAX_BYTES].decode(errors="ignore") or "_" for name in letters]
-    return list(_told_apart(plain))
-
-
-def _told_apart(names: Sequence[str]) -> Iterable[str]:
-    taken = {name.casefold() for name in names}  # a number must not make a name that somebody else has
-    seen: set[str] = set()
+    candidates = []
     for name in names:
-        unique, number = name, 1
-        while unique.casefold() in seen or (number > 1 and unique.casefold() in taken):
+        plain = re.sub(r"[^\w.-]", "_", to_text(name)).lstrip(".")[:MAX_LETTERS]
+        candidates.append(plain.encode()[:MAX_BYTES].decode(errors="ignore") or "_")
+    reserved = {name.casefold() for name in candidates}  # a number must not make the name of somebody else
+    used: set[str] = set()
+    unique_names = []
+    for name in candidates:
+        unique_name, number = name, 1
+        while unique_name.casefold() in used or (number > 1 and unique_name.casefold() in reserved):
             number += 1
-            unique = f"{name}-{number}"
-        seen.add(unique.casefold())
-        yield unique
+            unique_name = f"{name}-{number}"
+        used.add(unique_name.casefold())
+        unique_names.append(unique_name)
+    return unique_names

@@ -1,4 +1,4 @@
-"""Photos of many people, listed by person: a folder each, a folder of single pictures, CelebA, LFW."""
+"""Lists photos by person: a folder for each person, a folder of single pictures, CelebA, Labeled Faces in the Wild."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,81 +7,87 @@ from pathlib import Path
 
 import torchvision
 
-from hdb.faces.folders import HIDDEN, Other, list_pictures
+from hdb.faces.folders import HIDDEN, UnusedFile, list_pictures
 from hdb.faces.formats import READABLE
-from hdb.faces.names import as_text, in_sentence
+from hdb.faces.names import printable, to_text
 from hdb.faces.picture import Picture
 from hdb.faces.splits import refuse_duplicates
 
 Photos = Mapping[str, Sequence[Picture]]
-DEEPER = "lies in a folder in a folder, and nobody knows whether these are people; expected <name>/<picture>"
 
 
-class Listed(dict[str, Sequence[Picture]]):
-    """Photos found in a folder, and what else lies there: `others`."""
+class PhotoListing(dict[str, Sequence[Picture]]):
+    """The photos of a folder by person; `unused` is what else lies there."""
 
-    def __init__(self, people: Photos, others: Sequence[Other] = ()):
-        super().__init__(people)
-        self.others = list(others)
+    def __init__(self, photos: Photos, unused: Sequence[UnusedFile] = ()):
+        super().__init__(photos)
+        self.unused = list(unused)
 
 
-def identity_folders(root: str | Path) -> Listed:
-    """A folder per identity: root/<name>/*.jpg.
+def identity_folders(root: str | Path) -> PhotoListing:
+    """Lists a folder with a folder for each identity: root/<name>/*.jpg.
 
-    Pictures in further folders within it are theirs too, if there are pictures of theirs beside those folders.
+    Pictures in further folders within it are of the same identity, if there are pictures beside those folders.
     """
-    pictures, others = list_pictures(existing(root))
-    people: dict[str, list[Path]] = {}
+    pictures, unused = list_pictures(_existing_folder(root))
+    photos: dict[str, list[Path]] = {}
     for path in pictures:
         name, *below = path.relative_to(root).parts
         if below:
-            people.setdefault(name, []).append(path)
+            photos.setdefault(name, []).append(path)
         else:
-            others.append(Other(in_sentence(str(path)), "lies in no folder; expected <name>/<picture>"))
-    for name, paths in list(people.items()):
+            unused.append(UnusedFile(printable(str(path)), "lies in no folder; expected <name>/<picture>"))
+    for name, paths in list(photos.items()):
         folders = {path.parent for path in paths}
         if len(folders) > 1 and Path(root, name) not in folders:
-            others += [Other(in_sentence(str(path)), DEEPER) for path in people.pop(name)]
-    return told_and_named(people, others, root, "<name>/<picture>")
+            del photos[name]
+            reason = "lies in a folder in a folder, which may be no person; expected <name>/<picture>"
+            unused += [UnusedFile(printable(str(path)), reason) for path in paths]
+    return _to_listing(photos, unused, root, "<name>/<picture>")
 
 
-def flat_folder(root: str | Path) -> Listed:
-    """A folder, or a tree of them, in which each picture is its own person: FFHQ, SFHQ, CelebA-HQ as in the paper.
+def flat_folder(root: str | Path) -> PhotoListing:
+    """Lists a tree of pictures of which each is its own identity: FFHQ, SFHQ, CelebA-HQ as in the paper.
 
-    An identity is called by the picture's path below `root`.
+    The name of an identity is the path of its picture below `root`.
     """
-    pictures, others = list_pictures(existing(root))
-    return told_and_named({path.relative_to(root).as_posix(): [path] for path in pictures}, others, root, "<picture>")
+    pictures, unused = list_pictures(_existing_folder(root))
+    photos = {path.relative_to(root).as_posix(): [path] for path in pictures}
+    return _to_listing(photos, unused, root, "<picture>")
 
 
-def told_and_named(people: Mapping[str, list[Path]], others: list[Other], root: str | Path, layout: str) -> Listed:
-    """The people under names that can be written anywhere; a warning says what was passed over.
+def _to_listing(
+    photos: Mapping[str, list[Path]], unused: list[UnusedFile], root: str | Path, layout: str
+) -> PhotoListing:
+    """Gives people names that can be written anywhere, and warns of files that are not used.
 
     Raises:
-        ValueError: nobody there, or two names that are written alike.
+        ValueError: there is nobody, or two names are written alike.
     """
-    counted = [other for other in others if other.reason != HIDDEN]
-    if counted:
-        first = "; ".join(f"{other.path}: {other.reason}" for other in counted[:3])
-        rest = f"; and {len(counted) - 3} more" if len(counted) > 3 else ""
-        message = f"{len(counted)} files in {in_sentence(str(root))} are not used: {first}{rest}"
+    noteworthy = [file for file in unused if file.reason != HIDDEN]
+    if noteworthy:
+        first = "; ".join(f"{file.path}: {file.reason}" for file in noteworthy[:3])
+        rest = f"; and {len(noteworthy) - 3} more" if len(noteworthy) > 3 else ""
+        message = f"{len(noteworthy)} files in {printable(str(root))} are not used: {first}{rest}"
         warnings.warn(message, stacklevel=3)
-    if not people:
-        found = f", but {len(counted)} other files, first {counted[0].path}: {counted[0].reason}" if counted else ""
+    if not photos:
+        found = ""
+        if noteworthy:
+            found = f", but {len(noteworthy)} other files, first {noteworthy[0].path}: {noteworthy[0].reason}"
         expected = f"expected {root}/{layout} with one of {', '.join(READABLE)}"
-        raise ValueError(f"{in_sentence(str(root))} holds no picture{found}; {expected}")
-    names = [as_text(name) for name in people]
+        raise ValueError(f"{printable(str(root))} holds no picture{found}; {expected}")
+    names = [to_text(name) for name in photos]
     refuse_duplicates(names)
-    return Listed(dict(sorted(zip(names, people.values(), strict=True))), others)
+    return PhotoListing(dict(sorted(zip(names, photos.values(), strict=True))), unused)
 
 
-def kind_of(root: str | Path) -> str:
-    """What a folder holds: "shards" (*.tar), "flat" (pictures) or "folders" (of pictures, one per identity).
+def detect_source(root: str | Path) -> str:
+    """What a folder holds: "shards" (*.tar), "flat" (pictures) or "folders" (of pictures, one for each identity).
 
     Raises:
         ValueError: none of them.
     """
-    if any(path.suffix == ".tar" for path in existing(root).iterdir()):
+    if any(path.suffix == ".tar" for path in _existing_folder(root).iterdir()):
         return "shards"
     depths = {len(path.relative_to(root).parts) for path in list_pictures(root).pictures}
     if depths:
@@ -90,22 +96,25 @@ def kind_of(root: str | Path) -> str:
 
 
 def celeba(root: str | Path, *, split: str = "train") -> Photos:
-    """CelebA with its identity labels, laid out for torchvision: root/celeba/{img_align_celeba/,*.txt}."""
-    with say_missing("CelebA", Path(root) / "celeba"):
-        data = torchvision.datasets.CelebA(root, split=split, target_type="identity")
-    folder = Path(root) / "celeba" / "img_align_celeba"
-    return group((f"{int(label):05d}", folder / name) for label, name in zip(data.identity, data.filename, strict=True))
+    """Lists CelebA by its identity labels, laid out for torchvision: root/celeba/{img_align_celeba/,*.txt}."""
+    folder = Path(root) / "celeba"
+    with _missing_dataset_explained("CelebA", folder):
+        dataset = torchvision.datasets.CelebA(root, split=split, target_type="identity")
+    return _group_by_name(
+        (f"{int(label):05d}", folder / "img_align_celeba" / name)
+        for label, name in zip(dataset.identity, dataset.filename, strict=True)
+    )
 
 
 def lfw(root: str | Path, *, split: str = "train") -> Photos:
-    """Labeled Faces in the Wild, funneled, laid out for torchvision: root/lfw-py/{lfw_funneled/,*.txt}."""
-    with say_missing("LFW", Path(root) / "lfw-py"):
-        data = torchvision.datasets.LFWPeople(str(root), split=split)
-    return group((Path(path).parent.name, Path(path)) for path in data.data)
+    """Lists Labeled Faces in the Wild, funneled, laid out for torchvision: root/lfw-py/{lfw_funneled/,*.txt}."""
+    with _missing_dataset_explained("LFW", Path(root) / "lfw-py"):
+        dataset = torchvision.datasets.LFWPeople(str(root), split=split)
+    return _group_by_name((Path(path).parent.name, Path(path)) for path in dataset.data)
 
 
 @contextmanager
-def say_missing(name: str, folder: Path) -> Iterator[None]:
+def _missing_dataset_explained(name: str, folder: Path) -> Iterator[None]:
     """Turns torchvision's errors into one sentence."""
     try:
         yield
@@ -116,28 +125,28 @@ def say_missing(name: str, folder: Path) -> Iterator[None]:
         ) from None
 
 
-def select(people: Photos, names: Sequence[str]) -> Photos:
-    """Only these people, in this order: a stored split.
+def select(photos: Photos, names: Sequence[str]) -> Photos:
+    """The photos of some people, in the order of their names.
 
     Raises:
-        ValueError: a name twice, or a name that is not there.
+        ValueError: a name is listed twice or is not in `photos`.
     """
     refuse_duplicates(names)
-    unknown = [name for name in names if name not in people]
+    unknown = [name for name in names if name not in photos]
     if unknown:
         raise ValueError(f"{len(unknown)} of {len(names)} identities are not in the data, first {unknown[0]!r}")
-    return {name: people[name] for name in names}
+    return {name: photos[name] for name in names}
 
 
-def group(pictures: Iterable[tuple[str, Path]]) -> Photos:
+def _group_by_name(pictures: Iterable[tuple[str, Path]]) -> Photos:
     """(name, picture) pairs as name -> pictures, sorted by name."""
-    people: dict[str, list[Path]] = {}
+    photos: dict[str, list[Path]] = {}
     for name, path in pictures:
-        people.setdefault(name, []).append(path)
-    return dict(sorted(people.items()))
+        photos.setdefault(name, []).append(path)
+    return dict(sorted(photos.items()))
 
 
-def existing(root: str | Path) -> Path:
+def _existing_folder(root: str | Path) -> Path:
     if not Path(root).is_dir():
         raise ValueError(f"{root} is no folder; expected a folder of pictures")
     return Path(root)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hdb.faces.damaged import find_orientation, without_metadata
 from hdb.faces.formats import CAMERA_RAW, is_avif, unsupported_format
-from hdb.faces.names import in_sentence
+from hdb.faces.names import printable
 
 # Pillow's names of the formats that are read. It knows more, some by running other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -77,7 +77,7 @@ def open_picture(picture: Picture, *, remarks: list[str] | None = None) -> Image
         FaceError: no such file, not a picture, truncated, of a format that is not supported, floating-point values, or
             more than 178 megapixels (268 in a JPEG).
     """
-    name = name_of(picture)
+    name = picture_name(picture)
     if isinstance(picture, (str, Path)):
         refuse_missing(Path(picture), name)
     problems: list[str] = []
@@ -302,19 +302,19 @@ def srgb_profile() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def crashed(picture: Picture, error: Exception) -> str:
+def crash_message(picture: Picture, error: Exception) -> str:
     """The sentence for a picture that brought a library down."""
     said = " ".join(str(error).split())
-    return f"{name_of(picture)} cannot be used: {type(error).__name__}{f' ({said})' if said else ''}"
+    return f"{picture_name(picture)} cannot be used: {type(error).__name__}{f' ({said})' if said else ''}"
 
 
-def name_of(picture: Picture) -> str:
+def picture_name(picture: Picture) -> str:
     """How messages call a picture: the path it came from, or just "the picture"."""
     if isinstance(picture, StoredPicture):
-        return in_sentence(picture.name)
+        return printable(picture.name)
     if isinstance(picture, (str, Path)):
-        return in_sentence(str(picture))
-    return in_sentence(str(getattr(picture, "filename", ""))) or "the picture"
+        return printable(str(picture))
+    return printable(str(getattr(picture, "filename", ""))) or "the picture"
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
@@ -322,6 +322,6 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
-def square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
+def center_square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
     """The largest central square, resized: for pictures that are framed already."""
     return to_tensor(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))

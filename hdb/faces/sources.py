@@ -1,7 +1,7 @@
-"""Where people come from: photos become samples and batches.
+"""Turns photos of people into training samples and batches.
 
-A source is a map-style dataset over *people*. Its key is (draw, index): which of a person's pictures are taken is a
-function of (seed, draw, index) alone, so the same batch can be asked for again after an interruption, in any worker.
+A source is a map-style dataset over people. Its key is (draw, index): which of a person's pictures are taken is a
+function of (seed, draw, index) alone, so an interrupted run can ask for the same batch again, from any worker.
 """
 
 import warnings
@@ -16,56 +16,58 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from hdb.faces.caches import Cached, stacked
+from hdb.faces.caches import CachedTensors, stack_cached
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
-from hdb.faces.picture import REASONS, FaceError, Picture, crashed, open_picture, square
+from hdb.faces.picture import REASONS, FaceError, Picture, center_square, crash_message, open_picture
 from hdb.faces.splits import refuse_duplicates
 from hdb.prompts import INSTANCE_PROMPT
 
 
 class FaceSample(NamedTuple):
-    """One person: the photo given, and the picture to be reproduced: its prompt, and whether it is a photograph."""
+    """One person: the reference photo, and the target that is to be reproduced from the prompt.
+
+    Args:
+        identity: number of the person, the same in every split and run.
+        photo: whether the target is a photograph, no painting or statue.
+        cached: what frozen networks make of the two pictures, if that is kept.
+    """
 
     reference: Float[Tensor, "3 h w"]
     target: Float[Tensor, "3 h w"]
     prompt: str
     identity: int
     photo: bool = True
-    cached: Cached | None = None
+    cached: CachedTensors | None = None
 
 
 class FaceBatch(NamedTuple):
-    """Samples, stacked; images in [0, 1]. Where `photos` is None all targets are photographs, no painting or statue.
-
-    `cached` is what frozen networks make of them, where that was kept.
-    """
+    """Samples, stacked; images in [0, 1]. If `photos` is None all targets are photographs."""
 
     reference: Float[Tensor, "n 3 h w"]
     target: Float[Tensor, "n 3 h w"]
     prompts: list[str]
     identities: Int[Tensor, " n"]
     photos: Bool[Tensor, " n"] | None = None
-    cached: Cached | None = None
+    cached: CachedTensors | None = None
 
     @classmethod
-    def of(cls, samples: Sequence[FaceSample]) -> "FaceBatch":
+    def from_samples(cls, samples: Sequence[FaceSample]) -> "FaceBatch":
         """Stacks samples; the collate function of every loader."""
-        references, targets, prompts, identities, photos, cached = zip(*samples, strict=True)
         return cls(
-            torch.stack(references),
-            torch.stack(targets),
-            list(prompts),
-            torch.tensor(identities),
-            torch.tensor(photos),
-            stacked(list(cached)),
+            reference=torch.stack([sample.reference for sample in samples]),
+            target=torch.stack([sample.target for sample in samples]),
+            prompts=[sample.prompt for sample in samples],
+            identities=torch.tensor([sample.identity for sample in samples]),
+            photos=torch.tensor([sample.photo for sample in samples]),
+            cached=stack_cached([sample.cached for sample in samples]),
         )
 
 
-class Skipped:
-    """Counts by reason what could not be used, over all worker processes.
+class SkipCounter:
+    """Counts by reason what cannot be used, over all worker processes.
 
-    A row per worker in shared memory: no lock is needed and the main process sees every worker's count.
+    Each worker has a row in shared memory: no lock is needed, and the main process sees all counts.
     """
 
     def __init__(self, reasons: Sequence[str] = REASONS):
@@ -73,15 +75,17 @@ class Skipped:
         self.rows = torch.zeros(257, len(self.reasons), dtype=torch.int64).share_memory_()
 
     def add(self, reason: str, message: str) -> None:
-        """Counts one and names it in a warning."""
+        """Counts one picture or sample and names it in a warning."""
         worker = get_worker_info()
-        self.rows[0 if worker is None else 1 + worker.id % 256, self.reasons.index(reason)] += 1
+        row = 0 if worker is None else 1 + worker.id % 256
+        self.rows[row, self.reasons.index(reason)] += 1
         warnings.warn(f"skipped ({reason}): {message}", stacklevel=2)
 
     @property
     def counts(self) -> dict[str, int]:
         """Reason -> number, without the zeros."""
-        return {reason: int(n) for reason, n in zip(self.reasons, self.rows.sum(0), strict=True) if n}
+        totals = self.rows.sum(0).tolist()
+        return {reason: total for reason, total in zip(self.reasons, totals, strict=True) if total}
 
 
 class FaceSource(Dataset):
@@ -95,8 +99,9 @@ class FaceSource(Dataset):
         if not names:
             raise ValueError("a face source needs at least one identity, but got none")
         refuse_duplicates(names)
-        self.names, self.seed = list(names), seed
-        self.skipped = Skipped()
+        self.names = list(names)
+        self.seed = seed
+        self.skipped = SkipCounter()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,19 +114,19 @@ class FaceSource(Dataset):
 
     @abstractmethod
     def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
-        """One sample of person `index`; all chance comes from `rng`."""
+        """Draws one sample of person `index` with `rng` alone."""
 
 
 class PhotoFaces(FaceSource):
     """Photos, listed by person; the integer identity is `identity_number` of the name.
 
     A picture that cannot be used is named in a warning, counted in `skipped` and replaced by another one of the same
-    person, or else by the next person; only a source without any usable picture raises.
+    person, or else by the next person. Only a source without any usable picture raises.
 
     Args:
-        people: name -> pictures, as `hdb.faces.photos` and `shard_photos` list them; see also `select`.
-        cropper: finds and aligns the face; without it the central square is taken, for pictures that are cropped.
-        target: "other" picture of the person where there is one, or the "same" picture as the reference (the paper's).
+        photos: name -> pictures, as `hdb.faces.photos` and `read_shard_photos` list them; see also `select`.
+        cropper: finds and aligns the face; without it the central square is taken, for pictures that are face crops.
+        target: "other" picture of the person if there is one, or the "same" picture as the reference (the paper's).
         prompt: the paper describes everybody by "a [V] face".
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
@@ -129,7 +134,7 @@ class PhotoFaces(FaceSource):
 
     def __init__(
         self,
-        people: Photos,
+        photos: Photos,
         *,
         resolution: int,
         cropper: FaceCropper | None = None,
@@ -137,17 +142,21 @@ class PhotoFaces(FaceSource):
         prompt: str = INSTANCE_PROMPT,
         seed: int = 0,
     ):
-        super().__init__(list(people), seed=seed)
-        self.pictures = [list(pictures) for pictures in people.values()]
-        self.resolution, self.cropper, self.prompt = resolution, cropper, prompt
-        self.num_pictures = {"other": 2, "same": 1}[one_of(target, ("other", "same"), "target")]
+        super().__init__(list(photos), seed=seed)
+        self.pictures = [list(pictures) for pictures in photos.values()]
+        self.resolution = resolution
+        self.cropper = cropper
+        self.prompt = prompt
+        self.num_pictures = num_pictures_of(target)
 
     def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
         for person in (*range(index, len(self)), *range(index)):
-            pictures = self.read_some(person, rng)
-            if pictures:
-                return FaceSample(pictures[0], pictures[-1], self.prompt, identity_number(self.names[person]))
-        raise FaceError(f"none of the {sum(map(len, self.pictures))} pictures can be used: {self.skipped.counts}")
+            usable = self.read_pictures(person, rng)
+            if usable:
+                name = self.names[person]
+                return FaceSample(usable[0], usable[-1], self.prompt, identity_number(name))
+        num_pictures = sum(len(pictures) for pictures in self.pictures)
+        raise FaceError(f"none of the {num_pictures} pictures can be used: {self.skipped.counts}")
 
     def references(self, index: int, *, num_draws: int) -> list[Float[Tensor, "3 h w"]]:
         """The references of the first samples of a person, each photo decoded once; empty if none can be used."""
@@ -155,53 +164,42 @@ class PhotoFaces(FaceSource):
         decoded: dict[int, Tensor | None] = {}
         references = []
         for draw in range(num_draws):
-            for choice in np.random.default_rng([self.seed, draw, index]).permutation(len(pictures)).tolist():
+            order = np.random.default_rng([self.seed, draw, index]).permutation(len(pictures)).tolist()
+            for choice in order:
                 if choice not in decoded:
-                    usable = read_pictures(
-                        [pictures[choice]],
-                        num=1,
-                        resolution=self.resolution,
-                        cropper=self.cropper,
-                        skipped=self.skipped,
-                    )
+                    usable = self._read_usable([pictures[choice]], num=1)
                     decoded[choice] = usable[0] if usable else None
                 if decoded[choice] is not None:
                     references.append(decoded[choice])
                     break
         return references
 
-    def read_some(self, person: int, rng: np.random.Generator) -> list[Float[Tensor, "3 h w"]]:
-        """As many usable pictures of a person as a sample takes, drawn without replacement."""
+    def read_pictures(self, person: int, rng: np.random.Generator) -> list[Float[Tensor, "3 h w"]]:
+        """Reads as many usable pictures of a person as a sample takes, drawn without replacement."""
         pictures = self.pictures[person]
-        drawn = [pictures[choice] for choice in rng.permutation(len(pictures))]
-        return read_pictures(
-            drawn, num=self.num_pictures, resolution=self.resolution, cropper=self.cropper, skipped=self.skipped
-        )
+        return self._read_usable([pictures[choice] for choice in rng.permutation(len(pictures))], num=self.num_pictures)
+
+    def _read_usable(self, pictures: Sequence[Picture], *, num: int) -> list[Float[Tensor, "3 h w"]]:
+        usable = read_usable(pictures, num=num, resolution=self.resolution, cropper=self.cropper, skipped=self.skipped)
+        return [pixels for _, pixels in usable]
 
 
-def read_pictures(
-    pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: Skipped
-) -> list[Float[Tensor, "3 h w"]]:
-    """The pixels of `usable_pictures`."""
-    usable = usable_pictures(pictures, num=num, resolution=resolution, cropper=cropper, skipped=skipped)
-    return [pixels for _, pixels in usable]
-
-
-def usable_pictures(
-    pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: Skipped
+def read_usable(
+    pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: SkipCounter
 ) -> list[tuple[Picture, Float[Tensor, "3 h w"]]]:
-    """The first `num` usable ones; the others are counted. Without a cropper the central square is taken."""
+    """Reads pictures until `num` are usable, and counts the others. Without a cropper the central square is taken."""
     usable: list[tuple[Picture, Float[Tensor, "3 h w"]]] = []
     for picture in pictures:
         try:
             if cropper is None:
-                usable.append((picture, square(open_picture(picture), resolution=resolution)))
+                pixels = center_square(open_picture(picture), resolution=resolution)
             else:
-                usable.append((picture, cropper.crop(picture, resolution=resolution)))
+                pixels = cropper.crop(picture, resolution=resolution)
+            usable.append((picture, pixels))
         except FaceError as error:
             skipped.add(error.reason, str(error))
-        except Exception as error:  # whatever a photo brings a library to: it is that photo's, and not the training's
-            skipped.add("crashed", crashed(picture, error))
+        except Exception as error:  # whatever one photo makes a library raise, training goes on
+            skipped.add("crashed", crash_message(picture, error))
         if len(usable) == num:
             break
     return usable
@@ -210,10 +208,17 @@ def usable_pictures(
 def identity_number(name: str) -> int:
     """A name as 63 bits of its sha256: the same in every run, process and split, unlike a position or `hash`."""
     # a foreign shard may hold a name that is no UTF-8
-    return int.from_bytes(sha256(name.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
+    digest = sha256(name.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
-def one_of(value: str, known: Sequence[str], name: str) -> str:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
-    return value
+def num_pictures_of(target: str) -> int:
+    """How many pictures a sample takes with a target, "other" or "same"."""
+    check_choice(target, ("other", "same"), "target")
+    return 2 if target == "other" else 1
+
+
+def check_choice(value: str, choices: Sequence[str], name: str) -> None:
+    """Raises ValueError if a setting is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -1,11 +1,14 @@
-"""Who is trained on, who is validated on and who is tested: lists of identities, kept in a small readable file."""
+"""Lists of the identities to train, validate and test on, kept in a JSON file."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from hdb.files import read_text
+
+SPLITS_FILE = "splits.json"  # beside prepared shards, and in the folder of every run
 
 
 @dataclass(frozen=True)
@@ -13,14 +16,14 @@ class Splits:
     """Three lists of identities that have nobody in common.
 
     Args:
-        train: None where nobody has listed the people of a stream: then it is whoever is in neither other list.
-        data: what the names are names in, as names of two data sets may coincide.
+        train: None for a stream whose people nobody has listed: everybody who is in neither other list.
+        data: the dataset that the names belong to, as names of two datasets may coincide.
 
     Raises:
         ValueError: an identity is listed twice.
 
     Example:
-        >>> Splits.of(["ada", "bob", "cyd", "dan"], num_val=1, num_test=1)
+        >>> Splits.from_names(["ada", "bob", "cyd", "dan"], num_val=1, num_test=1)
         Splits(train=['ada', 'bob'], val=['cyd'], test=['dan'], data='')
     """
 
@@ -36,19 +39,20 @@ class Splits:
         refuse_overlap(**lists)
 
     @classmethod
-    def of(cls, names: Sequence[str], *, num_val: int, num_test: int) -> "Splits":
-        """The last names are for test, those before for validation, however many remain to train on.
+    def from_names(cls, names: Sequence[str], *, num_val: int, num_test: int) -> "Splits":
+        """Takes the last names for test, those before for validation and the others to train on.
 
         Raises:
-            ValueError: nobody would remain.
+            ValueError: nobody is left to train on.
         """
         if num_val < 0 or num_test < 0 or num_val + num_test >= len(names):
             raise ValueError(
                 f"num_val_identities is {num_val} and num_test_identities {num_test}; expected at most "
                 f"{len(names) - 1} together, as there are {len(names)} identities and one is needed to train on"
             )
-        first, second = len(names) - num_test - num_val, len(names) - num_test
-        return cls(list(names[:first]), list(names[first:second]), list(names[second:]))
+        val_start = len(names) - num_test - num_val
+        test_start = len(names) - num_test
+        return cls(list(names[:val_start]), list(names[val_start:test_start]), list(names[test_start:]))
 
     @classmethod
     def load(cls, path: str | Path) -> "Splits":
@@ -64,14 +68,14 @@ class Splits:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not readable as JSON: {error}") from None
         content = content if isinstance(content, dict) else {}
-        lists = [content.get(split) for split in ("train", "val", "test")]
-        for split, names in zip(("train", "val", "test"), lists, strict=True):
-            if split == "train" and "train" in content and names is None:
-                continue  # a stream's
+        lists = {split: content.get(split) for split in ("train", "val", "test")}
+        for split, names in lists.items():
+            if split == "train" and "train" in content and names is None:  # a stream
+                continue
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"{path} has no list {split!r} of identities; expected the lists train, val and test")
         try:
-            return cls(*lists, data=str(content.get("data", "")))
+            return cls(**lists, data=str(content.get("data", "")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -86,10 +90,9 @@ def refuse_duplicates(names: Iterable[str]) -> None:
 
 
 def refuse_overlap(**splits: Sequence[str]) -> None:
-    """Raises ValueError when two splits share an identity, as in refuse_overlap(train=[...], test=[...])."""
-    pairs = [(a, b) for i, a in enumerate(splits) for b in list(splits)[i + 1 :]]
-    for first, second in pairs:
-        shared = sorted(set(splits[first]) & set(splits[second]))
+    """Raises ValueError if two splits share an identity, as in refuse_overlap(train=[...], test=[...])."""
+    for (first, first_names), (second, second_names) in combinations(splits.items(), 2):
+        shared = sorted(set(first_names) & set(second_names))
         if shared:
-            given = f"{len(shared)} identities are in both {first} and {second}, first {shared[0]!r}"
-            raise ValueError(f"{given}; splits must be disjoint")
+            problem = f"{len(shared)} identities are in both {first} and {second}, first {shared[0]!r}"
+            raise ValueError(f"{problem}; splits must be disjoint")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.faces.people import TARGETS, PeopleOptions, PeopleSource, References
-from hdb.faces.sources import FaceSample, FaceSource, one_of
+from hdb.faces.sources import FaceSample, FaceSource, check_choice
 from hdb.faces.splits import Splits
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
@@ -37,7 +37,8 @@ class FaceworldFaces(FaceSource):
     def __init__(self, dataset: FaceWorldDataset, *, target_views: str = "all", seed: int = 0):
         super().__init__([str(index) for index in dataset.indices], seed=seed)
         self.dataset = dataset
-        self.target_views = one_of(target_views, ("plain", "all", "same"), "target_views")
+        check_choice(target_views, ("plain", "all", "same"), "target_views")
+        self.target_views = target_views
         kinds = [KINDS[view % len(KINDS)] for view in range(dataset.views_per_identity)]
         self.plain_views = [view for view, kind in enumerate(kinds) if kind == "plain"]
         if target_views == "plain" and len(self.plain_views) < 2:
@@ -70,7 +71,7 @@ class FaceworldPeople(PeopleSource):
 
     def __init__(self, options: PeopleOptions):
         self.options = options
-        one_of(options.target, TARGETS[1:], "faces.target")
+        check_choice(options.target, TARGETS[1:], "faces.target")
 
     @cached_property
     def world(self) -> FaceWorld:
@@ -100,7 +101,7 @@ class FaceworldPeople(PeopleSource):
         pictures = rendered_people(self.options, indices=[int(name) for name in getattr(self.splits, split)])
         return FaceworldFaces(pictures, target_views=self.options.target, seed=self.options.seed)
 
-    def training(self, *, caches_of: tuple[str, str] | None = None) -> FaceworldFaces:
+    def training(self, *, cache_digests: tuple[str, str] | None = None) -> FaceworldFaces:
         """The people to train on; caches lie beside shards of photos only."""
         return self.faces("train")
 

@@ -11,7 +11,7 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-from hdb.faces.artifacts import has_login, mode_of_files
+from hdb.faces.artifacts import has_login, mode_in_files
 from hdb.files import write_text
 
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")  # the last two are old names of the first two
@@ -117,7 +117,7 @@ def mode_of(asked: str | None) -> str:
     Raises:
         ValueError: online is asked for without a login.
     """
-    asked = asked or os.environ.get("WANDB_MODE") or mode_of_files()
+    asked = asked or os.environ.get("WANDB_MODE") or mode_in_files()
     if asked is not None and asked not in MODES:
         tell(f"WANDB_MODE is {asked!r}, expected one of {', '.join(MODES)}: logging offline")
         asked = "offline"

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from hdb.diffusion.base import BaseOptions, load_base
 from hdb.diffusion.folder import find_pipeline
 from hdb.faces.caches import EMBEDDING, FEATURES, LATENTS, TOKENS, cache_path
-from hdb.faces.picture import open_picture, square
-from hdb.faces.prepared import read_about
+from hdb.faces.picture import center_square, open_picture
+from hdb.faces.shard_writer import read_about
 from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
@@ -106,9 +106,9 @@ def _write(
 
 def _read_pictures(shard: Path, resolution: int) -> Iterator[tuple[str, Float[Tensor, "3 h w"]]]:
     """Name and pixels of every picture, as training reads them."""
-    for person in ShardReader().people([str(shard)]):
+    for person in ShardReader().read_people([str(shard)]):
         for picture in person.pictures:
-            yield picture.file, square(open_picture(picture), resolution=resolution)
+            yield picture.file, center_square(open_picture(picture), resolution=resolution)
 
 
 def _pictures_digest(shard: Path) -> str:

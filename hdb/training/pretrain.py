@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 from hdb.diffusion.denoise import DenoisingOutput
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.transfer import to_device
-from hdb.faces.caches import Cached
+from hdb.faces.caches import CachedTensors
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceFeatures
 from hdb.hypernet.hypernet import HyperNet
@@ -125,7 +125,7 @@ class HyperNetPretraining(Stage):
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
         """Moves the pictures and what is cached of them. Identities stay on the CPU, where they are looked up."""
-        cached = batch.cached and Cached(*(to_device(tensor, device) for tensor in batch.cached))
+        cached = batch.cached and CachedTensors(*(to_device(tensor, device) for tensor in batch.cached))
         return batch._replace(
             reference=to_device(batch.reference, device),
             target=to_device(batch.target, device),

@@ -11,7 +11,7 @@ from gray import level, seven_pictures, three_shards
 from hdb.evaluation.people import ProtocolOptions, select_unseen_people
 from hdb.faces import sources
 from hdb.faces.people import People, PeopleOptions
-from hdb.faces.picture import name_of
+from hdb.faces.picture import picture_name
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}
 
@@ -41,7 +41,9 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
 def test_a_photo_is_decoded_once_and_references_are_those_of_samples(flat, shards, target, monkeypatch):
     (flat / "6.png").write_bytes(b"broken")
     decoded, real = Counter(), sources.open_picture
-    monkeypatch.setattr(sources, "open_picture", lambda picture: decoded.update([name_of(picture)]) or real(picture))
+    monkeypatch.setattr(
+        sources, "open_picture", lambda picture: decoded.update([picture_name(picture)]) or real(picture)
+    )
     for source, root, num in (("flat", flat, 2), ("shards", shards, 3)):
         faces = PeopleOptions(source=source, root=str(root), **{**FEW, "num_test_identities": 3}, target=target)
         people = People(faces)

@@ -16,7 +16,7 @@ from hdb.faces.picture import FaceError, to_tensor
 def test_the_astronaut_is_cut_out_at_the_base_s_resolution_with_level_eyes_in_place(cropper, astronaut):
     crop = cropper.crop(astronaut, resolution=512)
     assert crop.shape == (3, 512, 512)
-    left, right, _, mouth_left, mouth_right = cropper.choose(to_pil(crop)).landmarks / 512
+    left, right, _, mouth_left, mouth_right = cropper.find_face(to_pil(crop))[1].landmarks / 512
     assert abs(np.degrees(np.arctan2(*(right - left)[::-1]))) < 3
     # The frame of CelebA-HQ: the eyes' distance is at most a quarter of the side, their middle above the center.
     assert 0.2 < right[0] - left[0] < 0.26
@@ -46,7 +46,7 @@ def test_faceworld_views_pass_at_every_resolution(portraits, resolution):
 def test_crop_of_a_tilted_photo_is_upright(cropper, photo):
     upright = cropper.crop(photo, resolution=96)
     tilted = cropper.crop(photo.rotate(20, Image.Resampling.BICUBIC, expand=True), resolution=96)
-    left, right = cropper.choose(to_pil(tilted)).landmarks[:2]
+    left, right = cropper.find_face(to_pil(tilted))[1].landmarks[:2]
     assert abs(np.degrees(np.arctan2(right[1] - left[1], right[0] - left[0]))) < 6
     center = (slice(None), slice(24, 80), slice(16, 80))
     assert (upright - tilted)[center].abs().mean() < 0.08
@@ -82,7 +82,7 @@ def test_beyond_the_border_the_edge_is_repeated():
 
 def test_margin_shows_more(photo):
     near, far = (FaceCropper(margin=margin).crop(photo, resolution=128) for margin in (0.0, 0.25))
-    sizes = [FaceCropper(min_size=16).choose(to_pil(crop)).size for crop in (near, far)]
+    sizes = [FaceCropper(min_size=16).find_face(to_pil(crop))[1].size for crop in (near, far)]
     assert sizes[1] == pytest.approx(sizes[0] / 1.5, rel=0.15)
 
 
@@ -103,8 +103,8 @@ def test_largest_of_several_faces_is_used_and_said(cropper, portraits):
 
 
 def test_turn_is_estimated_and_limited(portraits, astronaut):
-    assert FaceCropper().choose(astronaut).turn == pytest.approx(0, abs=5)
-    assert FaceCropper().choose(portraits[2]).turn == pytest.approx(35, abs=12)
+    assert FaceCropper().find_face(astronaut)[1].yaw == pytest.approx(0, abs=5)
+    assert FaceCropper().find_face(portraits[2])[1].yaw == pytest.approx(35, abs=12)
     with pytest.raises(FaceError, match="turned by about .* degrees; expected at most 15") as refusal:
         FaceCropper(max_turn=15.0).crop(portraits[2], resolution=64)
     assert refusal.value.reason == "turned"

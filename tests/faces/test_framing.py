@@ -39,7 +39,7 @@ def test_eyes_of_a_render_and_of_its_crop_are_where_the_world_puts_them(world, y
 
 
 def middle_of_eyes(cropper: FaceCropper, picture: torch.Tensor) -> np.ndarray:
-    left, right = cropper.choose(to_pil(picture)).landmarks[:2]
+    left, right = cropper.find_face(to_pil(picture))[1].landmarks[:2]
     return (left + right) / 2
 
 

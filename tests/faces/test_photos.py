@@ -6,7 +6,7 @@ import pytest
 import torchvision
 from gray import level, save_gray
 
-from hdb.faces.photos import celeba, flat_folder, identity_folders, kind_of, lfw, select
+from hdb.faces.photos import celeba, detect_source, flat_folder, identity_folders, lfw, select
 from hdb.faces.sources import PhotoFaces
 
 
@@ -77,10 +77,10 @@ def test_heic_is_listed_so_that_it_is_refused_by_name_and_not_overlooked(tmp_pat
 
 def test_a_folder_is_told_by_what_it_holds(tmp_path):
     with pytest.raises(ValueError, match=r"holds neither \*.tar shards, nor pictures, nor folders of pictures"):
-        kind_of(tmp_path)
+        detect_source(tmp_path)
     save_gray(tmp_path / "anna" / "0.png", 1)
-    assert kind_of(tmp_path) == "folders"
+    assert detect_source(tmp_path) == "folders"
     save_gray(tmp_path / "1.png", 1)
-    assert kind_of(tmp_path) == "flat"
+    assert detect_source(tmp_path) == "flat"
     (tmp_path / "faces-0.tar").touch()
-    assert kind_of(tmp_path) == "shards"
+    assert detect_source(tmp_path) == "shards"

@@ -25,7 +25,7 @@ from profiles import (
 )
 
 from hdb.faces import picture as reader
-from hdb.faces.picture import FaceError, StoredPicture, open_picture, square, to_tensor
+from hdb.faces.picture import FaceError, StoredPicture, center_square, open_picture, to_tensor
 
 GRAY = Image.new("RGB", (16, 16), "gray")
 
@@ -433,4 +433,4 @@ def test_a_missing_file_is_named(name, tmp_path):
 
 def test_square_takes_the_center():
     stripes = Image.fromarray(np.repeat(np.arange(0, 240, 20, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2))
-    assert torch.equal(square(stripes, resolution=4), to_tensor(stripes)[:, :, 4:8])
+    assert torch.equal(center_square(stripes, resolution=4), to_tensor(stripes)[:, :, 4:8])

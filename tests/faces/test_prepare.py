@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from experiments import prepare, pretrain
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import identity_folders
-from hdb.faces.prepared import prepare_shard, prepare_shards, read_about
+from hdb.faces.preparation import prepare_shards
+from hdb.faces.shard_writer import prepare_shard, read_about
 from hdb.faces.shards import ShardFaces, list_shards
 from hdb.faces.sources import identity_number
 

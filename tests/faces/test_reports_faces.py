@@ -25,13 +25,14 @@ from PIL import Image, features
 from skimage import data
 
 from experiments import prepare
-from hdb.faces.copies import apart
 from hdb.faces.crop import FaceCropper
+from hdb.faces.duplicates import drop_duplicate_photos
 from hdb.faces.folders import list_pictures
-from hdb.faces.names import as_text, file_names, in_sentence
+from hdb.faces.names import printable, to_text, unique_file_names
 from hdb.faces.photos import flat_folder, identity_folders
 from hdb.faces.picture import FaceError, StoredPicture, open_picture, to_tensor
-from hdb.faces.prepared import prepare_shards, read_about
+from hdb.faces.preparation import prepare_shards
+from hdb.faces.shard_writer import read_about
 from hdb.faces.shards import ShardFaces, list_shards
 from hdb.faces.sources import PhotoFaces, identity_number
 from hdb.faces.splits import Splits
@@ -427,7 +428,7 @@ def test_a_systems_own_files_are_nobody(tmp_path, reader, name):
     people = reader(tmp_path)
     assert list(people) == (["anna/1.png"] if reader is flat_folder else ["anna"])
     assert [path.name for pictures in people.values() for path in pictures] == ["1.png"]
-    assert len(people.others) == 2 and {other.reason for other in people.others} == {"hidden or a system's own"}
+    assert len(people.unused) == 2 and {other.reason for other in people.unused} == {"hidden or a system's own"}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -444,7 +445,7 @@ def test_what_is_no_picture_is_named(tmp_path, name):
     put(tmp_path / name, NAMED[name])
     with pytest.warns(UserWarning, match="1 files in .* are not used: "):
         people = flat_folder(tmp_path)
-    assert list(people) == ["1.png"] and [Path(other.path).name for other in people.others] == [name]
+    assert list(people) == ["1.png"] and [Path(other.path).name for other in people.unused] == [name]
 
 
 def test_pictures_of_formats_that_are_not_read_are_listed_and_documents_are_not(tmp_path):
@@ -479,7 +480,7 @@ def test_links_are_followed_once(tmp_path, case):
         warnings.simplefilter("ignore")
         people, flat = identity_folders(tmp_path / "people"), flat_folder(tmp_path / "people")
     assert [name for name, pictures in people.items() for _ in pictures] == expected
-    assert len(flat) == len(expected) and len(flat.others) == (len(expected) == 2)
+    assert len(flat) == len(expected) and len(flat.unused) == (len(expected) == 2)
 
 
 def test_pipes_and_sockets_are_named_and_not_waited_for(tmp_path):
@@ -497,7 +498,7 @@ def test_a_persons_further_folders_are_theirs_and_a_folder_of_folders_is_named(t
     with pytest.warns(UserWarning, match="3 files in"):
         people = identity_folders(tmp_path)
     assert {name: len(pictures) for name, pictures in people.items()} == {"anna": 2, "carl": 1}
-    assert [Path(other.path).name for other in people.others] == ["6.png", "4.png", "5.png"]
+    assert [Path(other.path).name for other in people.unused] == ["6.png", "4.png", "5.png"]
 
 
 SAME = {
@@ -533,12 +534,12 @@ def test_the_same_picture_is_never_in_two_splits(call, tmp_path, source, case):
 def test_training_from_folders_keeps_copies_apart_too(tmp_path):
     for name, content in {"a/1": 1, "a/2": 2, "b/1": 3, "y/1": 1, "z/1": 3}.items():
         put(tmp_path / f"{name}.png", png(content))
-    photos, splits = apart(identity_folders(tmp_path), Splits(["a", "b"], ["y"], ["z"]))
+    photos, splits = drop_duplicate_photos(identity_folders(tmp_path), Splits(["a", "b"], ["y"], ["z"]))
     assert {name: [path.name for path in paths] for name, paths in photos.items()} == {
         "a": ["2.png"], "y": ["1.png"], "z": ["1.png"]
     }  # fmt: skip
     assert (splits.train, splits.val, splits.test) == (["a"], ["y"], ["z"])
-    assert [other.reason.partition(",")[0] for other in photos.others] == [
+    assert [other.reason.partition(",")[0] for other in photos.unused] == [
         f"the same picture as {tmp_path}/{name}/1.png" for name in ("z", "y")
     ]
 
@@ -570,12 +571,12 @@ def test_any_name_is_prepared_trained_on_and_named(call, tmp_path, capsys, sourc
         with open(folder + b"/" + name, "wb") as file:
             file.write(content)
     assert call(prepare, *FLAT, f"source={source}") == 0
-    text = as_text(os.fsdecode(NAMES[case])) + ("/a.png" if source == "flat" else "")
+    text = to_text(os.fsdecode(NAMES[case])) + ("/a.png" if source == "flat" else "")
     manifest, splits = (json.loads(Path("shards", name).read_text()) for name in ("manifest.json", "splits.json"))
     text.encode()
     assert splits["train"] == [text] and manifest["shards"]["train-00000.tar"] == {text: 1}
     (row,) = manifest["skipped_pictures"]
-    assert row["picture"] == f"photos/{in_sentence(os.fsdecode(NAMES[case]))}/broken.png"
+    assert row["picture"] == f"photos/{printable(os.fsdecode(NAMES[case]))}/broken.png"
     row["message"].encode()
     assert row["message"] in capsys.readouterr().err
     (sample,) = ShardFaces(list_shards("shards", split="train"), resolution=32, shuffle_size=0)
@@ -606,7 +607,7 @@ FILE_NAMES = [
 
 @pytest.mark.parametrize(("names", "expected"), FILE_NAMES)
 def test_names_that_files_would_share_are_told_apart(names, expected):
-    assert file_names(names) == expected
+    assert unique_file_names(names) == expected
 
 
 # ---- small ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gray import level, png, write_shard
 
-from hdb.faces.shards import ShardFaces, Wanted, list_shards, shard_photos
+from hdb.faces.shards import IdentityFilter, ShardFaces, list_shards, read_shard_photos
 from hdb.faces.sources import PhotoFaces, identity_number
 
 
@@ -76,7 +76,7 @@ def test_only_those_who_are_wanted_and_not_held_out_are_given(shards):
     def levels(**people: list[str]) -> list[int]:
         return [
             level(sample.reference)
-            for sample in ShardFaces(shards, resolution=8, shuffle_size=0, wanted=Wanted(**people))
+            for sample in ShardFaces(shards, resolution=8, shuffle_size=0, identities=IdentityFilter(**people))
         ]
 
     assert levels(held_out=["person00", "person19"]) == list(range(1, 19))
@@ -86,7 +86,7 @@ def test_only_those_who_are_wanted_and_not_held_out_are_given(shards):
 
 def test_a_share_of_nothing_but_held_out_people_does_not_end_an_endless_stream(shards):
     held_out = [f"person{n:02d}" for n in range(10)]
-    stream = ShardFaces(shards, resolution=8, num_samples=100, wanted=Wanted(held_out=held_out), seed=1)
+    stream = ShardFaces(shards, resolution=8, num_samples=100, identities=IdentityFilter(held_out=held_out), seed=1)
     stream.set_epoch(0, rank=0, world_size=2)
     passes = [{level(sample.reference) for sample in stream.one_pass(number, 0, 2)} for number in range(20)]
     assert set() in passes  # two of four shards hold nobody else: now and then both are this node's
@@ -94,14 +94,14 @@ def test_a_share_of_nothing_but_held_out_people_does_not_end_an_endless_stream(s
 
 
 def test_people_of_shards_are_read_into_memory_until_all_are_found(shards):
-    photos = shard_photos(list_shards(shards), num=3)
+    photos = read_shard_photos(list_shards(shards), num=3)
     assert list(photos) == ["person00", "person01", "person02"]
     assert [level(sample.reference) for sample in PhotoFaces(photos, resolution=8)] == [0, 1, 2]
     (shards / "faces-003.tar").write_bytes(b"never read")
     wanted = ["person12", "person04"]
-    assert list(shard_photos(list_shards(shards), names=wanted, num=2)) == ["person04", "person12"]
-    assert list(shard_photos(list_shards(shards), held_out=["person00"], num=1)) == ["person01"]
-    assert shard_photos(list_shards(shards), num=0) == {}
+    assert list(read_shard_photos(list_shards(shards), names=wanted, num=2)) == ["person04", "person12"]
+    assert list(read_shard_photos(list_shards(shards), held_out=["person00"], num=1)) == ["person01"]
+    assert read_shard_photos(list_shards(shards), num=0) == {}
 
 
 def test_shards_named_by_split_are_told_apart(tmp_path):

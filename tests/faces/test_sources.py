@@ -69,7 +69,7 @@ def test_what_shows_no_face_is_skipped_with_the_cropper(folders):
 def test_a_batch_stacks_samples_in_order(folders):
     source = PhotoFaces(identity_folders(folders), resolution=8)
     samples = [source[0, 1], source[0, 0]]
-    batch = FaceBatch.of(samples)
+    batch = FaceBatch.from_samples(samples)
     assert (
         batch.identities.tolist() == [identity_number("bert"), identity_number("anna")]
         and batch.prompts == ["a [V] face"] * 2

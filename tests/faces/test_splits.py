@@ -15,9 +15,9 @@ def test_everybody_is_in_one_split_or_the_numbers_are_refused(num, num_val, num_
     names = [f"{number:02d}" for number in range(num)]
     if num_val + num_test >= num:
         with pytest.raises(ValueError, match=f"there are {num} identities and one is needed to train on"):
-            Splits.of(names, num_val=num_val, num_test=num_test)
+            Splits.from_names(names, num_val=num_val, num_test=num_test)
         return
-    splits = Splits.of(names, num_val=num_val, num_test=num_test)
+    splits = Splits.from_names(names, num_val=num_val, num_test=num_test)
     assert splits.train + splits.val + splits.test == names
     assert (len(splits.val), len(splits.test)) == (num_val, num_test)
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from hdb.diffusion.base import BaseOptions, load_base
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.caches import CacheKeys, cache_path
-from hdb.faces.prepared import About, write_shard
+from hdb.faces.shard_writer import About, write_shard
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.decoder import WeightDecoder
@@ -75,7 +75,7 @@ def faces(shard, base, encoder):
 
 
 def batches(source: ShardFaces) -> DataLoader:
-    return DataLoader(source, batch_size=2, collate_fn=FaceBatch.of)
+    return DataLoader(source, batch_size=2, collate_fn=FaceBatch.from_samples)
 
 
 def test_a_sample_has_what_the_networks_make_of_its_pictures(shard, options, base, encoder, faces):

@@ -299,7 +299,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
     """The clean picture that follows from the true noise is the target as the autoencoder keeps it."""
     stage = HyperNetPretraining(personalized, hypernet(), options=PretrainingOptions(beta=0.0, gamma=1.0))
     samples = [Colors(3)[index] for index in range(3)]
-    batch = FaceBatch.of(samples)
+    batch = FaceBatch.from_samples(samples)
     latents, timesteps = personalized.diffusion.encode_images(batch.target).float(), torch.tensor([100, 500, 900])
     batch = batch._replace(target=personalized.diffusion.decode_latents(latents))
     noise = torch.randn(latents.shape, generator=private_generator(1))
@@ -315,7 +315,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
 
 
 def test_identity_loss_looks_at_photographs_unless_told_otherwise(personalized, hypernet):
-    batch = FaceBatch.of([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
+    batch = FaceBatch.from_samples([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
     timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *personalized.diffusion.latent_shape)
     denoised = DenoisingOutput(torch.zeros(3), zeros, zeros)
     for styled, num in ((False, 2), (True, 3)):

@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from hdb.faces.people import SPLITS_FILE
-from hdb.faces.splits import Splits
+from hdb.faces.splits import SPLITS_FILE, Splits
 from hdb.faceworld.world import SPLITS
 from hdb.training.curves import Curve, read_curve
 
