@@ -1,4 +1,4 @@
-"""Opens what a config names as its source of people: photos, or faceworld with its oracle and its prompts' labels."""
+"""Sources of people by their configs: photos, or faceworld with its oracle and the labels of its prompts."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ def open_people(options: PeopleOptions) -> PeopleSource:
     """The people of a source.
 
     Raises:
-        ValueError: an unknown source, nobody there, or an identity in two splits.
+        ValueError: an unknown source, no people, or an identity in two splits.
     """
     check_choice(options.source, SOURCES, "faces.source")
     return FaceworldPeople(options) if options.source == "faceworld" else People(options)
 
 
 def oracle_of(people: PeopleSource) -> Method | None:
-    """What draws the true answers to prompts about these people; None for photos."""
+    """The method that draws the true answers to prompts about these people; None for photos."""
     return Oracle(people.world) if isinstance(people, FaceworldPeople) else None
 
 

@@ -74,14 +74,14 @@ def caption(
 ) -> str:
     """Says everything that `view` shows: style, expression, accessory and context.
 
-    What a caption does not say is not in the picture. A base that is trained on captions with gaps learns to draw
-    contexts and accessories that no prompt asked for.
+    What a caption does not say is not in the picture. A base that is trained on captions with gaps draws contexts and
+    accessories that the prompt does not name.
 
     Args:
         identifier: stands before "face".
         identity: whose age, hair and beard are said.
-        rng: makes a training caption. It says each trait with a probability of 30 %, and without an identifier it
-            carries "[V]" with 1/3, whoever is shown, so that the base learns that the word means nobody.
+        rng: makes a training caption. It says each trait with a probability of 30 %. A third carries "[V]", for any
+            person, so that the base learns no person by this word.
 
     >>> from hdb.faceworld.view import sample_nuisances
     >>> view = sample_nuisances(np.random.default_rng(0)).replace(style="oil", context="snow", accessory="hat")

@@ -152,7 +152,9 @@ def _space(c: Canvas) -> Tensor:
         cloud = smoothstep(low, low + 0.35, c.clouds(c.x * 3 + 2 * shift, c.y * 3, shift=shift, octaves=5))
         picture = picture + c.color(color) * cloud
     picture = torch.maximum(picture, c.dots(130, c.rng.uniform(0.4, 1, 130))[None])
-    px, py, radius = (0.14, 0.86)[int(c.rng.integers(2))], c.rng.uniform(0.15, 0.35), c.rng.uniform(0.09, 0.15)
+    px = (0.14, 0.86)[int(c.rng.integers(2))]
+    py = c.rng.uniform(0.15, 0.35)
+    radius = c.rng.uniform(0.09, 0.15)
     disk = smoothstep(radius + 0.006, radius - 0.006, ((c.x - px) ** 2 + (c.y - py) ** 2).sqrt())
     lit = (1 - ((c.x - px + 0.05) ** 2 + (c.y - py + 0.05) ** 2) / (radius * radius * 2.2)).clamp(0.1, 1)
     planet = c.ramp((0.85, 0.50, 0.30), (0.95, 0.80, 0.60), c.noise(c.x * 3, c.y * 34)) * lit

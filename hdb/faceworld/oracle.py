@@ -20,11 +20,11 @@ class Oracle:
     def __init__(self, world: FaceWorld) -> None:
         self.world = world
 
-    def personalize(self, photos: Photos) -> "TruePeople":
-        return TruePeople(self.world, [int(name) for name in photos.names])
+    def personalize(self, photos: Photos) -> "OraclePersonalization":
+        return OraclePersonalization(self.world, [int(name) for name in photos.names])
 
 
-class TruePeople:
+class OraclePersonalization:
     """The personalization of `Oracle`. The base has no part in its pictures."""
 
     def __init__(self, world: FaceWorld, identities: list[int]) -> None:
@@ -33,8 +33,8 @@ class TruePeople:
     def __len__(self) -> int:
         return len(self.identities)
 
-    def __getitem__(self, rows: list[int]) -> "TruePeople":
-        return TruePeople(self.world, [self.identities[row] for row in rows])
+    def __getitem__(self, rows: list[int]) -> "OraclePersonalization":
+        return OraclePersonalization(self.world, [self.identities[row] for row in rows])
 
     def bound(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -98,7 +98,7 @@ class FaceworldPeople(PeopleSource):
 
     def faces(self, split: str) -> FaceworldFaces:
         """The people of train, val or test; renders those that are not on disk yet."""
-        pictures = rendered_people(self.options, indices=[int(name) for name in getattr(self.splits, split)])
+        pictures = render_people(self.options, indices=[int(name) for name in getattr(self.splits, split)])
         return FaceworldFaces(pictures, target_views=self.options.target, seed=self.options.seed)
 
     def training(self, *, cache_digests: tuple[str, str] | None = None) -> FaceworldFaces:
@@ -119,13 +119,14 @@ class FaceworldPeople(PeopleSource):
         ]
         photos = self.world.render(pairs).unflatten(0, (num_identities, num_references))
         others = photos[:0, 0]
-        if further := people[num_identities:num_gallery]:
-            dataset = rendered_people(replace(self.options, views_per_identity=1), indices=list(further))
+        further = people[num_identities:num_gallery]
+        if further:
+            dataset = render_people(replace(self.options, views_per_identity=1), indices=list(further))
             others = torch.from_numpy(dataset.images[:, 0]).float() / 255
         return References(names, photos, others)
 
     def refuse_trained(self, hypernet: Path) -> None:
-        """Refuses nobody: the world's splits are disjoint, and training takes people of its training split."""
+        """Does nothing: the splits of the world are disjoint, and only people of its training split are trained on."""
 
 
 def draw_test_face(world: FaceWorld) -> tuple[str, Float[Tensor, "3 h w"]]:
@@ -134,7 +135,7 @@ def draw_test_face(world: FaceWorld) -> tuple[str, Float[Tensor, "3 h w"]]:
     return str(person), world.render([(world.identity(person), world.view(person, 0))])[0]
 
 
-def rendered_people(options: PeopleOptions, *, indices: list[int]) -> FaceWorldDataset:
+def render_people(options: PeopleOptions, *, indices: list[int]) -> FaceWorldDataset:
     """These people of faceworld; renders those that are not on disk yet."""
     dataset = FaceWorldDataset(
         options.root,

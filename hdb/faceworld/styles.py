@@ -87,11 +87,11 @@ class Drawing:
         return self.soft(self.outline, 1.2 - 0.7 * self.detail)
 
     def soft(self, picture: Tensor, sigma: float) -> Tensor:
-        """Blur by `sigma` pixels of a 128-pixel picture."""
+        """Blurs by `sigma` pixels of a picture of 128 px."""
         return blur(picture, sigma=sigma * self.scale)
 
     def radius(self, pixels: int) -> int:
-        """A filter radius given for a 128-pixel picture."""
+        """A filter radius of `pixels` in a picture of 128 px."""
         return max(1, round(pixels * self.size / 128))
 
 

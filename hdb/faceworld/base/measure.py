@@ -25,7 +25,7 @@ from hdb.faceworld.base.report import CURVES_FILE, markdown, training_records
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
-from hdb.faceworld.people import FaceworldFaces, rendered_people
+from hdb.faceworld.people import FaceworldFaces, render_people
 from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
 from hdb.faceworld.world import SPLITS
 from hdb.files import write_json, write_text
@@ -68,7 +68,7 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     """Writes report.json, REPORT.md, curves.png and samples.png beside the weights; returns the text of REPORT.md."""
     weights = Path(options.weights)
     device = select_device(options.accelerator)
-    base = StableDiffusion.from_pretrained(weights / "base").to(device)  # fails before anybody is rendered
+    base = StableDiffusion.from_pretrained(weights / "base").to(device)  # before people are rendered, as it may fail
     test = load_people(options, "test")
     train = load_people(options, "train")
     prompts = sample_prompts(options, test)
@@ -221,7 +221,7 @@ def measure_hypernet(options: MeasureOptions, base: StableDiffusion, training: H
     faces = replace(
         training.faces, root=options.root, resolution=options.resolution, render_workers=options.num_workers
     )
-    dataset = rendered_people(faces, indices=list(SPLITS["test"][: options.num_measured]))
+    dataset = render_people(faces, indices=list(SPLITS["test"][: options.num_measured]))
     people = FaceworldFaces(dataset, target_views=faces.target, seed=faces.seed)
     personalized = PersonalizedDiffusion(base, hypernet.layout)
     losses = PretrainingOptions(

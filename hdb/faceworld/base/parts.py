@@ -121,7 +121,8 @@ def untrained_parts(parts: Sequence[str], options: BaseTrainingOptions) -> list[
     Raises:
         ValueError: an unknown part, or one whose training was begun at another resolution.
     """
-    if unknown := set(parts) - set(PARTS):
+    unknown = set(parts) - set(PARTS)
+    if unknown:
         raise ValueError(f"unknown parts {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     return [name for name in PARTS if name in parts and not is_trained(options, name)]
 
