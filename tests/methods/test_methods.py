@@ -94,11 +94,11 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
 @pytest.mark.parametrize("name", [*STORING, "unpersonalized"])
 def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, context, photos):
     diffusion = context.training.diffusion
-    nobody, people = (make_methods([of], context)[0].personalize(photos) for of in ("unpersonalized", name))
+    nobody, people = (method.personalize(photos) for method in make_methods(["unpersonalized", name], context))
     before = weights_checksum(named_weights(diffusion))
 
-    def drawn(of: Personalization, **scales: float) -> torch.Tensor:
-        return of.pictures(PROMPTS, seeds=[0, 1], sampling=replace(FEW, **scales))
+    def drawn(personalization: Personalization, **scales: float) -> torch.Tensor:
+        return personalization.pictures(PROMPTS, seeds=[0, 1], sampling=replace(FEW, **scales))
 
     as_base, person = drawn(nobody), drawn(people, guidance_scale=1.0)
     torch.testing.assert_close(drawn(people, identity_guidance_scale=0.0), as_base, rtol=0, atol=1e-4)
@@ -248,7 +248,7 @@ def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_whe
     plain = learned()
     assert torch.equal(learned(prior_preservation=0.0, num_class_pictures=7), plain)
     found = [learned(prior_preservation=1.0, num_class_pictures=2), learned(mask="face")]
-    assert not any(torch.equal(of, plain) for of in found)
+    assert not any(torch.equal(theta, plain) for theta in found)
     with pytest.raises(ValueError, match="mask is 'hair', expected face or null"):
         learned(mask="hair")
     with pytest.raises(ValueError, match="prior_preservation is -1.0, expected 0 or more"):
@@ -301,7 +301,9 @@ def test_without_a_hypernetwork_methods_that_need_it_say_so_and_the_others_work(
     for name in ("mean_theta", "only_hyper", "k1", OURS):
         with pytest.raises(ValueError, match=f"{name} needs a hypernetwork"):
             make_methods([name], bare)
-    alone, beside = (make_methods(["no_hyper"], given)[0].personalize(photos) for given in (bare, context))
+    alone, beside = (
+        make_methods(["no_hyper"], methods_context)[0].personalize(photos) for methods_context in (bare, context)
+    )
     assert torch.equal(alone.residuals.theta, beside.residuals.theta)
 
 

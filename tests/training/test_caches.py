@@ -99,10 +99,10 @@ def test_losses_are_the_same_and_neither_autoencoder_nor_encoder_runs(
 
     class Losses(Callback):
         def __init__(self):
-            self.seen = []
+            self.losses = []
 
         def on_train_batch_end(self, trainer, *_):
-            self.seen.append(trainer.callback_metrics["train/diffusion_loss"].item())
+            self.losses.append(trainer.callback_metrics["train/diffusion_loss"].item())
 
     def losses(*, cached):
         layout = build_layout(base, LiDBOptions(a=6, b=4))
@@ -111,7 +111,7 @@ def test_losses_are_the_same_and_neither_autoencoder_nor_encoder_runs(
         stage = HyperNetPretraining(personalized, net, options=PretrainingOptions(beta=0.0, linear_lr=1e-2))
         trainer(max_steps=4, callbacks=[log]).fit(stage, batches(faces(cached=cached)))
         personalized.detach()
-        return log.seen
+        return log.losses
 
     plain = losses(cached=False)
     monkeypatch.setattr(base, "encode_images", None)

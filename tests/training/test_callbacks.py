@@ -12,8 +12,8 @@ LOSSES = [8.0, 4.0, 3.0, 2.0, 1.0, 3.0, 5.0]
 POINTS = [[3, 5.0], [6, 2.0], [7, 5.0]]  # means over ceil(7 / 3) steps
 
 
-class Told(L.LightningModule):
-    """Training whose loss at each step is told."""
+class ScriptedLoss(L.LightningModule):
+    """A training with the losses of LOSSES."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,17 +43,17 @@ def trainer(curve: LossCurve, *, limit: int = 1000) -> L.Trainer:
 
 def test_points_are_means_over_as_many_steps_and_the_last_is_of_what_remains():
     curve = LossCurve(num_points=3)
-    trainer(curve).fit(Told(), DataLoader(torch.zeros(STEPS)))
+    trainer(curve).fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)))
     assert curve.points == POINTS
 
 
 @pytest.mark.parametrize("stopped", range(1, STEPS))
 def test_a_curve_that_was_stopped_at_any_step_has_no_holes_and_no_point_twice(stopped, tmp_path):
     first = trainer(LossCurve(num_points=3), limit=stopped)
-    first.fit(Told(), DataLoader(torch.zeros(STEPS)))
+    first.fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)))
     assert first.global_step == stopped
     first.save_checkpoint(tmp_path / "last.ckpt")
     curve = LossCurve(num_points=3)
     second = trainer(curve)
-    second.fit(Told(), DataLoader(torch.zeros(STEPS)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    second.fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert second.global_step == STEPS and curve.points == POINTS

@@ -7,16 +7,12 @@ from lightning.pytorch.loggers import CSVLogger
 
 from hdb.faces.datamodule import FaceData
 from hdb.faces.sources import FaceSample, FaceSource
-from hdb.hypernet.decoder import WeightDecoder
-from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import initialize_hypernet
 from hdb.training.curves import read_curve
 from hdb.training.hypernet_run import ScheduleOptions, fit_hypernet
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
-
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 
 
 class Colors(FaceSource):
@@ -27,11 +23,12 @@ class Colors(FaceSource):
         return FaceSample(picture, picture, "a [V] face", int(self.names[index]))
 
 
-class Seen(Callback):
-    """The trained weights after each step, what validation sees, and the losses."""
+class Recorder(Callback):
+    """Records the weights after each step, the weights at each validation, and the losses."""
 
     def __init__(self, *, die_at: int | None = None) -> None:
-        self.steps, self.validated, self.losses, self.die_at = [], [], [], die_at
+        self.steps, self.validated, self.losses = [], [], []
+        self.die_at = die_at
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == self.die_at:
@@ -46,54 +43,44 @@ class Seen(Callback):
 
 
 @pytest.fixture
-def hypernet(lidb):
-    def build(**options) -> HyperNet:
-        encoder = FaceEncoder(VIT, resolution=16)
-        decoder = WeightDecoder(lidb.layout, encoder, width=8, num_heads=2)
-        return HyperNet(encoder, decoder, lidb.layout, **{"iterations": 1, "linear_path": True, **options})
-
-    return build
-
-
-@pytest.fixture
 def fit(personalized, hypernet, tmp_path):
-    """Runs a pretraining of four people, three steps of one batch of two; returns module, scores, what was seen."""
+    """Pretrains on four people, three steps of one batch of two. Returns stage, scores and recorder."""
 
-    def run(seen=None, *, net=None, folder="run", resume=False, **schedule):
+    def run(recorder=None, *, net=None, folder="run", resume=False, **schedule):
         options = PretrainingOptions(beta=0.0, warmup_steps=0, linear_lr=1e-2, num_val_draws=1)
-        stage = HyperNetPretraining(personalized, net or hypernet(), options=options)
+        stage = HyperNetPretraining(personalized, net or hypernet(iterations=1), options=options)
         people = [str(index) for index in range(8)]
         data = FaceData(Colors(people[:4], seed=0), Colors(people[4:], seed=0), batch_size=2)
-        seen = seen or Seen()
+        recorder = recorder or Recorder()
         setup = {"max_steps": 3, "val_every": 3, "checkpoint_every": 1, **schedule}
         quiet = {
             "accelerator": "cpu",
             "logger": CSVLogger(tmp_path / "csv"),
             "enable_progress_bar": False,
-            "callbacks": [seen],
+            "callbacks": [recorder],
         }
         scores = fit_hypernet(
             stage, data, tmp_path / folder, schedule=ScheduleOptions(**setup), trainer=quiet, resume=resume
         )
-        return stage, scores, seen
+        return stage, scores, recorder
 
     return run
 
 
 def test_a_run_is_validated_once_at_its_end(fit):
-    _, scores, seen = fit()
-    assert [step for step, _ in seen.validated] == [3]
+    _, scores, recorder = fit()
+    assert [step for step, _ in recorder.validated] == [3]
     assert scores["step"] == 3 and {"val/diffusion_loss", "val/own_minus_other", "val/own_better"} <= set(scores)
     _, _, late = fit(folder="late", val_every=2)
     assert [step for step, _ in late.validated] == [2, 3]
 
 
 def test_a_step_of_two_batches_moves_by_the_mean_of_their_gradients(fit, tmp_path):
-    _, scores, seen = fit(accumulate_grad_batches=2, val_every=1)
-    assert scores["step"] == 3 and [step for step, _ in seen.losses] == [0, 1, 1, 2, 2, 3]
-    assert torch.equal(seen.steps[1], seen.steps[2]) and not torch.equal(seen.steps[2], seen.steps[3])
-    assert [step for step, _ in seen.validated] == [1, 2, 3]
-    means = [sum(loss for _, loss in seen.losses[i : i + 2]) / 2 for i in (0, 2, 4)]
+    _, scores, recorder = fit(accumulate_grad_batches=2, val_every=1)
+    assert scores["step"] == 3 and [step for step, _ in recorder.losses] == [0, 1, 1, 2, 2, 3]
+    assert torch.equal(recorder.steps[1], recorder.steps[2]) and not torch.equal(recorder.steps[2], recorder.steps[3])
+    assert [step for step, _ in recorder.validated] == [1, 2, 3]
+    means = [sum(loss for _, loss in recorder.losses[i : i + 2]) / 2 for i in (0, 2, 4)]
     assert read_curve(tmp_path / "run") == [[i + 1, pytest.approx(mean, rel=1e-5)] for i, mean in enumerate(means)]
 
 
@@ -106,47 +93,47 @@ def average(steps, *, decay):
     return mean
 
 
-def test_the_moving_average_is_validated_and_passed_on_while_training_goes_on_without_it(fit, hypernet, tmp_path):
+def test_the_moving_average_is_validated_and_passed_on_while_training_goes_on_without_it(fit, build_encoder, tmp_path):
     _, _, plain = fit(folder="plain")
-    stage, _, seen = fit(ema_decay=0.2, val_every=2)
-    assert all(torch.equal(*pair) for pair in zip(seen.steps, plain.steps, strict=True))
-    (two, first), (three, last) = seen.validated
+    stage, _, recorder = fit(ema_decay=0.2, val_every=2)
+    assert all(torch.equal(*pair) for pair in zip(recorder.steps, plain.steps, strict=True))
+    (two, first), (three, last) = recorder.validated
     assert (two, three) == (2, 3)
-    torch.testing.assert_close(first, average(seen.steps[:2], decay=0.2))
-    torch.testing.assert_close(last, average(seen.steps, decay=0.2))
+    torch.testing.assert_close(first, average(recorder.steps[:2], decay=0.2))
+    torch.testing.assert_close(last, average(recorder.steps, decay=0.2))
     assert torch.equal(stage.hypernet.mean, last)
     for read, named in ((HyperNet.from_checkpoint, "last.ckpt"), (HyperNet.from_folder, "hypernet")):
-        found = read(tmp_path / "run" / named, encoder=FaceEncoder(VIT, resolution=16))
+        found = read(tmp_path / "run" / named, encoder=build_encoder())
         torch.testing.assert_close(found.mean, last, atol=1e-4, rtol=1e-3)  # the folder is in half precision
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]["hypernet.mean"]
-    assert torch.equal(kept, seen.steps[-1])
+    assert torch.equal(kept, recorder.steps[-1])
 
 
 def test_a_killed_run_resumes_to_the_same_average(fit, tmp_path):
     whole, _, _ = fit(ema_decay=0.2, folder="whole")
     with pytest.raises(RuntimeError, match="killed"):
-        fit(Seen(die_at=2), ema_decay=0.2)
-    resumed, _, seen = fit(ema_decay=0.2, resume=True)
-    assert len(seen.steps) == 1 and torch.equal(resumed.hypernet.mean, whole.hypernet.mean)
+        fit(Recorder(die_at=2), ema_decay=0.2)
+    resumed, _, recorder = fit(ema_decay=0.2, resume=True)
+    assert len(recorder.steps) == 1 and torch.equal(resumed.hypernet.mean, whole.hypernet.mean)
 
 
-def test_the_best_checkpoint_is_that_of_the_best_validation(fit, tmp_path):
-    class Told(Seen):
+def test_the_best_checkpoint_is_that_of_the_best_validation(fit, build_encoder, tmp_path):
+    class ScriptedScores(Recorder):
         def on_validation_epoch_end(self, trainer, module):
             super().on_validation_epoch_end(trainer, module)
             module.log("val/face_rec", {1: 0.25, 2: 0.75, 3: 0.5}[trainer.global_step])
 
-    _, scores, seen = fit(Told(), val_every=1, best_metric="val/face_rec")
+    _, scores, recorder = fit(ScriptedScores(), val_every=1, best_metric="val/face_rec")
     assert (scores["best"], scores["val/face_rec"]) == (0.75, 0.5)
-    best = HyperNet.from_checkpoint(tmp_path / "run" / "best.ckpt", encoder=FaceEncoder(VIT, resolution=16))
-    assert torch.equal(best.mean, seen.steps[1])
+    best = HyperNet.from_checkpoint(tmp_path / "run" / "best.ckpt", encoder=build_encoder())
+    assert torch.equal(best.mean, recorder.steps[1])
 
 
 @pytest.mark.parametrize("named", ["run", "run/last.ckpt", "run/hypernet"])
 def test_a_run_begins_from_the_weights_of_another(fit, hypernet, tmp_path, named):
     (tmp_path / "run").mkdir()
     other, _, _ = fit()
-    new = hypernet()
+    new = hypernet(iterations=1)
     initialize_hypernet(new, str(tmp_path / named), [], device=torch.device("cpu"))
     names = [name for name in new.state_dict() if not name.startswith("encoder.")]
     for name in names:
@@ -156,18 +143,19 @@ def test_a_run_begins_from_the_weights_of_another(fit, hypernet, tmp_path, named
 
 def test_a_run_does_not_begin_from_what_means_something_else(fit, hypernet, tmp_path):
     fit()
-    where, cpu = str(tmp_path / "run"), torch.device("cpu")
+    folder = str(tmp_path / "run")
+    cpu = torch.device("cpu")
     for options, message in (
         ({"base_digest": "0123"}, "was trained on the base , not on that of this run .0123.*init_from="),
         ({"linear_path": False}, "weights of another hypernetwork: .* unexpected"),
     ):
         with pytest.raises(ValueError, match=message):
-            initialize_hypernet(hypernet(**options), where, [], device=cpu)
-    fit(net=hypernet(freeze_encoder=False), folder="with_encoder")
+            initialize_hypernet(hypernet(iterations=1, **options), folder, [], device=cpu)
+    fit(net=hypernet(iterations=1, freeze_encoder=False), folder="with_encoder")
     with pytest.raises(ValueError, match="encoder that was trained with it: expected hypernet.freeze_encoder=false"):
-        initialize_hypernet(hypernet(), str(tmp_path / "with_encoder"), [], device=cpu)
+        initialize_hypernet(hypernet(iterations=1), str(tmp_path / "with_encoder"), [], device=cpu)
     with pytest.raises(ValueError, match="needs config.json"):
-        initialize_hypernet(hypernet(), str(tmp_path / "nowhere"), [], device=cpu)
+        initialize_hypernet(hypernet(iterations=1), str(tmp_path / "nowhere"), [], device=cpu)
 
 
 def test_prompts_are_those_asked_for_and_some_are_dropped(personalized, hypernet):

@@ -10,7 +10,6 @@ from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
-from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.options import HyperNetOptions, build_hypernet
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
@@ -18,8 +17,6 @@ from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.pretraining_options import PretrainingOptions
-
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
 
 
 @pytest.fixture
@@ -94,7 +91,7 @@ def test_low_memory_finetunes_to_the_same_theta(finetune):
     assert_close(low, normal, rtol=0, atol=1e-5)
 
 
-def test_low_memory_pretrains_the_same_network(personalizable, trainer):
+def test_low_memory_pretrains_the_same_network(personalizable, build_encoder, trainer):
     class Noise(FaceSource):
         def sample(self, index, rng):
             reference, target = torch.from_numpy(rng.random((2, 3, 64, 64), dtype="float32"))
@@ -102,9 +99,9 @@ def test_low_memory_pretrains_the_same_network(personalizable, trainer):
 
     networks = []
     for memory in ("normal", "low"):
-        (personalized, _), encoder = personalizable(memory), FaceEncoder(VIT, resolution=16)
+        personalized, _ = personalizable(memory)
         options = HyperNetOptions(width=8, num_heads=2, iterations=1, linear_path=True)
-        networks.append(build_hypernet(options, encoder, personalized.layout))
+        networks.append(build_hypernet(options, build_encoder(), personalized.layout))
         losses = PretrainingOptions(beta=0.0, warmup_steps=1)
         stage = HyperNetPretraining(personalized, networks[-1], options=losses)
         batches = FaceLoader(Noise(["a", "b"], seed=0), batch_size=2, shuffle=True)

@@ -24,10 +24,12 @@ def start(personalized) -> Residuals:
 @pytest.fixture
 def finetune(personalized, latents, start, trainer):
     def run(*, rows: slice = slice(None), stop: int = -1, callbacks=None, ckpt_path=None, **options):
-        how = {"reference": latents[rows, 0], "start": start[rows]}
-        how |= {name: options.pop(name) for name in (*how, "prompt", "gradient_clip", "seed") if name in options}
-        tuning = FinetuningOptions(**{"num_steps": 4, "batch_size": 2, "rank": 2, **options})
-        module = SubjectFinetuning(personalized, options=tuning, **how)
+        arguments = {"reference": latents[rows, 0], "start": start[rows]}
+        for name in ("reference", "start", "prompt", "gradient_clip", "seed"):
+            if name in options:
+                arguments[name] = options.pop(name)
+        finetuning = FinetuningOptions(**{"num_steps": 4, "batch_size": 2, "rank": 2, **options})
+        module = SubjectFinetuning(personalized, options=finetuning, **arguments)
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
         return module
@@ -117,7 +119,9 @@ def test_without_the_text_encoder_a_first_step_has_the_gradient_of_training_both
 def test_prompts_that_nothing_changes_are_encoded_once(finetune, personalized, monkeypatch):
     encoded = []
     encode = personalized.diffusion.encode_prompts
-    monkeypatch.setattr(personalized.diffusion, "encode_prompts", lambda of: encoded.append(of) or encode(of))
+    monkeypatch.setattr(
+        personalized.diffusion, "encode_prompts", lambda prompts: encoded.append(prompts) or encode(prompts)
+    )
     finetune(num_steps=3, train_text_encoder=False)
     once = len(encoded)
     finetune(num_steps=3)
@@ -128,11 +132,11 @@ def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     photos = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     reference = personalized.diffusion.encode_images(photos).float()
     for words in (["finetuning.stratified=False"], ["finetuning.batch_size=3", "finetuning.timesteps=high_noise"]):
-        tuning = load(Evaluate, [*words, "finetuning.num_steps=2"]).finetuning
-        made = Finetuner(TrainingContext(personalized, trainer={"accelerator": "cpu"}), tuning).finetune(
+        finetuning = load(Evaluate, [*words, "finetuning.num_steps=2"]).finetuning
+        made = Finetuner(TrainingContext(personalized, trainer={"accelerator": "cpu"}), finetuning).finetune(
             photos[:, None], start
         )
-        assert torch.equal(made.residuals.theta, finetune(reference=reference, **asdict(tuning)).fitted.theta)
+        assert torch.equal(made.residuals.theta, finetune(reference=reference, **asdict(finetuning)).fitted.theta)
 
 
 def test_many_subjects_in_one_run_end_where_each_ends_alone(finetune):
@@ -160,8 +164,8 @@ def test_shared_start_has_a_gradient_in_every_slot_and_all_zero_factors_are_a_sa
     def gradients(theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         theta = theta.clone().requires_grad_()
         noise, timesteps = torch.randn(1, *latents.shape[2:]), torch.tensor([500])
-        person, given = Residuals(theta, lidb.layout), (latents[:1, 0], ["a [V] face"])
-        losses = personalized.denoising_losses(person, *given, noise=noise, timesteps=timesteps)
+        person = Residuals(theta, lidb.layout)
+        losses = personalized.denoising_losses(person, latents[:1, 0], ["a [V] face"], noise=noise, timesteps=timesteps)
         return lidb.layout.unpack(torch.autograd.grad(losses.sum(), theta)[0])
 
     assert all(up.abs().max() > 0 for _, up in gradients(lidb.layout.initial_theta()).values())

@@ -16,13 +16,13 @@ def fit(personalized, latents, trainer):
 
     def run(*, rows: slice = slice(None), stop: int = -1, callbacks=None, ckpt_path=None, **options) -> torch.Tensor:
         prompts = options.pop("prompts", "a [V] face")
-        how = {"gradient_clip": options.pop("gradient_clip", 1.0)}
+        gradient_clip = options.pop("gradient_clip", 1.0)
         module = Preoptimization(
             personalized,
             latents=latents[rows],
             prompts=prompts if isinstance(prompts, str) else prompts[rows],
             options=PreoptimizationOptions(**{"num_steps": 4, "lr": 1e-2, "views_per_step": 2, **options}),
-            **how,
+            gradient_clip=gradient_clip,
         )
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
@@ -54,11 +54,11 @@ def test_fitting_denoises_better_than_the_shared_start(fit, personalized, latent
     noise = torch.randn(3, *latents.shape[2:], generator=torch.Generator().manual_seed(9))
     fixed = {"noise": noise, "timesteps": torch.tensor([300, 600, 900])}
     with torch.no_grad():
-        own, start = (
+        fitted_losses, start_losses = (
             personalized.denoising_losses(people, latents[:, 0], ["a [V] face"] * 3, **fixed)
             for people in (Residuals(fitted, layout), Residuals.initial(layout))
         )
-    assert (own < start).all()
+    assert (fitted_losses < start_losses).all()
 
 
 def test_a_killed_run_resumes_to_the_same_thetas(fit, tmp_path):

@@ -7,16 +7,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from hdb.diffusion.personalized import DenoisingOutput, PersonalizedDiffusion
 from hdb.faces.datamodule import FaceData, FaceLoader
 from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
-from hdb.hypernet.decoder import WeightDecoder
-from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
 from hdb.training.pretrain import HyperNetPretraining, someone_else
 from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.stage import private_generator
-
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 6}
 
 
 class Colors(FaceSource):
@@ -43,16 +39,6 @@ class Log(Callback):
 
     def on_fit_end(self, trainer, *_):
         self.final = {name: value.item() for name, value in trainer.callback_metrics.items()}
-
-
-@pytest.fixture
-def hypernet(lidb):
-    def build(*, layout: Layout | None = None, **options) -> HyperNet:
-        layout, encoder = layout or lidb.layout, FaceEncoder(VIT, resolution=16)
-        decoder = WeightDecoder(layout, encoder, width=8, num_heads=2)
-        return HyperNet(encoder, decoder, layout, **{"iterations": 2, "linear_path": True, **options})
-
-    return build
 
 
 @pytest.fixture
@@ -104,17 +90,19 @@ def test_a_killed_run_resumes_to_the_same_losses(pretrain, tmp_path):
     resumed, resumed_log = pretrain(stop=6, ckpt_path=tmp_path / "last.ckpt")
     assert len(whole_log.losses) == 6 and resumed_log.losses == whole_log.losses[4:]
     assert resumed_log.final == whole_log.final
-    for given, expected in zip(resumed.hypernet.parameters(), whole.hypernet.parameters(), strict=True):
-        assert torch.equal(given, expected)
+    for parameter, expected in zip(resumed.hypernet.parameters(), whole.hypernet.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.parametrize("freeze_encoder", [True, False])
-def test_checkpoint_holds_what_was_trained_and_gives_the_network_back(pretrain, hypernet, tmp_path, freeze_encoder):
+def test_checkpoint_holds_what_was_trained_and_gives_the_network_back(
+    pretrain, hypernet, build_encoder, tmp_path, freeze_encoder
+):
     module, _ = pretrain(net=hypernet(freeze_encoder=freeze_encoder), callbacks=[saver(tmp_path)])
     names = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"].keys()
     assert all(name.startswith("hypernet.") for name in names)
     assert any(name.startswith("hypernet.encoder.") for name in names) == (not freeze_encoder)
-    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=FaceEncoder(VIT, resolution=16)).eval()
+    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=build_encoder()).eval()
     photos = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(photos), module.hypernet.eval()(photos))
 
@@ -171,7 +159,7 @@ def free_base(personalized):
 
 
 def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoint(
-    pretrain, hypernet, free_base, tmp_path
+    pretrain, hypernet, build_encoder, free_base, tmp_path
 ):
     net = hypernet(learn_bases=True)
     before = [parameter.detach().clone() for parameter in net.bases.parameters()]
@@ -179,7 +167,7 @@ def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoi
     module, _ = pretrain(net=net, callbacks=[saver(tmp_path)], **options)
     moved = torch.stack([(now - then).abs().max() for now, then in zip(net.bases.parameters(), before, strict=True)])
     assert moved.min() > 0 and moved.max() < 5e-3  # four steps of 1e-3 or less, and no decay
-    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=FaceEncoder(VIT, resolution=16)).eval()
+    loaded = HyperNet.from_checkpoint(tmp_path / "last.ckpt", encoder=build_encoder()).eval()
     photos = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(photos), module.hypernet.eval()(photos))
     with pytest.raises(ValueError, match="beta = 0.5 weighs .* with learned bases expected beta = 0"):
@@ -187,9 +175,12 @@ def test_learned_bases_follow_the_diffusion_loss_and_come_back_from_the_checkpoi
 
 
 def test_adam_forgets_how_large_gradients_were_as_fast_as_it_is_told(pretrain):
-    quick, slow = (pretrain(stop=1, adam_beta2=beta2)[0].optimizers() for beta2 in (0.9, 0.999))
-    (early, *_), (late, *_) = ([state["exp_avg_sq"] for state in of.state.values()] for of in (quick, slow))
-    assert early.max() > 0 and torch.allclose(early, 100 * late)  # after one step (1 - beta2) of the squares
+    squares = {}
+    for beta2 in (0.9, 0.999):
+        module, _ = pretrain(stop=1, adam_beta2=beta2)
+        squares[beta2] = next(iter(module.optimizers().state.values()))["exp_avg_sq"]
+    assert squares[0.9].max() > 0
+    assert torch.allclose(squares[0.9], 100 * squares[0.999])  # after one step (1 - beta2) of the squares
 
 
 def test_network_that_ignores_the_face_gains_nothing_over_somebody_elses_theta(pretrain, hypernet):
@@ -214,10 +205,10 @@ def test_own_minus_other_is_the_paired_difference_under_the_same_noise(pretrain,
         for whose, (draw, person) in itertools.product((0, 1), itertools.product(range(2), range(3))):
             one = slice(person, person + 1)
             lidb.bind(theta[[(person + whose) % 3]])
-            given = latents[one], noise[draw, one], timesteps[draw, one]
+            noisy_latents = tiny_diffusion.add_noise(latents[one], noise[draw, one], timesteps[draw, one])
             prompt_embeds = tiny_diffusion.encode_prompts(["a [V] face"])
-            noise_pred = tiny_diffusion.predict_noise(tiny_diffusion.add_noise(*given), given[2], prompt_embeds)
-            losses[whose, person] += (noise_pred - given[1]).square().mean() / 2
+            noise_pred = tiny_diffusion.predict_noise(noisy_latents, timesteps[draw, one], prompt_embeds)
+            losses[whose, person] += (noise_pred - noise[draw, one]).square().mean() / 2
 
     differences = losses[0] - losses[1]
     assert differences.abs().min() > 1e-3
@@ -314,7 +305,7 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
     assert (losses(noise + 0.5 * torch.randn(noise.shape, generator=private_generator(2))) > perfect + 1e-4).all()
 
 
-def test_identity_loss_looks_at_photographs_unless_told_otherwise(personalized, hypernet):
+def test_identity_loss_looks_at_photographs_unless_options_say_otherwise(personalized, hypernet):
     batch = FaceBatch.from_samples([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
     timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *personalized.diffusion.latent_shape)
     denoised = DenoisingOutput(torch.zeros(3), zeros, zeros)
@@ -328,9 +319,9 @@ def test_identity_loss_reaches_the_hypernetwork_and_leaves_its_encoder_alone(pre
     net = hypernet()
     before = {name: value.clone() for name, value in net.encoder.state_dict().items()}
     plain, _ = pretrain(net=hypernet(), stop=3)
-    told, log = pretrain(net=net, stop=3, gamma=5.0, identity_until=1.0)
+    with_gamma, log = pretrain(net=net, stop=3, gamma=5.0, identity_until=1.0)
     assert log.final["train/identity_loss"] > 0
-    assert not torch.allclose(told.hypernet.linear_path.weight, plain.hypernet.linear_path.weight)
+    assert not torch.allclose(with_gamma.hypernet.linear_path.weight, plain.hypernet.linear_path.weight)
     assert all(torch.equal(value, before[name]) for name, value in net.encoder.state_dict().items())
 
 

@@ -69,8 +69,10 @@ class Process(L.Trainer):
 
     global_rank, world_size, is_global_zero, logger = 0, 1, True, None  # which are properties of a Trainer
 
-    def __init__(self, rank: int = 0, *, of: int = 1) -> None:
-        self.global_rank, self.world_size, self.is_global_zero, self.logger = rank, of, rank == 0, Logger()
+    def __init__(self, rank: int = 0, *, world_size: int = 1) -> None:
+        self.global_rank, self.world_size = rank, world_size
+        self.is_global_zero = rank == 0
+        self.logger = Logger()
 
 
 def test_a_persons_pictures_do_not_depend_on_who_is_drawn_with_them(preview, personalized):
@@ -109,7 +111,7 @@ def test_two_processes_draw_their_shares_of_the_same_pictures(preview, personali
     whole, shares = dict(stage.logged), []
     for rank in range(2):
         stage.logged.clear()
-        preview().on_validation_epoch_end(Process(rank, of=2), stage)
+        preview().on_validation_epoch_end(Process(rank, world_size=2), stage)
         shares.append(dict(stage.logged))
     for name, score in whole.items():  # people 0 and 2 in one process, 1 in the other
         assert (2 * shares[0][name] + shares[1][name]) / 3 == pytest.approx(score, abs=1e-5)
@@ -117,4 +119,4 @@ def test_two_processes_draw_their_shares_of_the_same_pictures(preview, personali
 
 def test_fewer_people_than_processes_are_refused(preview):
     with pytest.raises(ValueError, match="3 people to preview for 4 processes: expected at least one each"):
-        preview().setup(Process(of=4), L.LightningModule(), "fit")
+        preview().setup(Process(world_size=4), L.LightningModule(), "fit")

@@ -116,5 +116,5 @@ def test_a_word_of_several_tokens_begins_as_their_mean(tiny_diffusion):
     ids = tiny_diffusion.tokenizer("ab", add_special_tokens=False).input_ids
     assert len(ids) == 2
     table = tiny_diffusion.text_encoder.get_input_embeddings().weight
-    known = {"tokenizer": tiny_diffusion.tokenizer, "text_encoder": tiny_diffusion.text_encoder}
-    assert_close(word_embedding("ab", **known), table[ids].mean(0))
+    embedding = word_embedding("ab", tokenizer=tiny_diffusion.tokenizer, text_encoder=tiny_diffusion.text_encoder)
+    assert_close(embedding, table[ids].mean(0))
