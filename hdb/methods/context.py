@@ -86,7 +86,7 @@ class MethodOptions:
     """How each method trains. Steps are the paper's, which leaves the rates open; `experiments.search` finds those.
 
     `finetuning` is used by HyperDreamBooth and its ablations. `no_hyper_lr` is the rate of `no_hyper`; null takes that
-    of `finetuning`, which is too low for a start without a prediction.
+    of `finetuning`, with which it stays below its best.
     """
 
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)

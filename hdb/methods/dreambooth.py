@@ -120,10 +120,6 @@ class PersonalModels:
         models = [self.models[row] for row in rows]
         return PersonalModels(self.diffusion, models, scale=self.scale, dtype=self.dtype)
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(value.numel() for value in named_weights(self.diffusion).values()) * self.dtype.itemsize
-
     def weights(self, person: int) -> Weights:
         """The weights of one person.
 

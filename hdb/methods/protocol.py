@@ -87,11 +87,6 @@ class StoredPersonalization(Personalization, Protocol):
 
     kind: str
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of one person's weights."""
-        ...
-
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
         """Writes one file per person, each atomically.
 

@@ -96,10 +96,6 @@ class PersonalWords:
     def __getitem__(self, rows: list[int]) -> "PersonalWords":
         return PersonalWords(self.diffusion, self.words[rows], dtype=self.dtype)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.words.shape[1] * self.dtype.itemsize
-
     def save(self, paths: Sequence[Path], *, about: Sequence[Mapping[str, str]]) -> None:
         for path, word, provenance in zip(paths, self.words.to(self.dtype), about, strict=True):
             write_person_file(path, {"word": word[None]}, kind=self.kind, base=self.diffusion, about=provenance)

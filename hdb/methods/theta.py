@@ -94,10 +94,6 @@ class PersonalTheta:
     def __getitem__(self, rows: list[int]) -> "PersonalTheta":
         return PersonalTheta(self.personalized, self.residuals[rows], dtype=self.dtype, prompt=self.prompt)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.residuals.layout.size * self.dtype.itemsize
-
     def subjects(self, about: Sequence[Mapping[str, str]]) -> list[Subject]:
         """The people as subjects in the dtype of the files.
 

@@ -1,1 +1,1 @@
-"""One LightningModule per stage: preoptimize, pretrain, personalize; DreamBooth, Textual Inversion; what they share."""
+"""Training: one LightningModule per stage (preoptimize, pretrain, personalize, the baselines) and what they share."""

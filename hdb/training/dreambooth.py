@@ -43,13 +43,14 @@ class DreamBoothFinetuning(Stage):
     Args:
         reference: Latents of the reference.
         prior: Class pictures, if the options ask for prior preservation.
-        gradient_clip: Largest norm of the gradient.
 
     Raises:
         ValueError: Prior preservation without class pictures.
 
     Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
     """
+
+    gradient_clip = 1.0  # largest norm of the gradient
 
     def __init__(
         self,
@@ -59,7 +60,6 @@ class DreamBoothFinetuning(Stage):
         prompt: str = INSTANCE_PROMPT,
         options: DreamBoothOptions | None = None,
         prior: Prior | None = None,
-        gradient_clip: float = 1.0,
         seed: int = 0,
     ) -> None:
         options = options or DreamBoothOptions()
@@ -70,7 +70,6 @@ class DreamBoothFinetuning(Stage):
         self.prompt = prompt
         self.options = options
         self.prior = prior
-        self.gradient_clip = gradient_clip
         self.weights = named_weights(personalized.diffusion)
 
     def train_dataloader(self) -> Steps:

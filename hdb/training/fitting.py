@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.framing import face_weight
 from hdb.lidb.residuals import Residuals
@@ -55,12 +56,13 @@ class RowFitting(Stage):
         start: n rows, or one row for all.
         options: Steps, rate, draws per step, timesteps, mask, text encoder. The relaxation is up to the caller.
         mean_pull: Decoupled decay, like AdamW's, towards the mean row. Above 0 the rows depend on each other.
-        gradient_clip: Largest norm of the gradient of one row.
         prior: Class pictures for prior preservation.
 
     Raises:
         ValueError: Another number of rows in `start`, or prompts that do not match the latents.
     """
+
+    gradient_clip = 1.0  # largest norm of the gradient of one row
 
     def __init__(
         self,
@@ -71,7 +73,6 @@ class RowFitting(Stage):
         start: Float[Tensor, "_ p"],
         options: FinetuningOptions,
         mean_pull: float = 0.0,
-        gradient_clip: float = 1.0,
         prior: Prior | None = None,
         seed: int,
     ) -> None:
@@ -90,11 +91,13 @@ class RowFitting(Stage):
         self.prompts = prompts
         self.options = options
         self.mean_pull = mean_pull
-        self.gradient_clip = gradient_clip
         self.prior = prior
         self.loss = torch.zeros(())  # mean over people, of the last step
 
     @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+        """Applies the rows to the base and encodes the prompts; prompt i belongs to person i mod n."""
+
     def losses(
         self,
         latents: Float[Tensor, "m c h w"],
@@ -105,6 +108,8 @@ class RowFitting(Stage):
         weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         """The diffusion loss of each sample under its person's row; sample i belongs to person i mod n."""
+        prompt_embeds = self.encode_prompts(prompts)
+        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight).losses
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)
@@ -186,7 +191,6 @@ class ThetaFitting(RowFitting):
         start: Residuals,
         options: FinetuningOptions,
         mean_pull: float = 0.0,
-        gradient_clip: float = 1.0,
         prior: Prior | None = None,
         seed: int,
     ) -> None:
@@ -199,40 +203,27 @@ class ThetaFitting(RowFitting):
             start=start.theta,
             options=options,
             mean_pull=mean_pull,
-            gradient_clip=gradient_clip,
             prior=prior,
             seed=seed,
         )
         self.layout = start.layout
-        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # cached while the text encoder does not change
+        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # cached if the text encoder is not trained
 
     @property
     def fitted(self) -> Residuals:
         """A copy of the personal weights, on the CPU."""
         return Residuals(self.rows.detach().cpu().clone(), self.layout)
 
-    def losses(
-        self,
-        latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
-        *,
-        noise: Float[Tensor, "m c h w"],
-        timesteps: Int[Tensor, " m"],
-        weight: Float[Tensor, "h w"] | None = None,
-    ) -> Float[Tensor, " m"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
         people = Residuals(self.rows, self.layout)
-        if not self.options.train_text_encoder:
-            prompts = self.frozen_prompt_embeds(people, tuple(prompts))
-        return self.personalized.denoising_losses(
-            people, latents, prompts, noise=noise, timesteps=timesteps, weight=weight
-        )
-
-    def frozen_prompt_embeds(self, people: Residuals, prompts: tuple[str, ...]) -> Float[Tensor, "k l d"]:
-        """The prompt embeddings under the text encoder's starting residuals, which get no gradient."""
-        if prompts not in self.prompt_embeds:
+        if self.options.train_text_encoder:
+            return self.personalized.encode_prompts(people, prompts)
+        key = tuple(prompts)
+        if key not in self.prompt_embeds:
             with torch.no_grad():
-                self.prompt_embeds[prompts] = self.personalized.encode_prompts(people, prompts)
-        return self.prompt_embeds[prompts]
+                self.prompt_embeds[key] = self.personalized.encode_prompts(people, prompts)
+        self.personalized.bind(people)
+        return self.prompt_embeds[key]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"] = self.layout.digest

@@ -39,7 +39,6 @@ class SubjectFinetuning(ThetaFitting):
         start: n rows, or one row for all.
         prompt: The instance prompt, or one per subject.
         prior: Class pictures, if the options ask for prior preservation.
-        gradient_clip: Largest norm of the gradient of one subject.
 
     Raises:
         ValueError: A start of another base, of another number of people or that is not finite; options that do not suit
@@ -57,7 +56,6 @@ class SubjectFinetuning(ThetaFitting):
         prompt: str | Sequence[str] = INSTANCE_PROMPT,
         options: FinetuningOptions | None = None,
         prior: Prior | None = None,
-        gradient_clip: float = 1.0,
         seed: int = 0,
     ) -> None:
         options = options or FinetuningOptions()
@@ -73,7 +71,6 @@ class SubjectFinetuning(ThetaFitting):
             prompts=prompt,
             start=start.relax(options.rank, free=options.basis == "free"),
             options=options,
-            gradient_clip=gradient_clip,
             prior=prior,
             seed=seed,
         )

@@ -48,7 +48,6 @@ class Preoptimization(ThetaFitting):
         latents: Of v views of each of n identities.
         prompts: One for all views, or one per identity and view.
         start: n rows, or one row for all. By default the layout's shared start.
-        gradient_clip: Largest norm of the gradient of one identity.
 
     Raises:
         ValueError: A start of another base, of another number of people or that is not finite.
@@ -64,7 +63,6 @@ class Preoptimization(ThetaFitting):
         prompts: str | Sequence[Sequence[str]] = INSTANCE_PROMPT,
         start: Residuals | None = None,
         options: PreoptimizationOptions | None = None,
-        gradient_clip: float = 1.0,
         seed: int = 0,
     ) -> None:
         options = options or PreoptimizationOptions()
@@ -80,7 +78,6 @@ class Preoptimization(ThetaFitting):
                 timesteps=options.timesteps,
             ),
             mean_pull=options.mean_pull,
-            gradient_clip=gradient_clip,
             seed=seed,
         )
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.limits import number_field
@@ -86,18 +85,9 @@ class TextualInversionFitting(RowFitting):
         super().on_fit_start()
         self.personalized.bind(None)
 
-    def losses(
-        self,
-        latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str],
-        *,
-        noise: Float[Tensor, "m c h w"],
-        timesteps: Int[Tensor, " m"],
-        weight: Float[Tensor, "h w"] | None = None,
-    ) -> Float[Tensor, " m"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
         with self.diffusion.word.bound(self.rows):
-            prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight).losses
+            return self.diffusion.encode_prompts(list(prompts))
 
 
 def check_has_identifier(prompt: str) -> None:

@@ -25,11 +25,13 @@ def start(personalized) -> Residuals:
 def finetune(personalized, latents, start, trainer):
     def run(*, rows: slice = slice(None), stop: int = -1, callbacks=None, ckpt_path=None, **options):
         arguments = {"reference": latents[rows, 0], "start": start[rows]}
-        for name in ("reference", "start", "prompt", "gradient_clip", "seed"):
+        gradient_clip = options.pop("gradient_clip", 1.0)
+        for name in ("reference", "start", "prompt", "seed"):
             if name in options:
                 arguments[name] = options.pop(name)
         finetuning = FinetuningOptions(**{"num_steps": 4, "batch_size": 2, "rank": 2, **options})
         module = SubjectFinetuning(personalized, options=finetuning, **arguments)
+        module.gradient_clip = gradient_clip
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
         return module

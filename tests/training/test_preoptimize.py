@@ -22,8 +22,8 @@ def fit(personalized, latents, trainer):
             latents=latents[rows],
             prompts=prompts if isinstance(prompts, str) else prompts[rows],
             options=PreoptimizationOptions(**{"num_steps": 4, "lr": 1e-2, "views_per_step": 2, **options}),
-            gradient_clip=gradient_clip,
         )
+        module.gradient_clip = gradient_clip
         checkpointing = {"callbacks": callbacks, "enable_checkpointing": True} if callbacks else {}
         trainer(max_epochs=1, max_steps=stop, **checkpointing).fit(module, ckpt_path=ckpt_path)
         return module.rows.detach().clone()
@@ -42,7 +42,8 @@ def test_batch_of_identities_equals_loop_over_identities(fit, clip):
 
 
 def test_each_identity_is_clipped_by_its_own_norm(personalized, latents):
-    module = Preoptimization(personalized, latents=latents, gradient_clip=2.0)
+    module = Preoptimization(personalized, latents=latents)
+    module.gradient_clip = 2.0
     directions = torch.nn.functional.normalize(torch.randn_like(module.rows), dim=1)
     module.rows.grad = directions * torch.tensor([[1.0], [2.0], [50.0]])
     module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
