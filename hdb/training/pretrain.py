@@ -44,17 +44,15 @@ class HyperNetPretraining(Stage):
 
     Example:
 
-        layout = build_layout(base, LiDBOptions())
-        hypernet = build_hypernet(HyperNetOptions(), encoder, layout, base_digest=base.digest)
-        standardize_embeddings(hypernet, (sample.reference for sample in train), device=device)
+        data = FaceData.from_folder("photos", resolution=base.resolution, batch_size=8, num_val=100)
+        hypernet = build_hypernet(HyperNetOptions(), encoder, build_layout(base, LiDBOptions()))
+        standardize_embeddings(hypernet, (sample.reference for sample in data.train), device=base.device)
         personalized = PersonalizedDiffusion(base, hypernet.layout)
         stage = HyperNetPretraining(personalized, hypernet, options=PretrainingOptions(beta=0.0))
-        trainer = Trainer(max_steps=10_000, gradient_clip_val=1.0)
-        trainer.fit(stage, datamodule=FaceData(train, val, batch_size=8))
+        Trainer(max_steps=10_000, gradient_clip_val=1.0).fit(stage, datamodule=data)
         hypernet.save("hypernet", include_encoder=False)
 
-    `train` and `val` are sources of people, like `PhotoFaces` over a folder of photos. `fit_hypernet` adds checkpoints,
-    averaged weights and the loss curve to this.
+    `fit_hypernet` does the same with resumable checkpoints, averaged weights and a loss curve.
 
     Args:
         targets: Pre-optimized thetas and the identity of each; required if beta is above 0.
