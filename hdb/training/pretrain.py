@@ -45,7 +45,8 @@ class HyperNetPretraining(Stage):
     Example:
 
         data = FaceData.from_folder("photos", resolution=base.resolution, batch_size=8, num_val=100)
-        hypernet = build_hypernet(HyperNetOptions(), encoder, build_layout(base, LiDBOptions()))
+        layout = build_layout(base, LiDBOptions())
+        hypernet = build_hypernet(HyperNetOptions(), encoder, layout, base_digest=base.digest)
         standardize_embeddings(hypernet, (sample.reference for sample in data.train), device=base.device)
         personalized = PersonalizedDiffusion(base, hypernet.layout)
         stage = HyperNetPretraining(personalized, hypernet, options=PretrainingOptions(beta=0.0))
