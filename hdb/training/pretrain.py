@@ -84,7 +84,7 @@ class HyperNetPretraining(Stage):
             freeze_encoder=hypernet.freeze_encoder,
             has_targets=targets is not None,
         )
-        hypernet.identifier = personalized.diffusion.identifier  # stored with the network: its prompts are read so
+        hypernet.identifier = personalized.diffusion.identifier  # later prompts must be read as in training
         self.hypernet = hypernet
         self.options = options
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
