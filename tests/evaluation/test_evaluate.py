@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny import tiny_judges
 from white_noise import evaluation
 
+from hdb.evaluation.summary import logged_means
 from hdb.metrics.judges import Judges
-from hdb.metrics.table import METRICS
+from hdb.metrics.table import EMBEDDERS, METRICS, EmbedderEntry, JudgeOptions, MetricEntry
 
 SIZE = (3, 2, 2)
 
@@ -44,3 +46,41 @@ def test_an_evaluation_leaves_results_page_plot_and_grid_and_goes_on_with_its_pi
     written = {path for path in kept if path.stat().st_mtime_ns != kept[path]}
     assert written and {path.parent for path in written} == {gone.parent}  # the batch that it was in
     assert again.results == outcome.results
+
+
+def test_a_new_metric_is_in_results_tables_page_and_log(tiny_weights, tmp_path, monkeypatch):
+    class MeanColor(torch.nn.Module):
+        """A network of its own, and one line in each list."""
+
+        def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    def distance(generated: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return (generated - references).norm(dim=1)
+
+    monkeypatch.setattr(JudgeOptions, "color", "", raising=False)
+    monkeypatch.setitem(EMBEDDERS, "color", EmbedderEntry(lambda source: MeanColor(), lambda source: None))
+    monkeypatch.setitem(METRICS, "color", MetricEntry("color", score=distance, higher_is_better=False))
+    outcome = evaluation(tmp_path, tiny_judges(tiny_weights), size=(2, 1, 1), num_methods=3, side=32)
+    entry = json.loads((tmp_path / "results.json").read_text())["methods"]["hyperdreambooth"]
+    pictures = outcome.pictures
+    expected = [
+        (pictures.read("hyperdreambooth", person, 0) - pictures.people.references[person, 0]).mean((1, 2)).norm().item()
+        for person in range(2)
+    ]
+    assert entry["color"]["per_identity"] == pytest.approx(expected, abs=1e-4)
+    scores, differences = outcome.tables[:2]
+    assert scores.columns[1:6] == differences.columns[1:6] == list(METRICS)
+    assert "<th>color</th>" in (tmp_path / "report.html").read_text()
+    assert logged_means(outcome.results["methods"])["eval/oracle/color"] > 0
+
+
+def test_an_evaluation_of_one_person_has_no_interval_anywhere(judges, tmp_path):
+    outcome = evaluation(tmp_path, judges, size=(1, 2, 1), num_methods=3, side=32)
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    for entry in results["methods"].values():
+        intervals = [entry["rank_1"]["all"], *(entry[metric] for metric in METRICS)]
+        assert all(interval["ci95"] is None and 0 <= abs(interval["mean"]) <= 1 for interval in intervals)
+    assert not any("[0" in cell or "95 %" in cell for table in outcome.tables for row in table.rows for cell in row)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 unseen person × 2 prompts" in page and "95 %" not in page
