@@ -8,7 +8,7 @@ from hdb.methods.table import OURS
 from hdb.metrics.intervals import paired_ci
 
 SHOWN = ("only_hyper", "no_hyper", OURS)
-SCORES = ("face_rec", "clip_t")
+METRICS_SHOWN = ("face_rec", "clip_t")
 PAIRED = ("only_hyper", OURS)  # methods whose face_rec is compared with the first variant's
 PRETRAINING = ("val/own_minus_other", "val/own_minus_other_ci95", "val/own_better")  # of metrics.json
 
@@ -21,7 +21,7 @@ def variant_record(metrics: Mapping[str, Any], results: Mapping[str, Any]) -> di
         results: results.json of its evaluation.
     """
     methods = {
-        method: {score: {key: entry[score][key] for key in ("mean", "ci95", "per_identity")} for score in SCORES}
+        method: {score: {key: entry[score][key] for key in ("mean", "ci95", "per_identity")} for score in METRICS_SHOWN}
         for method, entry in results["methods"].items()
         if method in SHOWN
     }
@@ -40,12 +40,12 @@ def ablation_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         variants: name -> `variant_record`.
     """
-    known = {method for record in variants.values() for method in record["methods"]}
-    shown = [method for method in SHOWN if method in known]
-    paired = [method for method in PAIRED if method in known]
+    evaluated = {method for record in variants.values() for method in record["methods"]}
+    shown = [method for method in SHOWN if method in evaluated]
+    paired = [method for method in PAIRED if method in evaluated]
     first, baseline = next(iter(variants.items()))
     columns = ["variant", "own minus other", "own better"]
-    columns += [f"{method} {score}" for method in shown for score in SCORES]
+    columns += [f"{method} {score}" for method in shown for score in METRICS_SHOWN]
     columns += [f"{method} face_rec minus {first}" for method in paired]
     rows = []
     for name, record in variants.items():
@@ -55,7 +55,7 @@ def ablation_table(variants: Mapping[str, Mapping[str, Any]]) -> Table:
             told_apart = [f"{difference:+.4f} ± {half_width:.4f}", f"{own_better:.3f}"]
         cells = [name, *told_apart]
         for method in shown:
-            cells += [score_cell(record["methods"].get(method), score) for score in SCORES]
+            cells += [score_cell(record["methods"].get(method), score) for score in METRICS_SHOWN]
         cells += ["" if name == first else gain_cell(record, baseline, method) for method in paired]
         rows.append(cells)
     note = (

@@ -70,8 +70,8 @@ class UnseenPeople(NamedTuple):
         """A photo of each of the n people, not the one given to methods if there is another, and the others'."""
         photos = []
         for references in self.references:
-            given = references[0]
-            photos.append(next((photo for photo in references if not torch.equal(photo, given)), given))
+            first = references[0]
+            photos.append(next((photo for photo in references if not torch.equal(photo, first)), first))
         return torch.cat([torch.stack(photos), self.others])
 
 

@@ -122,7 +122,9 @@ def relative_table(results: Mapping[str, Any]) -> Table:
         normalized = entry["face_rec"]["normalized"]
         cells = ["" if normalized is None else typographic(f"{normalized:.2f}")]
         cells.append(f"{entry['clip_t']['mean'] / base['clip_t']['mean']:.3f}")
-        cells += [f"{share['mean'] / oracle['rank_1'][part]['mean']:.2f}" for part, share in entry["rank_1"].items()]
+        for part, share in entry["rank_1"].items():
+            reachable = oracle["rank_1"][part]["mean"]
+            cells.append(f"{share['mean'] / reachable:.2f}" if reachable else "")
         rows.append([method_title(name, results["protocol"]), *cells])
     note = "face_rec normalized: 0 = unpersonalized, 1 = oracle. Ratios of means."
     return Table("Shares of what can be reached", columns, rows, f"{protocol_size(results['protocol'])}; {note}")

@@ -86,11 +86,11 @@ def test_a_photo_is_most_like_itself_and_equal_pictures_have_no_spread(tiny_weig
     ).eval()
     world = FaceWorld(resolution=64)
     photos = world.render([(world.identity(person), world.view(person, 0)) for person in range(2)])
-    seen = observe(hypernet, photos, photos.flip(0)[:, None].repeat(1, 2, 1, 1, 1))
+    swapped = observe(hypernet, photos, photos.flip(0)[:, None].repeat(1, 2, 1, 1, 1))
     same = observe(hypernet, photos, photos[:, None])
     torch.testing.assert_close(same.likeness, torch.ones(2, 1), rtol=0, atol=1e-5)
-    assert (seen.likeness < same.likeness).all() and seen.faces.all()
-    torch.testing.assert_close(seen.spread, torch.zeros(2), rtol=0, atol=1e-6)
+    assert (swapped.likeness < same.likeness).all() and swapped.faces.all()
+    torch.testing.assert_close(swapped.spread, torch.zeros(2), rtol=0, atol=1e-6)
 
 
 def test_a_gate_is_measured_stored_used_and_forgotten_with_other_weights(call, tiny_weights, capsys, tmp_path):
@@ -110,7 +110,8 @@ def test_a_gate_is_measured_stored_used_and_forgotten_with_other_weights(call, t
     stored["likeness"] = [[2.0]] * 5  # nobody is as like as they
     Path("mine/gate.json").write_text(json.dumps(stored))
     assert call(personalize, *person, "strict=true") == 3
-    assert "fit: poor, " in (said := capsys.readouterr().out) and "too far from the photo" in said.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert "fit: poor, " in printed and "too far from the photo" in printed.splitlines()[-1]
     Path("mine/gate.json").write_text(json.dumps(stored | {"hypernet": "another"}))
     assert call(personalize, *person, "strict=true") == 0
     assert "fit: not known" in capsys.readouterr().out.splitlines()[-1]

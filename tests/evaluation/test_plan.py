@@ -1,4 +1,4 @@
-"""Operations counted on the meta device, and the plans made of them."""
+"""Operations counted on the meta device, and the plans planned of them."""
 
 import lightning as L
 import pytest
@@ -73,9 +73,9 @@ def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny
 def test_pieces_add_up(pieces):
     options = PretrainingOptions(beta=0.0)
     whole, cached = (pieces.pretraining(2, options, cached=cached).operations for cached in (False, True))
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as seeing, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter, torch.no_grad():
         pieces.hypernet.encoder(pieces.photos)
-    assert whole - cached == 2 * (pieces.encoding.operations + seeing.get_total_flops())
+    assert whole - cached == 2 * (pieces.encoding.operations + counter.get_total_flops())
     ways = ({"guidance_scale": 1.0}, {}, {"identity_guidance_scale": 1.5})
     ten, twenty = ([pieces.drawing(SamplingOptions(n, **way)).operations for way in ways] for n in (10, 20))
     plain, guided, apart = (more - less for less, more in zip(ten, twenty, strict=True))
@@ -96,12 +96,12 @@ def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
     planner = Planner(pieces)
     schedule = ScheduleOptions(max_steps=30, val_every=10, checkpoint_every=5, best_metric="val/face_rec")
     options = PretrainingOptions(beta=0.0)
-    made = planner.pretrain(options, schedule, PreviewOptions(), batch_size=2, num_val=4)
-    steps, validations = made.work
+    planned = planner.pretrain(options, schedule, PreviewOptions(), batch_size=2, num_val=4)
+    steps, validations = planned.work
     assert (steps.num, validations.num) == (30, 3)
     assert steps.operations == pieces.pretraining(2, options, cached=False).operations
-    assert made.operations == 30 * steps.operations + 3 * validations.operations
-    assert any(name.startswith("4 checkpoints of 7 written") for name in made.disk)
+    assert planned.operations == 30 * steps.operations + 3 * validations.operations
+    assert any(name.startswith("4 checkpoints of 7 written") for name in planned.disk)
     twice = planner.pretrain(
         options, ScheduleOptions(max_steps=30, accumulate_grad_batches=2), PreviewOptions(), batch_size=2, num_val=4
     )
@@ -115,25 +115,24 @@ def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(pieces):
     names = ["unpersonalized", "no_hyper", "hyperdreambooth"]
     protocol = ProtocolOptions(num_identities=2, num_prompts=3, num_pictures=4, without_identity_guidance=["no_hyper"])
     sampling = SamplingOptions(5, identity_guidance_scale=1.5)
-    made = Planner(pieces).evaluate(protocol, MethodOptions(), sampling, methods=names)
-    alone, apart = (
-        next(of for of in made.work if of.name == f"pictures{how}") for how in ("", ", identity guidance 1.5")
-    )
-    assert (alone.num, apart.num) == (48, 24) and alone.operations < apart.operations
+    planned = Planner(pieces).evaluate(protocol, MethodOptions(), sampling, methods=names)
+    work = {entry.name: entry for entry in planned.work}
+    by_prompt, by_identity = work["pictures"], work["pictures, identity guidance 1.5"]
+    assert (by_prompt.num, by_identity.num) == (48, 24) and by_prompt.operations < by_identity.operations
 
 
 def test_a_plan_of_thetas_has_no_more_people_than_there_are(pieces):
     options = PreoptimizationOptions(num_steps=3, views_per_step=2)
-    made = Planner(pieces).preoptimize(options, people=10, at_once=4, views=5)
-    assert [(work.name, work.num) for work in made.work] == [
+    planned = Planner(pieces).preoptimize(options, people=10, at_once=4, views=5)
+    assert [(work.name, work.num) for work in planned.work] == [
         ("pictures encoded", 50),
         ("steps of 4 people", 6),
         ("steps of the last 2", 3),
     ]
-    assert [work.operations for work in made.work[1:]] == [pieces.fitting(num).operations for num in (8, 4)]
+    assert [work.operations for work in planned.work[1:]] == [pieces.fitting(num).operations for num in (8, 4)]
     few = Planner(pieces).preoptimize(options, people=3, at_once=4, views=5)
     assert [(work.name, work.num) for work in few.work[1:]] == [("steps of 3 people", 3)]
-    assert few.gpu["thetas"] < made.gpu["thetas"]
+    assert few.gpu["thetas"] < planned.gpu["thetas"]
 
 
 def test_rates_are_shares_of_a_sheet_or_said_outright():

@@ -31,8 +31,8 @@ def test_a_picture_is_recognized_where_its_own_person_is_the_nearest_and_it_has_
     gallery = torch.eye(4)
     pictures = torch.stack([gallery[[0, 1]], torch.stack([gallery[1], torch.zeros(4)]), gallery[[2, 3]]])
     pictures[0, 0] = torch.tensor([0.6, 0.5, 0.4, 0.3])
-    right = [scores.is_nearest(of_person, gallery, person=person) for person, of_person in enumerate(pictures)]
-    assert torch.stack(right).tolist() == [[True, False], [True, False], [True, False]]
+    nearest = [scores.is_nearest(generated, gallery, person=person) for person, generated in enumerate(pictures)]
+    assert torch.stack(nearest).tolist() == [[True, False], [True, False], [True, False]]
     assert not scores.is_nearest(torch.zeros(2, 4), gallery, person=0).any()  # no face: not the first person either
 
 
@@ -56,45 +56,48 @@ def test_prompts_are_of_photos_or_of_styles_and_of_one_kind_where_nobody_knows()
 
 
 def test_shares_are_counted_person_by_person(judges, attributes):
-    pictures = torch.rand(2, 3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    num_people, num_prompts, num_pictures = 2, 3, 2
+    shape = (num_people, num_prompts, num_pictures)
+    pictures = torch.rand(*shape, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     people = UnseenPeople(["0", "1"], pictures[:, :1, 0], pictures[:0, 0, 0])
-    answers = attributes.predict(pictures.flatten(0, 2))
-    of_prompt = {name: np.reshape(given, (2, 3, 2)) for name, given in answers.items()}
-    # What is asked for is what the first picture of each prompt shows of the first person, but for one accessory.
-    asked = [{name: str(given[0, prompt, 0]) for name, given in of_prompt.items()} for prompt in range(3)]
-    asked[1]["accessory"] = "nothing of the kind"
-    gallery = judges["recognizer"].embed_images(pictures[:, 0, 0])
+    predicted = {name: np.reshape(labels, shape) for name, labels in attributes.predict(pictures.flatten(0, 2)).items()}
+    # A prompt asks for what its first picture of the first person shows, except for one accessory.
+    per_prompt = [{name: str(labels[0, prompt, 0]) for name, labels in predicted.items()} for prompt in range(3)]
+    per_prompt[1]["accessory"] = "nothing of the kind"
 
     def score(labels: list[dict[str, str]] | None) -> scores.PersonScores:
         expected = scores.ExpectedAttributes(labels, unjudged_styles=HELD_OUT_STYLES) if labels else None
         scorer = scores.Scorer(judges, PROMPTS, expected, attributes if labels else None)
-        rows = [0, 0, 1, 1, 2, 2]
-        batches = [  # cut anywhere
-            PictureBatch(person, rows[some], pictures[person].flatten(0, 1)[some])
-            for person in range(2)
-            for some in (slice(0, 4), slice(4, 6))
+        prompts = [0, 0, 1, 1, 2, 2]
+        batches = [  # cut between the pictures of a prompt
+            PictureBatch(person, prompts[rows], pictures[person].flatten(0, 1)[rows])
+            for person in range(num_people)
+            for rows in (slice(0, 3), slice(3, 6))
         ]
         return scorer.score(batches, scorer.embed_references(people))
 
-    per_person = score(asked)
-    for question in scores.PROMPTED:
-        wanted = np.array([labels[question] for labels in asked])[None, :, None]
-        expected = (of_prompt[question] == wanted).mean((1, 2))
-        assert per_person[f"prompted/{question}"] == pytest.approx(expected)
+    def expected_shares(attribute: str, prompts: slice = slice(None)) -> np.ndarray:
+        labels = np.array([labels[attribute] for labels in per_prompt[prompts]])[None, :, None]
+        return (predicted[attribute][:, prompts] == labels).mean((1, 2))
+
+    per_person = score(per_prompt)
+    for attribute in scores.PROMPTED:
+        assert per_person[f"prompted/{attribute}"] == pytest.approx(expected_shares(attribute))
     assert per_person["prompted/style"][0] >= 0.5 and per_person["prompted/accessory"][0] <= 4 / 6
+
+    gallery = judges["recognizer"].embed_images(pictures[:, 0, 0])
     vectors = judges["recognizer"].embed_images(pictures.flatten(0, 2)).unflatten(0, (2, 6))
-    right = ((vectors @ gallery.T).argmax(-1) == torch.arange(2)[:, None]).double().mean(1)
-    styles = [name for name in ("photo", "styled") if f"rank_1/{name}" in per_person]
-    photos = sum(labels["style"] == "photo" for labels in asked)
-    weights = {"photo": photos / 3, "styled": 1 - photos / 3}
-    assert sum(weights[name] * per_person[f"rank_1/{name}"] for name in styles) == pytest.approx(right.numpy())
-    asked[2]["style"] = HELD_OUT_STYLES[0]
-    without = score(asked)
-    wanted = np.array([labels["style"] for labels in asked[:2]])[None, :, None]
-    assert without["prompted/style"] == pytest.approx((of_prompt["style"][:, :2] == wanted).mean((1, 2)))
-    free = score(None)
-    assert free["rank_1/all"] == pytest.approx(right.numpy())
-    assert not any(name.startswith("prompted") for name in free)
+    recognized = ((vectors @ gallery.T).argmax(-1) == torch.arange(2)[:, None]).double().mean(1).numpy()
+    photo_share = sum(labels["style"] == "photo" for labels in per_prompt) / num_prompts
+    weights = {"rank_1/photo": photo_share, "rank_1/styled": 1 - photo_share}
+    mean = sum(weight * per_person[name] for name, weight in weights.items() if name in per_person)
+    assert mean == pytest.approx(recognized)
+    without_attributes = score(None)
+    assert without_attributes["rank_1/all"] == pytest.approx(recognized)
+    assert not any(name.startswith("prompted") for name in without_attributes)
+
+    per_prompt[2]["style"] = HELD_OUT_STYLES[0]
+    assert score(per_prompt)["prompted/style"] == pytest.approx(expected_shares("style", slice(0, 2)))
 
 
 def test_the_second_table_shows_shares_with_their_intervals_and_the_chance():

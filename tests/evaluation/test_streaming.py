@@ -218,7 +218,8 @@ def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judge
     alone, ours = (set(map(astuple, method.samplings)) for method in methods)
     assert ours == {astuple(guided)} and alone == {astuple(replace(guided, identity_guidance_scale=None))}
     trial = Trial(people, PROMPTS, scorer, protocol, guided)
-    trial.run(again := NoiseMethod("no_hyper"), tmp_path / "search")
+    again = NoiseMethod("no_hyper")
+    trial.run(again, tmp_path / "search")
     assert set(map(astuple, again.samplings)) == alone
 
 

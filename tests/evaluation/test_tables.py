@@ -67,10 +67,11 @@ def results() -> dict:
 
 
 def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_never_elsewhere(results):
-    of = {name: entry["face_rec"] for name, entry in results["methods"].items()}
-    assert of["hyperdreambooth"]["mean"] == pytest.approx(0.5)
-    assert of["hyperdreambooth"]["normalized"] == pytest.approx((0.5 - 0.05) / (0.85 - 0.05))
-    assert of["unpersonalized"]["normalized"] == pytest.approx(0) and of["oracle"]["normalized"] == pytest.approx(1)
+    face_rec = {name: entry["face_rec"] for name, entry in results["methods"].items()}
+    assert face_rec["hyperdreambooth"]["mean"] == pytest.approx(0.5)
+    assert face_rec["hyperdreambooth"]["normalized"] == pytest.approx((0.5 - 0.05) / (0.85 - 0.05))
+    assert face_rec["unpersonalized"]["normalized"] == pytest.approx(0)
+    assert face_rec["oracle"]["normalized"] == pytest.approx(1)
     assert results["scale"]["face_rec"]["mean"] == pytest.approx(0.8) and results["scale"]["face_rec"]["apart"]
     assert results["scale"]["clip_t"]["mean"] == pytest.approx(0) and not results["scale"]["clip_t"]["apart"]
     for entry in results["methods"].values():
@@ -80,7 +81,7 @@ def test_a_score_is_normalized_where_the_judge_tells_base_and_oracle_apart_and_n
 
 def test_a_judge_that_puts_the_true_answer_below_none_at_all_has_no_scale():
     below = {"unpersonalized": "oracle", "oracle": "unpersonalized", "hyperdreambooth": "hyperdreambooth"}
-    scores = {name: {score: np.array(FACE_REC[of]) for score in METRICS} for name, of in below.items()}
+    scores = {name: {metric: np.array(FACE_REC[other]) for metric in METRICS} for name, other in below.items()}
     results = summarize(scores, {}, num_resamples=4000, seed=0)
     assert results["scale"]["face_rec"]["ci95"][1] < 0 and not results["scale"]["face_rec"]["apart"]
     assert results["methods"]["hyperdreambooth"]["face_rec"]["normalized"] is None
@@ -168,8 +169,8 @@ def test_tables_say_what_was_found_by_hand(results):
     ours = rows["HyperDreamBooth"]
     assert ours["face_rec"].startswith("0.500 [0.4") and ours["face_rec"].endswith("] (+0.56)")
     assert ours["clip_t"] == "0.650 [0.600, 0.700]"
-    assert [ours[of] for of in table.columns[-3:]] == ["3.00", "1.50", "100"]
-    assert [rows["base, unpersonalized"][of] for of in table.columns[-3:]] == [""] * 3
+    assert [ours[column] for column in table.columns[-3:]] == ["3.00", "1.50", "100"]
+    assert [rows["base, unpersonalized"][column] for column in table.columns[-3:]] == [""] * 3
     last = rows["oracle minus unpersonalized"]
     assert last["clip_t"] == "not told apart by this judge" and last["face_rec"].startswith("+0.800 [0.7")
     differ = tables.difference_table(results)
@@ -204,8 +205,8 @@ def test_the_papers_tables_stand_there_where_all_their_methods_do(results, monke
     assert tables.paper_tables(results) == []
     of_paper = {name for names in tables.PAPER.values() for name in names}
     assert of_paper | set(tables.TITLES) <= set(METHODS)
-    for of, value in ((FACE_REC, [0.1] * 4), (CLIP_T, [0.6] * 4), (COSTS, COSTS["dreambooth"])):
-        monkeypatch.setitem(of, "textual_inversion", value)
+    for values, value in ((FACE_REC, [0.1] * 4), (CLIP_T, [0.6] * 4), (COSTS, COSTS["dreambooth"])):
+        monkeypatch.setitem(values, "textual_inversion", value)
     first, differences = tables.paper_tables(results_of())
     assert first.title.startswith("Table 1")
     assert [row[0].split(",")[0] for row in first.rows[:3]] == ["HyperDreamBooth", "DreamBooth", "Textual Inversion"]
@@ -299,9 +300,9 @@ class Parser(HTMLParser):
         self.sources, self.links, self.words, self.open = [], [], [], 0
 
     def handle_starttag(self, tag, attrs):
-        known = dict(attrs)
-        self.sources += [known["src"]] if "src" in known else []
-        self.links += [known["href"]] if "href" in known else []
+        attributes = dict(attrs)
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
 
     def handle_data(self, data):
         self.words.append(data)

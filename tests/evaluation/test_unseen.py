@@ -31,7 +31,7 @@ def test_a_person_without_a_usable_picture_is_not_tested_as_somebody_else(flat):
     faces = PeopleOptions(source="flat", root=str(flat), **{**FEW, "num_test_identities": 3})
     with pytest.warns(UserWarning, match="5.png is not a picture"):
         people = select_unseen_people(People(faces), ProtocolOptions(num_identities=2), hypernet=flat)
-    assert people.names == ["4.png", "6.png"] and [level(of[0]) for of in people.references] == [4, 6]
+    assert people.names == ["4.png", "6.png"] and [level(photos[0]) for photos in people.references] == [4, 6]
     few = "num_identities is 3, but 2 of the 3 test people"
     with pytest.warns(UserWarning, match="5.png is not a picture"), pytest.raises(ValueError, match=few):
         select_unseen_people(People(faces), ProtocolOptions(num_identities=3), hypernet=flat)
@@ -68,7 +68,7 @@ def test_somebody_is_looked_for_among_everybody_unseen_by_another_photo_where_th
     faces = PeopleOptions(source="shards", root=str(shards), **{**few, "num_test_identities": 3})
     people = select_unseen_people(People(faces), ProtocolOptions(num_identities=2, num_references=6), hypernet=flat)
     assert [level(photo) // 10 for photo in people.gallery] == [0, 1, 2]
-    for given, known in zip(people.references[:, 0], people.gallery[:2], strict=True):
-        assert level(given) != level(known)
+    for photo, in_gallery in zip(people.references[:, 0], people.gallery[:2], strict=True):
+        assert level(photo) != level(in_gallery)
     with pytest.raises(ValueError, match="num_gallery is 1, expected at least num_identities, which is 2"):
         select_unseen_people(People(faces), ProtocolOptions(num_identities=2, num_gallery=1), hypernet=flat)
