@@ -7,49 +7,56 @@ Targets on one H100, Stable Diffusion 1.5 resident: photo to file within 3 s; at
 """
 
 import time
-from dataclasses import asdict
-from pathlib import Path
-
-import torch
 
 from experiments.cli import run
 from experiments.config import Benchmark, load
-from experiments.outputs import named_paths
-from experiments.runs import claim
-from hdb.evaluation.benchmark import arithmetic_dtype, describe_machine, measure_costs, measure_ratios
-from hdb.evaluation.cost import matmul_ceiling
-from hdb.evaluation.workloads import Workloads
-from hdb.files import write_json
-from hdb.runs.folder import check_folder
-from hdb.runs.locks import own_place
-from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
-    config = load(Benchmark, argv)
-    device, folder = select_device(config.accelerator), own_place(config.output)
-    check_folder(folder, list(named_paths(config)))
-    with claim(folder, config, result="results.json", inputs={"time": time.ctime()}):
-        measure(config, folder, device)
+    benchmark(load(Benchmark, argv))
 
 
-def measure(config: Benchmark, folder: Path, device: torch.device) -> None:
-    """Prints all, and writes it under `folder`."""
-    torch.manual_seed(config.seed)
-    work = Workloads(config, folder=folder, device=device)
-    dtype = arithmetic_dtype(config.precision, config.dtype)
-    ceiling = matmul_ceiling(device, dtype)
-    facts = describe_machine(work, dtype=dtype, ceiling=ceiling)
-    for name, fact in facts.items():
-        print(f"{name:10} {fact}")
-    measured = measure_costs(work, num_repeats=config.num_repeats, ceiling=ceiling)
-    compared = measure_ratios(
-        work, num_residuals=config.num_residuals, num_people=config.num_people, num_pairs=config.num_pairs
-    )
-    rows = {name: asdict(of) | {"rate": of.rate, "of_ceiling": of.rate / ceiling} for name, of in measured.items()}
-    write_json(folder / "results.json", facts | {"matmul_rate": ceiling, "costs": rows, "ratios": compared})
+def benchmark(config: Benchmark) -> None:
+    """Measures, prints and writes results.json."""
+    from dataclasses import asdict
+
+    import torch
+
+    from experiments.outputs import find_inputs
+    from experiments.runs import claim_run_folder
+    from hdb.evaluation.benchmark import arithmetic_dtype, describe_machine, measure_costs, measure_ratios
+    from hdb.evaluation.cost import matmul_ceiling
+    from hdb.evaluation.workloads import Workloads
+    from hdb.files import write_json
+    from hdb.runs.folder import check_folder
+    from hdb.runs.outputs import resolve_output
+    from hdb.training.device import select_device
+
+    device = select_device(config.accelerator)
+    output = resolve_output(config.output)
+    check_folder(output, find_inputs(config))
+    with claim_run_folder(output, config, result="results.json", depends_on={"time": time.ctime()}):
+        torch.manual_seed(config.seed)
+        work = Workloads(config, folder=output, device=device)
+        dtype = arithmetic_dtype(config.precision, config.dtype)
+        ceiling = matmul_ceiling(device, dtype)
+        facts = describe_machine(work, dtype=dtype, ceiling=ceiling)
+        for name, fact in facts.items():
+            print(f"{name:10} {fact}")
+        measured = measure_costs(work, num_repeats=config.num_repeats, ceiling=ceiling)
+        compared = measure_ratios(
+            work,
+            num_residuals=config.num_residuals,
+            num_people=config.num_people,
+            num_pairs=config.num_pairs,
+        )
+        rows = {
+            name: {**asdict(cost), "rate": cost.rate, "of_ceiling": cost.rate / ceiling}
+            for name, cost in measured.items()
+        }
+        write_json(output / "results.json", {**facts, "matmul_rate": ceiling, "costs": rows, "ratios": compared})
     peak = "on this GPU" if device.type == "cuda" else "of the process so far"
-    print(f"\n{folder / 'results.json'}; seconds are medians of {config.num_repeats} runs, peaks {peak}")
+    print(f"\n{output / 'results.json'}; seconds are medians of {config.num_repeats} runs, peaks {peak}")
 
 
 if __name__ == "__main__":

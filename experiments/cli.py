@@ -1,55 +1,117 @@
-"""The door every experiment goes through: arguments in, an exit code out, one sentence when something is wrong."""
+"""Runs a command: words in, an exit code out, and one sentence on stderr for what a user can cause."""
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
 
-from experiments.quiet import quieten
 from hdb.signals import exit_by_signal, handle_stop_signals
 
-
-def run(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the command line's words and leaves with 0, 2 (bad input) or 128 and the number of a signal."""
-    left = code(main, sys.argv[1:])
-    if left == 128 + signal.SIGTERM and os.environ.get("WANDB_SWEEP_ID"):
-        exit_by_signal(signal.SIGTERM)  # the agent sent it to end a run early, and takes codes above 0 for failures
-    sys.exit(left)
+BAD_INPUT = 2  # exit code
 
 
-def code(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """What `run` would leave with; what a user can cause is said in one sentence, anything else keeps its traceback."""
+def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """Calls `main` and exits with 0, 2 for bad input, or 128 plus the number of the signal that stopped it.
+
+    Args:
+        argv: the words for `main`; None takes those of the command line.
+    """
+    exit_code = execute(main, sys.argv[1:] if argv is None else argv)
+    if exit_code == 128 + signal.SIGTERM and os.environ.get("WANDB_SWEEP_ID"):
+        exit_by_signal(signal.SIGTERM)  # W&B's agent ends runs early by it, and takes a positive code for a failure
+    sys.exit(exit_code)
+
+
+def execute(main: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Calls `main` and returns the exit code of the process. Errors that no user can cause keep their traceback."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    quieten()
+    silence_libraries()
+    protect_output()
     with handle_stop_signals() as stop_request:
+        error = None
         try:
-            left, broken = _left(main, argv), None
-        except Exception as error:
-            left, broken = None, error
-        ranks = sys.modules.get("hdb.training.ranks")  # a command that has not loaded it is alone
-        if broken is not None and stop_request.signal is None:  # else the signal broke it
-            if ranks is None or not ranks.is_lost_process_error(broken):
-                raise broken
-            left = ranks.report_lost_process()
+            exit_code = _exit_code(main, argv)
+        except Exception as failure:
+            exit_code = None
+            error = failure
+        ranks = sys.modules.get("hdb.training.ranks")  # without it there is one process
+        if error is not None and stop_request.signal is None:  # else the signal caused it
+            if ranks is None or not ranks.is_lost_process_error(error):
+                raise error
+            exit_code = ranks.report_lost_process()
         if ranks is not None:
             ranks.mark_finished()
-        if stop_request.signal is None and left is not None:
-            return left
-        # Lightning's launcher kills all processes where one that it started leaves with another code than 0.
+        if stop_request.signal is None and exit_code is not None:
+            return exit_code
+        # Lightning's launcher kills all processes if one that it started exits with another code than 0.
         return stop_request.report() if ranks is None or ranks.is_rank_zero() else 0
 
 
-def _left(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
-    """The exit code; None if it was interrupted."""
+def silence_libraries() -> None:
+    """Hides messages of libraries that are not about the user's work. Called before the libraries are imported."""
+    logging.disable(logging.INFO)  # Lightning's tips; it sets its own level on import
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # tables of unexpected tensors, which we report in a sentence
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", module="lightning.*")  # advice about num_workers and log intervals
+
+
+def protect_output() -> None:
+    """Keeps stdout and stderr from ending a command: by a character they cannot encode, a closed pipe, a full disk."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, _ProtectedStream):
+            continue
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="replace")
+        if stream is getattr(sys, f"__{name}__"):  # tests and notebooks replace it by one that cannot fail
+            setattr(sys, name, _ProtectedStream(stream))
+
+
+class _ProtectedStream:
+    """A text stream that writes nowhere from the first failure on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._redirect()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._redirect()
+
+    def _redirect(self) -> None:
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+
+
+def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
+    """0, 2 for bad input, or the code of a SystemExit; None if the command was interrupted."""
     try:
         main(argv)
     except KeyboardInterrupt:
         return None
-    except SystemExit as stop:  # Trainer turns Ctrl-C into exit(1)
-        return None if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
+    except SystemExit as stop:
+        is_interrupt = isinstance(stop.__context__, KeyboardInterrupt)  # Trainer turns Ctrl-C into exit(1)
+        return None if is_interrupt else int(stop.code or 0)
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "MisconfigurationException":
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     return 0

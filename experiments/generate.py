@@ -3,59 +3,77 @@
 python -m experiments.generate configs/faceworld/generate.yaml "subject=[me.safetensors,you.safetensors]" scale=0.8
 """
 
-from itertools import product
 from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from experiments.cli import run
 from experiments.config import Generate, load
-from experiments.outputs import writing
-from hdb.diffusion.base import load_base
-from hdb.diffusion.sampling import prompt_warnings, tiled_batches
-from hdb.diffusion.sheet import picture_grid, save_image, to_pil
-from hdb.methods.kinds import check_readable, read_people
-from hdb.runs.locks import own_place
-from hdb.training.device import select_device
 
 
 def main(argv: list[str]) -> None:
     config = load(Generate, argv)
-    names, at_once, prompts = [Path(path).stem for path in config.subject], config.sampling.batch_size, config.prompts
+    names = [Path(path).stem for path in config.subject]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"subject is {config.subject}, expected one file or several of different names")
     if config.weights and not config.mix:
         raise ValueError(f"weights is {config.weights}, but mix is false: expected no weights, or mix=true")
+    generate(config, ["+".join(names)] if config.mix else names)
+
+
+def generate(config: Generate, names: list[str]) -> None:
+    """Draws the pictures of a config.
+
+    Args:
+        names: of the people, as files are called.
+    """
+    from experiments.outputs import claim_files
+    from hdb.diffusion.sampling import prompt_warnings
+    from hdb.diffusion.sheet import picture_grid, save_image, to_pil
+    from hdb.methods.kinds import check_readable
+    from hdb.pipeline import HyperDreamBoothPipeline
+    from hdb.runs.outputs import resolve_output
+    from hdb.training.device import select_device
+
     check_readable(config.subject)
-    shares = config.weights or [1 / len(names)] * len(names)
-    names = ["+".join(names)] if config.mix else names
-    folder, numbers = own_place(config.output), range(config.num_pictures)
-    everything = list(product(range(len(prompts)), range(len(names)), numbers))
-    files = [folder / f"{prompt:02d}-{names[person]}-{config.seed + k}.png" for prompt, person, k in everything]
-    grid, file_of, drawn = folder / "grid.png", dict(zip(everything, files, strict=True)), {}
-    with writing(grid, *files, config=config, overwrite=config.overwrite):
-        base = load_base(config.base, device=select_device(config.accelerator), memory=config.memory)
-        strength = {
-            "scale": config.scale,
-            "text_encoder_scale": config.text_encoder_scale,
-            "weights": shares if config.mix else None,
-        }
-        people = read_people(base, config.subject, **strength)
-        for remark in prompt_warnings(base, prompts):
-            print(remark)
-        for spots in tqdm(
-            tiled_batches(len(prompts), len(numbers), len(names), max_batch_size=at_once), desc="batches"
+    output = resolve_output(config.output)
+    prompts = range(len(config.prompts))
+    people = range(len(names))
+    numbers = range(config.num_pictures)
+    files = {
+        (prompt, person, number): output / f"{prompt:02d}-{names[person]}-{config.seed + number}.png"
+        for prompt in prompts
+        for person in people
+        for number in numbers
+    }
+    grid = output / "grid.png"
+    mix_weights = None
+    if config.mix:
+        mix_weights = config.weights or [1 / len(config.subject)] * len(config.subject)
+    with claim_files(grid, *files.values(), config=config, overwrite=config.overwrite):
+        pipeline = HyperDreamBoothPipeline.from_pretrained(
+            config.base, device=select_device(config.accelerator), memory=config.memory
+        )
+        personalization = pipeline.people(
+            config.subject,
+            scale=config.scale,
+            text_encoder_scale=config.text_encoder_scale,
+            mix_weights=mix_weights,
+        )
+        for warning in prompt_warnings(pipeline.diffusion, config.prompts):
+            print(warning)
+        pictures = {}
+        for key, picture in pipeline.draw_each(
+            personalization,
+            config.prompts,
+            num_images=config.num_pictures,
+            seed=config.seed,
+            sampling=config.sampling,
         ):
-            shown, seeds = sorted({person for _, _, person in spots}), [config.seed + number for _, number, _ in spots]
-            wanted, sampling = [prompts[prompt] for prompt, _, _ in spots], config.sampling
-            pictures = people[shown].pictures(wanted, seeds=seeds, sampling=sampling)
-            for (prompt, number, person), picture in zip(spots, pictures, strict=True):
-                drawn[prompt, person, number] = picture
-                save_image(to_pil(picture), file_of[prompt, person, number])
-        rows = [[drawn[prompt, person, k] for k in numbers] for prompt, person, first in everything if not first]
+            pictures[key] = picture
+            save_image(to_pil(picture), files[key])
+        rows = [[pictures[prompt, person, number] for number in numbers] for prompt in prompts for person in people]
         save_image(picture_grid(rows), grid)
-    for prompt, text in enumerate(prompts):
-        print(f"{folder}/{prompt:02d}-*.png  {text}")
+    for number, prompt in enumerate(config.prompts):
+        print(f"{output}/{number:02d}-*.png  {prompt}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Inspect, load
-from hdb.lidb.facts import describe_subject
 
 
 def main(argv: list[str]) -> None:
@@ -16,10 +15,12 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             "give either subject=FILE.safetensors or base=FOLDER_OR_ID, a base or its configs; or base=sd15-config"
         )
-    if config.subject:
+    if config.subject is not None:
+        from hdb.lidb.facts import describe_subject
+
         rows = describe_subject(Path(config.subject))
     else:
-        from hdb.diffusion.facts import describe_base  # only here: a file is looked at without diffusers
+        from hdb.diffusion.facts import describe_base
 
         rows = describe_base(config.base, config.lidb)
     for name, value in rows.items():

@@ -8,27 +8,26 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, TrainBase, load
-from hdb.faceworld.base.measure import HypernetTraining, measure
 
 
 def main(argv: list[str]) -> None:
     config = load(TrainBase, argv)
-    report, record = Path(config.weights, "REPORT.md"), Path(config.weights, "report.json")
+    pretrain = load(Pretrain, [config.pretrain])
+    report = Path(config.weights, "REPORT.md")
+    record = Path(config.weights, "report.json")
     if report.exists() and not record.exists() and not config.overwrite:
         raise ValueError(f"{report} is there and not of an earlier call: expected other weights, or overwrite=true")
-    print(measure(config, training_of(config.pretrain)))
 
+    from hdb.faceworld.base.measure import HypernetTraining, measure
 
-def training_of(yaml: str) -> HypernetTraining:
-    """The training that a YAML of `experiments.pretrain` describes."""
-    settings = load(Pretrain, [yaml])
-    return HypernetTraining(
-        folder=Path(settings.output),
-        faces=settings.faces,
-        batch_size=settings.faces.batch_size,
-        options=settings,
-        seed=settings.seed,
+    training = HypernetTraining(
+        folder=Path(pretrain.output),
+        faces=pretrain.faces,
+        batch_size=pretrain.faces.batch_size,
+        options=pretrain,
+        seed=pretrain.seed,
     )
+    print(measure(config, training))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The files that a command writes: checked against what its config reads, and kept from a second call meanwhile."""
+"""The files that a command writes: they replace no input, and no second call writes them meanwhile."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from experiments.config import dotted
 from experiments.config.loading import WRITTEN
-from hdb.runs.locks import locked, own_place
-from hdb.runs.outputs import check_room, refuse_foreign, refuse_inputs
+from hdb.runs.locks import locked
+from hdb.runs.outputs import check_room, refuse_foreign, refuse_inputs, resolve_output
 
 
 @contextmanager
-def writing(*files: Path, config: object, overwrite: bool, reads: Iterable[Path] = ()) -> Iterator[None]:
-    """Checks that a command may write these files; a second call cannot within the `with` block.
+def claim_files(*files: Path, config: object, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[None]:
+    """Checks that a command may write these files, and holds their lock within the `with` block.
 
     Args:
-        config: whose fields name what is read.
-        overwrite: files may be replaced that no earlier call made; never what is read.
-        reads: what is read beside that.
+        config: names what is read.
+        overwrite: whether files that no earlier call wrote may be replaced. Inputs never are.
+        inputs: files that are read beside those that the config names.
 
     Raises:
-        ValueError: they cannot or must not be written.
+        ValueError: they cannot or must not be written, or another process writes them.
     """
-    named = [*named_paths(config), *(("what is read", path) for path in reads)]
+    all_inputs = find_inputs(config, *inputs)
     for file in files:
         check_room(file)
-        refuse_inputs(file, named)
+        refuse_inputs(file, all_inputs)
         if file.is_dir():
             raise ValueError(f"{file} is a folder, expected the name of a file to write")
         if not overwrite:
@@ -35,23 +35,33 @@ def writing(*files: Path, config: object, overwrite: bool, reads: Iterable[Path]
         yield
 
 
-def place_of_file(output: str) -> Path:
-    """Where a safetensors file goes; raises ValueError if it is not called so."""
+def resolve_safetensors_output(output: str) -> Path:
+    """Where a safetensors file goes.
+
+    Raises:
+        ValueError: its name does not end so.
+    """
     if Path(output).suffix != ".safetensors":
         raise ValueError(f"output is {output!r}, expected a file name ending in .safetensors")
-    return own_place(output, is_file=True)
+    return resolve_output(output, is_file=True)
 
 
-def named_paths(config: object) -> Iterator[tuple[str, Path]]:
-    """Every text of a config that is the path of something, but those that say where to write."""
+def find_inputs(config: object, *more: Path) -> list[tuple[str, Path]]:
+    """(name, path) of every setting that is the path of something that exists, but those that say where to write.
+
+    Args:
+        more: paths that are read beside these.
+    """
+    inputs = [("what is read", path) for path in more]
     for name, value in dotted(config).items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text and name not in WRITTEN and _exists(text):
-                yield name, Path(text)
+                inputs.append((name, Path(text)))
+    return inputs
 
 
 def _exists(text: str) -> bool:
     try:
         return os.path.lexists(text)
-    except (OSError, ValueError):  # no path at all: too long, say
+    except (OSError, ValueError):  # not a path: too long, or with a zero byte
         return False

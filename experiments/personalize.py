@@ -3,61 +3,181 @@
 python -m experiments.personalize configs/faceworld/personalize.yaml reference=face.png output=me.safetensors
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import Personalize, load
-from experiments.outputs import place_of_file, writing
-from experiments.person import method_of, read_references
-from experiments.tracking import check_mode, log_subject, wandb_run
-from hdb.diffusion.base import load_base
-from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import prompt_warnings
-from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
-from hdb.evaluation.gate import judge_person
-from hdb.hypernet.trained import load_hypernet, resolve_hypernet_path
-from hdb.lidb.file import parse_dtype
-from hdb.methods.protocol import Photos
-from hdb.training.device import select_device
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+DOES_NOT_FIT = 3  # exit code, with strict=true
+SHEET = "Pictures of a subject"  # in the metadata of the PNG, which tells it from any other picture
 
 
 def main(argv: list[str]) -> None:
-    config = load(Personalize, argv)
-    output, dtype = place_of_file(config.output), parse_dtype(config.dtype)
-    check_mode(config)
-    path, device, preview = (
-        resolve_hypernet_path(config.hypernet),
-        select_device(config.accelerator),
-        preview_path(output),
-    )
-    picture, prompts = output.with_suffix(".png"), config.prompts
-    with writing(output, picture, preview, config=config, overwrite=config.overwrite, reads=[path]):
-        config.refuse_missing(path)
-        base = load_base(config.base, device=device, memory=config.memory, precision=config.precision)
-        views = read_references(config, resolution=base.resolution)
-        hypernet = load_hypernet(path, encoder=config.encoder, **base.compatibility).to(device)
-        config.finetuning.check(hypernet.layout)
-        personalized, started = PersonalizedDiffusion(base, hypernet.layout), time.perf_counter()
-        source = Path(config.reference).name if config.source is None else config.source
-        with wandb_run(config, stage="personalize", output="outputs/personalize", keep=False) as logger:
-            method = method_of(config, hypernet, personalized, logger=logger, dtype=dtype)
-            for remark in prompt_warnings(base, [config.instance_prompt, *prompts]):
-                print(remark)
-            person = method.personalize(Photos([source], views[:, 0], views[:, 1:]))
+    personalize(load(Personalize, argv))
+
+
+def personalize(config: Personalize) -> None:
+    from dataclasses import replace
+
+    from experiments.outputs import claim_files, resolve_safetensors_output
+    from experiments.tracking import check_wandb_mode, log_subject, wandb_run
+    from hdb.diffusion.sampling import prompt_warnings
+    from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
+    from hdb.evaluation.gate import judge_person
+    from hdb.hypernet.trained import check_networks_exist, resolve_hypernet_path
+    from hdb.lidb.file import parse_dtype
+    from hdb.pipeline import HyperDreamBoothPipeline
+    from hdb.training.device import select_device
+
+    output = resolve_safetensors_output(config.output)
+    dtype = parse_dtype(config.dtype)
+    check_wandb_mode(config)
+    has_hypernet = config.method != "no_hyper"
+    hypernet_path = resolve_hypernet_path(config.hypernet) if has_hypernet else None
+    device = select_device(config.accelerator)
+    photos = [open_photo(path) for path in (config.reference, *config.more_references)]
+    digest = digest_photos(photos, face=config.face)
+    sheet_path = choose_sheet_path(output, config)
+    preview = preview_path(output)
+    networks = [hypernet_path] if has_hypernet else []
+    with claim_files(output, sheet_path, preview, config=config, overwrite=config.overwrite, inputs=networks):
+        if not config.overwrite:
+            refuse_other_person(output, digest)
+        encoder = config.encoder if has_hypernet else None
+        check_networks_exist(
+            hypernet=hypernet_path, encoder=encoder, base=config.base.path if config.hypernet is None else None
+        )
+        pipeline = HyperDreamBoothPipeline.from_pretrained(
+            config.base,
+            hypernet=hypernet_path,
+            encoder=encoder,
+            device=device,
+            memory=config.memory,
+            precision=config.precision,
+            instance_prompt=config.instance_prompt,
+        )
+        views = read_views(photos, config, resolution=pipeline.diffusion.resolution)
+        config.finetuning.check(pipeline.personalized.layout)
+        started = time.perf_counter()
+        with wandb_run(config, stage="personalize", output="outputs/personalize", keep_id=False) as logger:
+            for warning in prompt_warnings(pipeline.diffusion, [config.instance_prompt, *config.prompts]):
+                print(warning)
+            pipeline.trainer_args = {"logger": logger, "log_every_n_steps": 1}
+            subject = pipeline.personalize(
+                *views,
+                finetune=config.method != "only_hyper",
+                finetuning=config.finetuning,
+                seed=config.seed,
+                dtype=dtype,
+                source=Path(config.reference).name if config.source is None else config.source,
+                consent=config.consent,
+            )
+            subject = replace(subject, metadata={**subject.metadata, "reference_digest": digest})
+            subject.save(output)
             seconds = time.perf_counter() - started
-            person.save([output], about=[{"source": source, "consent": config.consent}])
-            num, size = person.residuals.layout.size, output.stat().st_size
-            print(f"{output}: {size} bytes, {num} numbers, personalized in {seconds:.1f} s")
-            seeds, saved = range(config.seed, config.seed + len(prompts)), method.load([output])  # rounding and all
-            pictures = saved.pictures(prompts, seeds=seeds, sampling=config.sampling)
-            verdict = judge_person(path, hypernet, views[0, 0], prompts=prompts, pictures=pictures)
-            save_image(sheet := picture_grid([[views[0, 0], *pictures]], columns=["reference", *prompts]), picture)
+            size = output.stat().st_size
+            print(f"{output}: {size} bytes, {subject.layout.size} numbers, personalized in {seconds:.1f} s")
+
+            # Drawn from the saved file, as everybody will draw it.
+            pictures = pipeline.people(output).pictures(
+                config.prompts,
+                seeds=range(config.seed, config.seed + len(config.prompts)),
+                sampling=config.sampling,
+            )
+            sheet = picture_grid([[views[0], *pictures]], columns=["reference", *config.prompts])
+            save_image(sheet, sheet_path, description=SHEET)
             save_image(to_pil(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
+            if not has_hypernet:
+                print("fit: not known, as it is measured with the hypernetwork's encoder")
+                return
+            verdict = judge_person(
+                hypernet_path, pipeline.hypernet, views[0], prompts=config.prompts, pictures=pictures
+            )
     print(verdict.words)
     if config.strict and not verdict.fits:
-        raise SystemExit(3)
+        raise SystemExit(DOES_NOT_FIT)
+
+
+def open_photo(path: str) -> Image:
+    """A photo that messages call by its path; raises FaceError if it cannot be read."""
+    from hdb.faces.picture import open_picture
+
+    image = open_picture(path)
+    image.filename = path
+    return image
+
+
+def digest_photos(photos: Sequence[Image], *, face: int | None) -> str:
+    """16 hex digits of the pixels of some photos and of which face is chosen in them."""
+    import hashlib
+
+    content = hashlib.sha256(f"face {face or 1}".encode())
+    for photo in photos:
+        content.update(f"{photo.size}".encode())
+        content.update(photo.tobytes())
+    return content.hexdigest()[:16]
+
+
+def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int) -> list[Tensor]:
+    """The photos, each (3, resolution, resolution): cut out and aligned, or as they are framed.
+
+    Raises:
+        FaceError: one of them shows no face that can be used.
+    """
+    from hdb.faces.crop import FaceCropper
+
+    cropper = FaceCropper(min_size=config.min_face)
+    views = []
+    for photo in photos:
+        crop = config.crop
+        if crop is None:
+            crop = not cropper.is_face_crop(photo)
+            choice = "the face is cut out; crop=false keeps the framing"
+            print(f"{photo.filename}: {choice if crop else 'a face crop, whose framing is kept; crop=true aligns it'}")
+        views.append(cropper.read(photo, resolution=resolution, crop=crop, face=config.face))
+    return views
+
+
+def choose_sheet_path(output: Path, config: Personalize) -> Path:
+    """Where the sheet of pictures goes: beside the file under its name, unless another picture is called so."""
+    beside = output.with_suffix(".png")
+    photos = [Path(path) for path in (config.reference, *config.more_references)]
+    is_photo = any(path.exists() and beside.exists() and beside.samefile(path) for path in photos)
+    if not is_photo and (not beside.exists() or config.overwrite or is_sheet(beside)):
+        return beside
+    return output.with_name(f"{output.stem}-pictures.png")
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a picture is a sheet that an earlier call wrote."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            return image.info.get("Description") == SHEET
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def refuse_other_person(output: Path, digest: str) -> None:
+    """Raises ValueError if there is a subject's file of other photos."""
+    from hdb.files import read_safetensors_header
+
+    if not output.is_file():
+        return
+    previous = read_safetensors_header(output)[1].get("reference_digest")
+    if previous != digest:
+        raise ValueError(f"{output} is of another photo: expected another output, or overwrite=true")
 
 
 if __name__ == "__main__":

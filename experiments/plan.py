@@ -1,59 +1,88 @@
 """What runs will take before they start: python -m experiments.plan configs/sd15/{paper,evaluate}.yaml [key=value ...]
 
-Operations are counted on the meta device: no weight is read and nothing is computed. A file is of the stage that its
-name begins with, any other of pretraining; other stages have the hypernetwork of the first pretraining, or the default.
-`device=a100` and so on are of the plan, all other words of the runs, each for those that have such a field.
+Operations are counted on the meta device: no weight is read and nothing is computed. A YAML is of the command that its
+name begins with, any other of pretraining. Other commands have the hypernetwork of the first pretraining, or the
+default one. `device=a100` and so on are of the plan, all other words of the runs, each for those that have such a
+setting.
 """
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from experiments.cli import run
-from experiments.config import Evaluate, Personalize, PlanRuns, Preoptimize, Pretrain, knows, load
-from hdb.evaluation.operations import Pieces
-from hdb.evaluation.plan import Plan, Planner, rate_of
+from experiments.config import Evaluate, Personalize, PlanRuns, Preoptimize, Pretrain, is_setting, load
 
-STAGES = {"preoptimize": Preoptimize, "pretrain": Pretrain, "personalize": Personalize, "evaluate": Evaluate}
+SCHEMAS = {"preoptimize": Preoptimize, "pretrain": Pretrain, "personalize": Personalize, "evaluate": Evaluate}
 
 
 def main(argv: list[str]) -> None:
-    own, yamls = {entry.name for entry in fields(PlanRuns)}, [word for word in argv if word.endswith(".yaml")]
-    words = {word: word.partition("=")[0] for word in argv if word not in yamls}
-    config = load(PlanRuns, [word for word, key in words.items() if key in own or key == word])
+    plan_names = {entry.name for entry in fields(PlanRuns)}
+    yamls = [word for word in argv if word.endswith(".yaml")]
+    words = [word for word in argv if word not in yamls]
+    plan_words = [word for word in words if "=" not in word or word.partition("=")[0] in plan_names]
+    run_words = [word for word in words if word not in plan_words]
+    config = load(PlanRuns, plan_words)
     if not yamls:
         raise ValueError("no config was named: expected some of configs/sd15/*.yaml, say")
-    named = {path: [name for name in STAGES if Path(path).name.startswith(name)] for path in yamls}
-    schemas = {path: STAGES[(names or ["pretrain"])[0]] for path, names in named.items()}
-    of_runs = [word for word, key in words.items() if key not in own]
-    if odd := [word for word in of_runs if not any(knows(schema, word) for schema in schemas.values())]:
-        raise ValueError(f"{odd[0]!r} is no field of {', '.join(yamls)}, nor of the plan: {', '.join(sorted(own))}")
-    of_runs.append("reference=photo")  # which a plan does not look at
-    runs = {path: load(of, [path, *(word for word in of_runs if knows(of, word))]) for path, of in schemas.items()}
-    trained = next((of for of in runs.values() if isinstance(of, Pretrain)), Pretrain())
-    for path, of in runs.items():
-        net = of if isinstance(of, Pretrain) else trained
-        pieces = Pieces(of.base.path, net.lidb, net.hypernet)
-        planner = Planner(pieces, dtype=of.base.dtype, half=of.precision != "32-true")
+    schemas = {yaml: schema_of(yaml) for yaml in yamls}
+    for word in run_words:
+        if not any(is_setting(schema, word) for schema in schemas.values()):
+            raise ValueError(
+                f"{word!r} is no setting of {', '.join(yamls)}, nor of the plan: {', '.join(sorted(plan_names))}"
+            )
+    run_words.append("reference=photo")  # required, and not used by a plan
+    runs = {
+        yaml: load(schema, [yaml, *(word for word in run_words if is_setting(schema, word))])
+        for yaml, schema in schemas.items()
+    }
+    print_plans(config, runs)
+
+
+def schema_of(yaml: str) -> type:
+    """The schema of a YAML, by the beginning of its name."""
+    return next((schema for name, schema in SCHEMAS.items() if Path(yaml).name.startswith(name)), Pretrain)
+
+
+def print_plans(config: PlanRuns, runs: dict[str, Preoptimize | Pretrain | Personalize | Evaluate]) -> None:
+    """Prints the plan of each run."""
+    from hdb.evaluation.operations import Pieces
+    from hdb.evaluation.plan import Planner, rate_of
+
+    first_pretrain = next((settings for settings in runs.values() if isinstance(settings, Pretrain)), Pretrain())
+    for yaml, settings in runs.items():
+        pretrain = settings if isinstance(settings, Pretrain) else first_pretrain
+        pieces = Pieces(settings.base.path, pretrain.lidb, pretrain.hypernet)
+        planner = Planner(pieces, dtype=settings.base.dtype, half=settings.precision != "32-true")
         rate = rate_of(config, half=planner.half)
-        print(f"\n{path}, at {rate / 1e12:.4g} TFLOP/s ({config.device})")
-        print("\n".join(plan(planner, of).lines(rate=rate)))
-
-
-def plan(planner: Planner, of: Any) -> Plan:
-    """Of a run, by its config."""
-    if isinstance(of, Personalize):
-        return planner.personalize(of.finetuning, of.sampling, pictures=len(of.prompts))
-    if isinstance(of, Evaluate):
-        return planner.evaluate(of, of, of.sampling, methods=of.methods)
-    if (people := of.faces.num_identities) is None:
-        raise ValueError("faces.num_identities is null, which is all there are: say how many that is")
-    if isinstance(of, Preoptimize):
-        return planner.preoptimize(
-            of, people=people, at_once=of.identities_per_shard, views=of.faces.views_per_identity
-        )
-    sizes = {"batch_size": of.faces.batch_size, "num_val": of.faces.num_val_identities, "pictures": people}
-    return planner.pretrain(of, of, of, cached=of.cached, **sizes)
+        print(f"\n{yaml}, at {rate / 1e12:.4g} TFLOP/s ({config.device})")
+        if isinstance(settings, Personalize):
+            plan = planner.personalize(settings.finetuning, settings.sampling, pictures=len(settings.prompts))
+        elif isinstance(settings, Evaluate):
+            plan = planner.evaluate(
+                settings.protocol, settings.methods, settings.sampling, methods=settings.methods.names
+            )
+        else:
+            num_people = settings.faces.num_identities
+            if num_people is None:
+                raise ValueError("faces.num_identities is null, which is all there are: say how many that is")
+            if isinstance(settings, Preoptimize):
+                plan = planner.preoptimize(
+                    settings,
+                    people=num_people,
+                    at_once=settings.identities_per_shard,
+                    views=settings.faces.views_per_identity,
+                )
+            else:
+                plan = planner.pretrain(
+                    settings,
+                    settings.schedule,
+                    settings.preview,
+                    batch_size=settings.faces.batch_size,
+                    num_val=settings.faces.num_val_identities,
+                    cached=settings.cached,
+                    pictures=num_people,
+                )
+        print("\n".join(plan.lines(rate=rate)))
 
 
 if __name__ == "__main__":

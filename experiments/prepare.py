@@ -8,21 +8,25 @@ faces.source=shards faces.root=<output>.
 
 import sys
 
-from tqdm.auto import tqdm
-
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
-from experiments.outputs import named_paths
-from hdb.faces.duplicates import drop_duplicate_crops
-from hdb.faces.people import People, PeopleOptions
-from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
-from hdb.runs.locks import locked, own_place
-from hdb.runs.outputs import check_room, refuse_inputs
-from hdb.training.caches import write_caches
 
 
 def main(argv: list[str]) -> None:
-    config = load(Prepare, argv)
+    prepare(load(Prepare, argv))
+
+
+def prepare(config: Prepare) -> None:
+    from tqdm.auto import tqdm
+
+    from experiments.outputs import find_inputs
+    from hdb.faces.duplicates import drop_duplicate_crops
+    from hdb.faces.people import People, PeopleOptions
+    from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
+    from hdb.runs.locks import locked
+    from hdb.runs.outputs import check_room, refuse_inputs, resolve_output
+    from hdb.training.caches import write_caches
+
     config.cache.refuse_missing()
     people = People(
         PeopleOptions(
@@ -34,25 +38,32 @@ def main(argv: list[str]) -> None:
             num_test_identities=config.num_test_identities,
         )
     )
-    folder = own_place(config.output)
-    check_room(folder, is_folder=True)
-    for place in (folder, *(folder / name for name in RECORDS)):
-        refuse_inputs(place, named_paths(config), within=False)
-    shards = plan_shards(folder, people, identities_per_shard=config.identities_per_shard)
-    apart = ("output", "num_workers", *(name for name in dotted(config) if name.startswith("cache.")))
-    settings = {key: value for key, value in dotted(config).items() if key not in apart}
-    with locked(folder):
-        claim_folder(folder, settings, shards)
+    output = resolve_output(config.output)
+    check_room(output, is_folder=True)
+    for path in (output, *(output / name for name in RECORDS)):
+        refuse_inputs(path, find_inputs(config), within=False)
+    shards = plan_shards(output, people, identities_per_shard=config.identities_per_shard)
+    settings = {
+        name: value
+        for name, value in dotted(config).items()
+        if name not in ("output", "num_workers") and not name.startswith("cache.")
+    }
+    with locked(output):
+        claim_folder(output, settings, shards)
         missing = {path: photos for path, photos in shards.items() if not path.is_file()}
-        cropper = {"min_size": config.min_face, "max_turn": config.max_turn, "margin": config.margin}
-        done = prepare_shards(missing, resolution=config.resolution, cropper=cropper, num_workers=config.num_workers)
-        for about in tqdm(done, total=len(missing), desc="shards", disable=not missing):
+        prepared = prepare_shards(
+            missing,
+            resolution=config.resolution,
+            cropper={"min_size": config.min_face, "max_turn": config.max_turn, "margin": config.margin},
+            num_workers=config.num_workers,
+        )
+        for about in tqdm(prepared, total=len(missing), desc="shards", disable=not missing):
             for picture in about["skipped"]:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
         drop_duplicate_crops(shards)
-        write_manifest(folder, list(shards), people.splits, people.photos.unused)
-        trained_on = [path for path in shards if path.stem.startswith("train-")]
-        write_caches(trained_on, config.cache, resolution=config.resolution)
+        write_manifest(output, list(shards), people.splits, people.photos.unused)
+        train_shards = [path for path in shards if path.stem.startswith("train-")]
+        write_caches(train_shards, config.cache, resolution=config.resolution)
 
 
 if __name__ == "__main__":

@@ -4,68 +4,133 @@ Under `output`: last.ckpt and the one before, best.ckpt where asked, hypernet/, 
 """
 
 import time
-from dataclasses import asdict
+from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, load
-from experiments.people import open_people
-from experiments.runs import LOOKED_AT, check_folder, claim
-from experiments.sweeps import log_winner
-from experiments.tracking import log_network, wandb_run
-from hdb.diffusion.base import load_base
-from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.faces.datamodule import FaceData
-from hdb.faces.splits import SPLITS_FILE
-from hdb.hypernet.options import build_hypernet
-from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
-from hdb.metrics.judges import Judges
-from hdb.runs.locks import own_place
-from hdb.training.callbacks import PreviewPeople
-from hdb.training.hypernet_run import fit_hypernet
-from hdb.training.preoptimize import load_thetas
-from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.ranks import start_processes, world_size, write_json_on_rank_zero
 
 
 def main(argv: list[str]) -> None:
-    config, started = load(Pretrain, argv), time.perf_counter()
-    folder, faces, seed = own_place(config.output), config.faces, config.seed
-    config.refuse_missing()
-    check_folder(folder, config)
-    people = open_people(faces)
-    splits = people.splits  # are checked before gigabytes are read
-    device = start_processes(config, accelerator=config.accelerator)
-    how = {"memory": config.memory, "precision": config.precision, "identifier": config.identifier}
-    layout = build_layout(base := load_base(config.base, device=device, **how), config.lidb)
+    started = time.perf_counter()
+    pretrain(load(Pretrain, argv), started=started)
+
+
+def pretrain(config: Pretrain, *, started: float) -> None:
+    """Trains the hypernetwork of a config.
+
+    Args:
+        started: when the command began, by `time.perf_counter`.
+    """
+    from dataclasses import asdict
+
+    from experiments.people import open_people
+    from experiments.runs import VALIDATION_ONLY, claim_run_folder
+    from experiments.tracking import log_best_of_sweep, log_network, wandb_run
+    from hdb.diffusion.base import load_base
+    from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
+    from hdb.faces.datamodule import FaceData
+    from hdb.faces.splits import SPLITS_FILE
+    from hdb.hypernet.options import build_hypernet
+    from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
+    from hdb.metrics.judges import Judges
+    from hdb.runs.outputs import resolve_output
+    from hdb.training.callbacks import PreviewPeople
+    from hdb.training.hypernet_run import fit_hypernet
+    from hdb.training.preoptimize import load_thetas
+    from hdb.training.pretrain import HyperNetPretraining
+    from hdb.training.ranks import start_processes, world_size, write_json_on_rank_zero
+
+    output = resolve_output(config.output)
+    check_inputs(config, output)
+    people = open_people(config.faces)
+    splits = people.splits  # raises what is wrong with them before gigabytes are read
+
+    device = start_processes(config.processes, accelerator=config.accelerator)
+    diffusion = load_base(
+        config.base,
+        device=device,
+        memory=config.memory,
+        precision=config.precision,
+        identifier=config.identifier,
+    )
+    layout = build_layout(diffusion, config.lidb)
     targets = load_thetas(config.thetas, layout) if config.beta else None
     encoder = load_face_encoder(config.hypernet.encoder)
     judges = Judges.from_options(config.judges, device=device)
-    train = people.training(cache_digests=(base.autoencoder_digest, encoder.digest) if config.cached else None)
-    hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=base.digest)
-    personalized, val = PersonalizedDiffusion(base, hypernet.layout), people.faces("val")
-    initialize_hypernet(
-        hypernet, config.init_from, (sample.reference for sample in train), device=device, check=base.check
+
+    cache_digests = (diffusion.autoencoder_digest, encoder.digest) if config.cached else None
+    train_faces = people.training(cache_digests=cache_digests)
+    val_faces = people.faces("val")
+    data = FaceData(
+        train_faces,
+        val_faces,
+        batch_size=config.faces.batch_size,
+        num_workers=config.faces.num_workers,
+        seed=config.seed,
     )
-    preview = PreviewPeople(personalized, judges, val, options=config, path=folder / "preview.png", seed=seed)
-    stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=seed)
-    data = FaceData(train, val, batch_size=faces.batch_size, num_workers=faces.num_workers, seed=seed)
-    facts = {"base_digest": base.digest, "encoder_digest": hypernet.encoder_digest, "processes": world_size()}
-    how = {
+
+    hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=diffusion.digest)
+    personalized = PersonalizedDiffusion(diffusion, hypernet.layout)
+    initialize_hypernet(
+        hypernet,
+        config.init_from,
+        (sample.reference for sample in train_faces),
+        device=device,
+        check=diffusion.check,
+    )
+    stage = HyperNetPretraining(personalized, hypernet, targets=targets, options=config, seed=config.seed)
+    preview = PreviewPeople(
+        personalized,
+        judges,
+        val_faces,
+        options=config.preview,
+        path=output / "preview.png",
+        seed=config.seed,
+    )
+    trainer_args = {
         "accelerator": config.accelerator,
         "precision": config.precision,
         "callbacks": [preview],
-    } | config.trainer_args
-    with claim(folder, config, result="metrics.json", inputs=facts, free=LOOKED_AT) as resume:
-        write_json_on_rank_zero(folder / SPLITS_FILE, asdict(splits))
-        with wandb_run(config, stage="pretrain", output=folder) as logger:
-            scores = fit_hypernet(stage, data, folder, schedule=config, trainer=how | {"logger": logger}, resume=resume)
-            log_network(logger, folder / "hypernet", scores=scores, upload=config.upload)
-            log_winner(logger, folder, scores)
+        **config.processes.trainer_args,
+    }
+    facts = {
+        "base_digest": diffusion.digest,
+        "encoder_digest": hypernet.encoder_digest,
+        "processes": world_size(),
+    }
+    with claim_run_folder(
+        output, config, result="metrics.json", depends_on=facts, not_in_key=VALIDATION_ONLY
+    ) as is_resumed:
+        write_json_on_rank_zero(output / SPLITS_FILE, asdict(splits))
+        with wandb_run(config, stage="pretrain", output=output) as logger:
+            scores = fit_hypernet(
+                stage,
+                data,
+                output,
+                schedule=config.schedule,
+                trainer={**trainer_args, "logger": logger},
+                resume=is_resumed,
+            )
+            if config.upload:
+                log_network(logger, output / "hypernet", scores=scores)
+            log_best_of_sweep(logger, output, scores)
         scores["seconds"] = time.perf_counter() - started
-        write_json_on_rank_zero(
-            folder / "metrics.json", scores | {"base": base.name, **facts, "skipped": train.skipped.counts}
-        )
-    print(f"{folder / 'last.ckpt'}: {scores['step']} steps, {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}")
+        metrics = {**scores, "base": diffusion.name, **facts, "skipped": train_faces.skipped.counts}
+        write_json_on_rank_zero(output / "metrics.json", metrics)
+    summary = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    print(f"{output / 'last.ckpt'}: {scores['step']} steps, {summary}")
+
+
+def check_inputs(config: Pretrain, output: Path) -> None:
+    """Raises ValueError if the run cannot begin: before gigabytes are read."""
+    from experiments.runs import check_run_folder
+    from hdb.hypernet.trained import check_networks_exist, resolve_checkpoint
+
+    config.check_targets()
+    initial_network = None if config.init_from is None else resolve_checkpoint(config.init_from)
+    check_networks_exist(hypernet=initial_network, encoder=config.hypernet.encoder)
+    config.judges.refuse_missing()
+    check_run_folder(output, config)
 
 
 if __name__ == "__main__":

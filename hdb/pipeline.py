@@ -366,6 +366,31 @@ class HyperDreamBoothPipeline:
         callback_on_step_end: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "m 3 h w"]:
         """Pictures of people as a tensor on the CPU, ordered by prompt, then by person, then by number."""
+        drawn = dict(
+            self.draw_each(
+                people,
+                prompts,
+                num_images=num_images,
+                seed=seed,
+                sampling=sampling,
+                progress_bar=progress_bar,
+                callback_on_step_end=callback_on_step_end,
+            )
+        )
+        return torch.stack([drawn[key] for key in sorted(drawn)])
+
+    def draw_each(
+        self,
+        people: Personalization,
+        prompts: Sequence[str],
+        *,
+        num_images: int = 1,
+        seed: int = 0,
+        sampling: SamplingOptions,
+        progress_bar: bool = True,
+        callback_on_step_end: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[tuple[int, int, int], Float[Tensor, "3 h w"]]]:
+        """Yields the pictures of `draw` batch by batch, each after its numbers: (prompt, person, picture)."""
         num_steps_done = 0
 
         def count_step(step: int) -> None:
@@ -374,7 +399,6 @@ class HyperDreamBoothPipeline:
             if callback_on_step_end is not None:
                 callback_on_step_end(num_steps_done)
 
-        drawn: dict[tuple[int, int, int], Tensor] = {}
         batches = tiled_batches(len(prompts), num_images, len(people), max_batch_size=sampling.batch_size)
         with tqdm(total=len(batches), desc="drawing", disable=not progress_bar, leave=False) as bar:
             for batch in batches:
@@ -385,10 +409,9 @@ class HyperDreamBoothPipeline:
                     sampling=sampling,
                     callback_on_step_end=count_step,
                 )
-                for (prompt, number, person), picture in zip(batch, pictures, strict=True):
-                    drawn[prompt, person, number] = picture
                 bar.update()
-        return torch.stack([drawn[key] for key in sorted(drawn)])
+                for (prompt, number, person), picture in zip(batch, pictures, strict=True):
+                    yield (prompt, person, number), picture
 
     def people(
         self,
@@ -413,7 +436,7 @@ class HyperDreamBoothPipeline:
         files = [Path(item) for item in items if not isinstance(item, Subject)]
         if files and read_common_kind(files) != THETA:
             if len(files) < len(items) or text_encoder_scale is not None or mix_weights is not None:
-                expected = "expected no subjects beside it, and no text_encoder_scale or mix_weights"
+                expected = "mix and text_encoder_scale are for residuals, expected neither, and no subjects beside it"
                 raise ValueError(f"{files[0]} holds a {read_common_kind(files)}: {expected}")
             return KINDS[read_common_kind(files)].from_files(self.diffusion, files, scale=scale)
         subjects = [item if isinstance(item, Subject) else Subject.load(item) for item in items]

@@ -63,16 +63,18 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
     faces = [f"faces.{word}" for word in (*people, f"root={tiny_weights}/data")]
     judges = [f"judges.{judge}={tiny_weights}/judges/{judge}" for judge in ("recognizer", "dino", "clip")]
     encoder, few = f"encoder={tiny_weights}/encoder", "finetuning.num_steps=2"
-    baselines = [f"{name}.num_steps=2" for name in ("lora_dreambooth", "textual_inversion")]
+    baselines = [f"methods.{name}.num_steps=2" for name in ("lora_dreambooth", "textual_inversion")]
     for name in ("dreambooth", "dreambooth_agg1", "dreambooth_agg2"):
-        baselines += [f"{name}.num_steps=2", f"{name}.num_class_pictures=2"]
-    unseen = [*judges, encoder, few, *baselines, "prompts=prompts.txt", "num_identities=3", "subjects_per_batch=2"]
-    unseen += ["num_prompts=2", "num_pictures=2", "num_references=2"]
+        baselines += [f"methods.{name}.num_steps=2", f"methods.{name}.num_class_pictures=2"]
+    protocol = ["prompts=prompts.txt", "num_identities=3", "num_references=2", "num_prompts=2", "num_pictures=2"]
+    protocol += ["subjects_per_batch=2"]
+    unseen = [*judges, encoder, f"methods.{few}", *baselines, *(f"protocol.{word}" for word in protocol)]
     unseen += ["faces.resolution=32", "faces.render_workers=0", f"faces.root={tiny_weights}/data"]
     return {
         "preoptimize": [*base, *lidb, *faces, "identities_per_shard=2", "num_steps=2", "checkpoint_every=1"],
         "pretrain": [
-            *common,
+            *base,
+            "preview.sampling.num_inference_steps=2",
             *lidb,
             *faces,
             "faces.batch_size=2",
@@ -81,8 +83,8 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
             "hypernet.width=8",
             "hypernet.num_heads=2",
         ]
-        + ["hypernet.iterations=2", "max_steps=4", "val_every=4", "checkpoint_every=1", "num_val_draws=1"]
-        + ["num_preview_identities=2"],
+        + ["hypernet.iterations=2", "schedule.max_steps=4", "schedule.val_every=4", "schedule.checkpoint_every=1"]
+        + ["num_val_draws=1", "preview.num_identities=2"],
         "personalize": [*common, encoder, few],
         "evaluate": [*common, *unseen, f"judges.classifier={tiny_weights}/judges/classifier"],
         "search": [*common, *unseen],
@@ -101,7 +103,7 @@ def tiny_words(tiny_weights) -> dict[str, list[str]]:
 @pytest.fixture
 def call(tiny_words, tmp_path, monkeypatch) -> Callable[..., int]:
     """Runs an experiment in an empty folder with tiny settings, and returns its exit code."""
-    from experiments.cli import code
+    from experiments.cli import execute
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -115,7 +117,7 @@ def call(tiny_words, tmp_path, monkeypatch) -> Callable[..., int]:
         name = experiment.__name__.rpartition(".")[2]
         yaml = [str(CONFIGS / f"{name}.yaml")] if name in tiny_words else []
         try:
-            return code(experiment.main, [*yaml, *tiny_words.get(name, []), *more])
+            return execute(experiment.main, [*yaml, *tiny_words.get(name, []), *more])
         finally:
             signal.signal(signal.SIGINT, handler)  # Trainer ignores further Ctrl-C after one
 

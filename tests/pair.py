@@ -1,7 +1,7 @@
 """Commands one after another in a process, of which Lightning starts a second: python tests/pair.py plan.json [victim]
 
-The plan is a list of [command, words]; the words ask for devices=2. The process of the victim's number is killed at the
-sixth step of a pretraining: not from outside, where a busy machine may come too late.
+The plan is a list of [command, words]; the words ask for two devices. The process of the victim's number is killed at
+the sixth step of a pretraining: not from outside, where a busy machine may come too late.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import code
+from experiments.cli import execute
 from hdb.training.pretrain import HyperNetPretraining
 
 
@@ -34,5 +34,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         kill(int(sys.argv[2]))
     for command, words in json.loads(Path(sys.argv[1]).read_text()):
-        if left := code(importlib.import_module(f"experiments.{command}").main, words):
-            sys.exit(left)
+        if exit_code := execute(importlib.import_module(f"experiments.{command}").main, words):
+            sys.exit(exit_code)

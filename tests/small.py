@@ -36,17 +36,19 @@ def command_arguments(folder: Path) -> dict[str, list[str]]:
         "hypernet.num_heads=2",
         "hypernet.iterations=2",
     ]
-    schedule = ["num_val_draws=1", "num_preview_identities=2", "sampling.num_inference_steps=2", "gamma=0"]
-    pretrained = [*base, f"hypernet={folder}/hypernet", f"encoder={folder}/encoder", "finetuning.num_steps=2"]
+    schedule = ["num_val_draws=1", "preview.num_identities=2", "preview.sampling.num_inference_steps=2", "gamma=0"]
+    pretrained = [*base, f"hypernet={folder}/hypernet", f"encoder={folder}/encoder"]
     pretrained += ["sampling.num_inference_steps=2"]
     evaluation = ["faces.source=flat", "faces.crop=false", f"faces.root={folder}/photos", "faces.resolution=64"]
-    evaluation += ["faces.num_val_identities=0", "faces.num_test_identities=4", f"prompts={folder}/prompts.txt"]
-    evaluation += ["num_identities=4", "num_gallery=4", "num_prompts=2", "num_pictures=1", "num_references=1"]
-    evaluation += ["methods=[unpersonalized,no_hyper,hyperdreambooth]", "subjects_per_batch=2", "num_resamples=100"]
+    evaluation += ["faces.num_val_identities=0", "faces.num_test_identities=4"]
+    protocol = ["num_identities=4", "num_gallery=4", "num_prompts=2", "num_pictures=1", "num_references=1"]
+    protocol += ["subjects_per_batch=2", "num_resamples=100", f"prompts={folder}/prompts.txt"]
+    evaluation += [f"protocol.{word}" for word in protocol]
+    evaluation += ["methods.names=[unpersonalized,no_hyper,hyperdreambooth]", "methods.finetuning.num_steps=2"]
     return {
         "preoptimize": [*trained, "identities_per_shard=1", "num_steps=2", "faces.views_per_identity=2"],
-        "pretrain": [YAML, *trained, *judges, *hypernet, *schedule, "val_every=1"],
-        "personalize": [*pretrained, f"reference={folder}/photos/0.png", "crop=false"],
+        "pretrain": [YAML, *trained, *judges, *hypernet, *schedule, "schedule.val_every=1"],
+        "personalize": [*pretrained, "finetuning.num_steps=2", f"reference={folder}/photos/0.png", "crop=false"],
         "evaluate": [*pretrained, *evaluation, *judges],
         "prepare": ["source=flat", f"root={folder}/photos", "resolution=32", "num_workers=0", "identities_per_shard=1"],
         "base": ["parts=[encoder]", "encoder.steps=6", "num_workers=0", "num_identities=2", "views_per_identity=2"],

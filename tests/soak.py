@@ -32,7 +32,7 @@ from small import command_arguments, write_inputs
 from tqdm import tqdm
 
 from experiments import base, evaluate, personalize, preoptimize, prepare, pretrain
-from experiments.cli import code
+from experiments.cli import execute
 from hdb.faces.crop import FaceCropper
 from hdb.faces.picture import center_square, open_picture
 from hdb.training.pretrain import HyperNetPretraining
@@ -40,7 +40,13 @@ from hdb.training.pretrain import HyperNetPretraining
 COMMANDS = {of.__name__.rpartition(".")[2]: of for of in (prepare, preoptimize, pretrain, personalize, evaluate, base)}
 LONGER = {
     "preoptimize": ["num_steps=4", "checkpoint_every=1"],
-    "pretrain": ["max_steps=8", "val_every=4", "checkpoint_every=1", "faces.batch_size=2", "warmup_steps=0"],
+    "pretrain": [
+        "schedule.max_steps=8",
+        "schedule.val_every=4",
+        "schedule.checkpoint_every=1",
+        "faces.batch_size=2",
+        "warmup_steps=0",
+    ],
     "prepare": ["num_val_identities=1", "num_test_identities=1"],
     "base": ["resolution=64", "accelerator=cpu", "overwrite=true"],
 }
@@ -75,16 +81,16 @@ class Run:
         with self.log.open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        left = 99
+        exit_code = 99
         try:
             unshared(tqdm, threading.RLock())
             FaceCropper.read = uncropped
             first()
-            left = code(COMMANDS[self.command].main, [*self.given(place), *more])
+            exit_code = execute(COMMANDS[self.command].main, [*self.given(place), *more])
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(left)
+            os._exit(exit_code)
 
     def finish(self, place: Path, *more: str, first: Callable[[], None] = lambda: None) -> int:
         """Runs it to its end; the exit code."""
@@ -274,8 +280,8 @@ def memory(room: Path, *, steps: int) -> float:
     def first() -> None:
         HyperNetPretraining.training_step = measured
 
-    rare = [f"val_every={steps}", f"checkpoint_every={steps // 5 or 1}"]
-    assert run.finish(run.place("long"), f"max_steps={steps}", *rare, first=first) == 0, f"see {run.log}"
+    rare = [f"schedule.val_every={steps}", f"schedule.checkpoint_every={steps // 5 or 1}"]
+    assert run.finish(run.place("long"), f"schedule.max_steps={steps}", *rare, first=first) == 0, f"see {run.log}"
     early, late = json.loads(record.read_text()).values()
     print(f"memory: {early / 2**20:.0f} MB after {steps // 10} steps, {late / 2**20:.0f} MB after {steps}", flush=True)
     return late / early

@@ -19,7 +19,7 @@ def variants(tiny_words):
     """Writes a config with these variants on top of tiny settings."""
 
     def write(**of_name: dict[str, list[str]]) -> str:
-        few = ["num_identities=2", "num_prompts=1", "num_pictures=1"]
+        few = ["protocol.num_identities=2", "protocol.num_prompts=1", "protocol.num_pictures=1"]
         content = {
             "pretrain": str(CONFIGS / "pretrain.yaml"),
             "evaluate": str(CONFIGS / "evaluate.yaml"),
@@ -27,7 +27,7 @@ def variants(tiny_words):
             "common": {
                 "preoptimize": tiny_words["preoptimize"],
                 "pretrain": tiny_words["pretrain"],
-                "evaluate": [*tiny_words["evaluate"], *few, "methods=[only_hyper,hyperdreambooth]"],
+                "evaluate": [*tiny_words["evaluate"], *few, "methods.names=[only_hyper,hyperdreambooth]"],
             },
             "variants": of_name,
         }
@@ -57,7 +57,7 @@ def record(people: list[str], **face_rec: list[float]) -> dict:
 
 def test_variants_share_a_hypernetwork_where_only_the_evaluation_differs(call, variants):
     config = variants(
-        default={}, deep={"pretrain": ["hypernet.iterations=1"]}, wide={"evaluate": ["finetuning.rank=2"]}
+        default={}, deep={"pretrain": ["hypernet.iterations=1"]}, wide={"evaluate": ["methods.finetuning.rank=2"]}
     )
     assert call(ablate, config) == 0
     folder = Path("outputs/ablations")
@@ -105,9 +105,9 @@ def test_gains_over_the_first_variant_are_of_the_people_that_both_have_and_colum
 def test_targets_are_fitted_once_for_the_variants_that_want_them(call, variants):
     beta = ["beta=0.1"]
     config = variants(
-        targets={"pretrain": beta, "evaluate": ["methods=[no_hyper,hyperdreambooth]"]},
+        targets={"pretrain": beta, "evaluate": ["methods.names=[no_hyper,hyperdreambooth]"]},
         slow={"pretrain": [*beta, "linear_lr=1e-5"]},
-        pulled={"pretrain": beta, "preoptimize": ["mean_pull=0.5"], "evaluate": ["methods=[hyperdreambooth]"]},
+        pulled={"pretrain": beta, "preoptimize": ["mean_pull=0.5"], "evaluate": ["methods.names=[hyperdreambooth]"]},
     )
     assert call(ablate, config) == 0
     folder = Path("outputs/ablations")
@@ -152,7 +152,7 @@ def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_r
         (Variant(pretrain=[*beta, "lidb.a=5"]), "'it' has targets of lidb.a = 4, expected 5 as in pretrain"),
         (Variant(pretrain=[*beta, "faces.seed=7"]), "'it' has targets of faces.seed = 0, expected 7 as in pretrain"),
         (Variant(evaluate=["num_identitis=3"]), "variant 'it': unknown config key 'num_identitis'"),
-        (Variant(evaluate=["methods=[only_hyper]"]), "methods is only_hyper, expected hyperdreambooth"),
+        (Variant(evaluate=["methods.names=[only_hyper]"]), "methods is only_hyper, expected hyperdreambooth"),
         (
             Variant(pretrain=[*beta, "faces.num_identities=4"]),
             "targets of 3 people, expected 4 as in pretrain",

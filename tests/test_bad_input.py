@@ -22,7 +22,7 @@ from hdb.lidb.layout import Layout
 
 PICTURES = {
     "notes.png": "notes.png is not a picture; expected JPEG",
-    "torn.png": "torn.png is truncated or damaged .*expected a whole picture",
+    "torn.png": "torn.png is a PNG picture that is truncated or damaged.*expected a whole picture",
     "wall.png": "no face found in wall.png .*expected an upright face of at least 16 px",
     "nothing.png": "nothing.png: no such file; expected a picture",
 }
@@ -62,16 +62,20 @@ WORDS = [
     (pretrain, "faces.num_identities=0", "0 train identities asked for; faceworld has 1 to 20"),
     (pretrain, "judges.recognizer=nowhere/judge", "no face recognizer in nowhere/judge"),
     (preoptimize, "identities_per_shard=0", "identities_per_shard is 0, expected at least 1"),
-    (evaluate, "prompts=nowhere.txt", "no prompts in nowhere.txt"),
-    (evaluate, "finetuning.basis=lora", "finetuning.basis is 'lora', expected lidb or free"),
+    (evaluate, "protocol.prompts=nowhere.txt", "no prompts in nowhere.txt"),
+    (evaluate, "methods.finetuning.basis=lora", "methods.finetuning.basis is 'lora', expected lidb or free"),
     (evaluate, "dtype=int8", "dtype of a subject's file is 'int8', expected float16 or float32"),
-    (evaluate, "num_prompts=3", "num_prompts is 3, expected 1 to 2"),
-    (evaluate, "methods=[dreamboth,hyperdreambooth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
+    (evaluate, "protocol.num_prompts=3", "num_prompts is 3, expected 1 to 2"),
+    (
+        evaluate,
+        "methods.names=[dreamboth,hyperdreambooth]",
+        "unknown method 'dreamboth', expected hyperdreambooth and some",
+    ),
     (evaluate, "instance_prompt=somebody", "the instance prompt 'somebody' has no .V., the word whose embedding"),
-    (search, "methods=[dreamboth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
-    (search, "methods=[oracle]", "grids has no field for oracle, expected one at least"),
-    (evaluate, "num_identities=0", "num_identities is 0 .*expected at least 1"),
-    (evaluate, "num_identities=11", "num_identities is 11, but faceworld has 10 test people"),
+    (search, "methods.names=[dreamboth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
+    (search, "methods.names=[oracle]", "grids has no field for oracle, expected one at least"),
+    (evaluate, "protocol.num_identities=0", "num_identities is 0 .*expected at least 1"),
+    (evaluate, "protocol.num_identities=11", "num_identities is 11, but faceworld has 10 test people"),
     (evaluate, "hypernet=nowhere", "nowhere.* is missing"),
     (evaluate, "hypernet=foreign", "foreign was trained on the base 0000, not on base "),
     (generate, "subject=nowhere.safetensors", "no file nowhere.safetensors"),
@@ -135,8 +139,9 @@ def refused(call, capsys, experiment, words: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "message"), PICTURES.items())
-def test_a_reference_that_cannot_be_used_is_refused(name, message, call, room, capsys):
-    assert re.search(message, refused(call, capsys, personalize, f"reference={name}"))
+def test_a_reference_that_cannot_be_used_is_refused(name, message, call, room, tiny_weights, capsys):
+    words = f"reference={name} hypernet={tiny_weights}/hypernet"
+    assert re.search(message, refused(call, capsys, personalize, words))
 
 
 @pytest.mark.parametrize(("experiment", "words", "message"), WORDS, ids=[f"{m.__name__[12:]} {w}" for m, w, _ in WORDS])

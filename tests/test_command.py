@@ -5,15 +5,14 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from experiments.config import Export, Generate, Inspect, Personalize
-from experiments.config.help import described, settings
-from experiments.shell.command import FOR_PEOPLE, HELP, commands
-from experiments.shell.completion import script
-from experiments.shell.positional import in_full
+from experiments.config.help import describe, list_settings
+from experiments.shell.command import FOR_PEOPLE, HELP, list_commands
+from experiments.shell.completion import completion_script
+from experiments.shell.positional import expand_words
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "diffusers", "transformers", "lightning", "wandb", "timm")
@@ -46,7 +45,7 @@ def test_help_fits_on_a_screen_and_loads_nothing(tmp_path):
     said, modules = hdb("--help", cwd=tmp_path)
     assert len(said.splitlines()) <= 24 and max(map(len, said.splitlines())) <= 100
     assert not set(HEAVY) & set(modules) and len(modules) < 150
-    assert all(name in said for name in commands())
+    assert all(name in said for name in list_commands())
 
 
 def test_a_file_is_inspected_without_the_libraries_of_networks(tmp_path):
@@ -62,14 +61,14 @@ def test_a_file_is_inspected_without_the_libraries_of_networks(tmp_path):
 
 def test_an_altered_file_is_refused_with_the_sentence_of_loading(tmp_path, capsys, monkeypatch):
     from experiments import inspect
-    from experiments.cli import code
+    from experiments.cli import execute
     from hdb.lidb.file import Subject
     from hdb.lidb.layout import Layout, Slot
 
     layout = Layout((Slot("unet.to_q", 8, 8, a=4, b=2),))
     path = Subject(layout.initial_theta(), layout, {"consent": "yes"}).save(tmp_path / "me.safetensors")
     path.write_bytes(path.read_bytes().replace(b'"consent":"yes"', b'"consent":"no!"'))
-    assert code(inspect.main, [f"subject={path}"]) == 2
+    assert execute(inspect.main, [f"subject={path}"]) == 2
     assert "was altered: its content has checksum" in capsys.readouterr().err
 
 
@@ -79,9 +78,9 @@ MEANT = [
     ("personalize me.jpg", [CONFIG, "reference=me.jpg", "output=me.safetensors"]),
     (
         "personalize a/me.jpg b.jpg c.jpg seed=3",
-        [CONFIG, "reference=a/me.jpg", 'more_references=["b.jpg", "c.jpg"]', "output=me.safetensors", "seed=3"],
+        [CONFIG, "reference=a/me.jpg", "output=me.safetensors", 'more_references=["b.jpg", "c.jpg"]', "seed=3"],
     ),
-    ("personalize me.png", [CONFIG, "reference=me.png", "output=me-subject.safetensors"]),
+    ("personalize me.png", [CONFIG, "reference=me.png", "output=me.safetensors"]),
     ("personalize me.jpg output=x.pt", [CONFIG, "reference=me.jpg", "output=me.safetensors", "output=x.pt"]),
     ("personalize me.jpg base.path=sd", ["reference=me.jpg", "output=me.safetensors", "base.path=sd"]),
     ("personalize my.yaml me.jpg", ["reference=me.jpg", "output=me.safetensors", "my.yaml"]),
@@ -99,19 +98,19 @@ MEANT = [
 def test_plain_words_mean_what_people_expect(words, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *rest = words.split()
-    assert in_full(command, rest) == meant
+    assert expand_words(command, rest) == meant
 
 
 def test_a_photo_whose_name_looks_like_a_setting_is_a_photo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me=you.jpg").touch()
-    assert in_full("personalize", ["me=you.jpg"])[1] == "reference=me=you.jpg"
+    assert expand_words("personalize", ["me=you.jpg"])[1] == "reference=me=you.jpg"
 
 
 def test_a_file_of_another_kind_is_no_prompt(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me.png").touch()
-    assert in_full("generate", ["me.png", "a_face"])[1:] == ['subject=["me.png"]', 'prompts=["a_face"]']
+    assert expand_words("generate", ["me.png", "a_face"])[1:] == ['subject=["me.png"]', 'prompts=["a_face"]']
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_a_file_of_another_kind_is_no_prompt(tmp_path, monkeypatch):
 )
 def test_words_without_a_meaning_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        in_full(words[0], words[1:])
+        expand_words(words[0], words[1:])
 
 
 def test_an_unknown_command_is_told_the_known_ones(tmp_path):
@@ -134,43 +133,43 @@ def test_an_unknown_command_is_told_the_known_ones(tmp_path):
     assert done.returncode == 1 and "no command 'personalise', expected one of ablate, " in done.stderr
 
 
-def test_what_libraries_say_of_themselves_is_not_said_though_loading_them_sets_their_levels(monkeypatch):
-    from experiments.shell import command
+def test_messages_of_libraries_are_hidden_though_loading_them_sets_their_levels():
+    from experiments.cli import execute
 
-    levels, library = [], logging.getLogger("lightning.pytorch")
+    enabled = []
 
-    def loaded(name: str) -> SimpleNamespace:
+    def main(words: list[str]) -> None:
+        library = logging.getLogger("lightning.pytorch")
         library.setLevel(logging.INFO)  # as it does itself
-        return SimpleNamespace(main=lambda words: levels.append(library.level))
+        enabled.extend(library.isEnabledFor(level) for level in (logging.INFO, logging.WARNING))
 
-    monkeypatch.setattr(command, "import_module", loaded)
-    command.called("demo", [])
-    assert levels == [logging.WARNING]
+    assert execute(main, []) == 0
+    assert enabled == [False, True]
 
 
 @pytest.mark.parametrize("schema", [Personalize, Generate, Export, Inspect])
 def test_help_has_a_sentence_for_every_setting_of_those_who_make_pictures(schema):
-    assert [setting.name for setting in settings(schema) if not setting.sentence] == []
+    assert [setting.name for setting in list_settings(schema) if not setting.sentence] == []
 
 
 def test_help_says_type_limits_and_default():
-    page = described(Personalize)
+    page = describe(Personalize)
     assert "reference: must be given  (text)" in page
     assert "sampling.num_inference_steps: 50  (whole number, 1 to 999)" in page
     assert "face: null  (whole number, at least 1, or null)" in page
 
 
 def test_completion_knows_every_command_and_setting():
-    known = script(commands())
+    known = completion_script(list_commands())
     assert subprocess.run(["bash", "-n"], input=known, text=True).returncode == 0
     asked = 'COMP_WORDS=(hdb personalize finetuning.r); COMP_CWORD=2; _hdb; echo "${COMPREPLY[@]}"'
     told = subprocess.run(["bash", "-c", f"{known}\n{asked}"], capture_output=True, text=True).stdout
     assert told.split() == ["finetuning.rank="]
-    assert all(f"{command})" in known for command in commands())
+    assert all(f"{command})" in known for command in list_commands())
 
 
 def test_the_commands_for_people_are_among_them():
-    assert set(FOR_PEOPLE) <= set(commands()) and all(f"hdb {name} " in HELP for name in FOR_PEOPLE)
+    assert set(FOR_PEOPLE) <= set(list_commands()) and all(f"hdb {name} " in HELP for name in FOR_PEOPLE)
 
 
 def test_what_is_shipped_is_found_from_any_folder_and_results_stay_here(tmp_path, monkeypatch):

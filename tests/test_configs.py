@@ -59,8 +59,8 @@ def test_every_sweep_key_is_a_field_and_every_value_fits(path):
 
 def test_defaults_are_the_papers_values():
     config = load(Evaluate, [])
-    assert (config.num_identities, config.num_prompts, config.num_pictures) == (100, 30, 10)
-    assert (config.finetuning.num_steps, config.finetuning.rank) == (40, 4)
+    assert (config.protocol.num_identities, config.protocol.num_prompts, config.protocol.num_pictures) == (100, 30, 10)
+    assert (config.methods.finetuning.num_steps, config.methods.finetuning.rank) == (40, 4)
     lidb = load(Pretrain, []).lidb
     assert (lidb.a, lidb.b, lidb.rank) == (100, 50, 1)
 
@@ -114,8 +114,8 @@ def test_an_unknown_key_in_a_yaml_is_refused_with_the_files_name(tmp_path):
     path.write_text("lr: [1\n")
     with pytest.raises(ValueError, match="mine.yaml is not readable as YAML"):
         load(Pretrain, [str(path)])
-    path.write_text("preview_prompts: {a: b}\n")
-    with pytest.raises(ValueError, match="preview_prompts was given the names a, expected a list"):
+    path.write_text("preview: {prompts: {a: b}}\n")
+    with pytest.raises(ValueError, match="preview.prompts was given the names a, expected a list"):
         load(Pretrain, [str(path)])
 
 

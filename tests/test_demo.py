@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from experiments.config import Demo, load
-from experiments.demo import portraits
+from experiments.demo import load_portraits
 from hdb.demo.visits import Visits
 from hdb.diffusion.sheet import save_image, to_pil
 from hdb.faceworld.world import FaceWorld
@@ -28,8 +28,8 @@ TINY = {"base.path": "base", "encoder": "encoder", "hypernet": "hypernet"}  # of
 
 def test_nothing_of_a_visitor_stays_when_they_leave_and_nothing_of_anybody_at_the_end(tmp_path):
     with Visits.opened() as visits:
-        ann, bob = visits.of("ann"), visits.of("bob")
-        assert visits.of("ann") is ann
+        ann, bob = visits.get("ann"), visits.get("bob")
+        assert visits.get("ann") is ann
         upload = visits.folder / "upload" / "me.jpg"
         copies = [visits.file(ann, "person.safetensors"), visits.folder / "copy" / visits.file(ann, "crop.png").name]
         kept = visits.file(bob, "crop.png")
@@ -45,16 +45,16 @@ def test_nothing_of_a_visitor_stays_when_they_leave_and_nothing_of_anybody_at_th
 
 def test_the_end_waits_for_the_turn_that_is_on_and_gives_no_other(tiny_weights):
     words = [f"{part}={tiny_weights}/{where}" for part, where in TINY.items()]
-    ours = portraits(load(Demo, [*words, "accelerator=cpu"]))
-    ours.turn.acquire()
+    ours = load_portraits(load(Demo, [*words, "accelerator=cpu"]))
+    ours.lock.acquire()
     ending = threading.Thread(target=ours.close)
     ending.start()
     ending.join(0.2)
     assert ending.is_alive()
-    ours.turn.release()
+    ours.lock.release()
     ending.join(10)
-    assert not ending.is_alive() and not ours.turn.acquire(blocking=False)
-    ours.close(patience=0.01)  # nor does it wait for ever
+    assert not ending.is_alive() and not ours.lock.acquire(blocking=False)
+    ours.close(timeout=0.01)  # nor does it wait for ever
 
 
 @pytest.fixture(scope="module")

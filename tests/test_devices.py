@@ -32,7 +32,7 @@ from hdb.lidb.residuals import Residuals
 from hdb.limits import check_limits
 from hdb.metrics.embedders import FaceNet
 from hdb.metrics.judges import Judges, Scores, load_classifier
-from hdb.training import device
+from hdb.training import device, ranks
 from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
@@ -216,7 +216,7 @@ def test_the_face_detector_follows_facenet_and_sees_all_pictures_at_once(monkeyp
 
 
 def test_judges_of_the_preview_work_where_the_training_does(call, capsys, monkeypatch):
-    monkeypatch.setattr(pretrain, "start", lambda processes, *, accelerator: ELSEWHERE)
+    monkeypatch.setattr(ranks, "start_processes", lambda processes, *, accelerator: ELSEWHERE)
 
     def read(options, *, device):
         raise ValueError(f"the judges are on {device}")

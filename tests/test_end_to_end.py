@@ -89,7 +89,7 @@ def test_the_four_stages_in_a_row(call, capsys):
 
 
 def test_a_plain_word_travels_from_pretraining_to_the_picture_and_to_what_a1111_writes(call, capsys):
-    quick = ["beta=0", "thetas=null", "max_steps=1", "val_every=1"]
+    quick = ["beta=0", "thetas=null", "schedule.max_steps=1", "schedule.val_every=1"]
     assert call(pretrain, *quick, "identifier=sks") == 2
     assert "identifier is 'sks', 3 tokens of base: expected [V], or a rare word that is one" in capsys.readouterr().err
     assert call(pretrain, *quick, "identifier=q") == 0
@@ -141,8 +141,13 @@ def test_a_hypernetwork_with_learned_bases_goes_the_whole_way(call, capsys):
     assert "with learned bases expected beta = 0" in capsys.readouterr().err
     assert call(pretrain, "hypernet.learn_bases=true") == 0
     for name in ("last.ckpt", "hypernet"):
-        words = [f"hypernet=outputs/pretrain/{name}", "num_identities=2", "num_prompts=1", "num_pictures=1"]
-        assert call(evaluate, *words, f"output=eval-{name}", "finetuning.basis=lidb") == 2
+        words = [
+            f"hypernet=outputs/pretrain/{name}",
+            "protocol.num_identities=2",
+            "protocol.num_prompts=1",
+            "protocol.num_pictures=1",
+        ]
+        assert call(evaluate, *words, f"output=eval-{name}", "methods.finetuning.basis=lidb") == 2
         assert "finetuning.basis is lidb, but the hypernetwork learned" in capsys.readouterr().err
         assert call(evaluate, *words, f"output=eval-{name}") == 0
         for method, rank in (("only_hyper", 1), ("hyperdreambooth", 4)):
@@ -190,7 +195,12 @@ def test_interrupted_personalize_leaves_the_earlier_file_as_it_was(call, tiny_we
 
 
 def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch):
-    words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+    words = [
+        f"hypernet={tiny_weights}/hypernet",
+        "protocol.num_identities=2",
+        "protocol.num_prompts=1",
+        "protocol.num_pictures=1",
+    ]
     interrupt(monkeypatch, sampling, "sample", at=14)  # the class pictures, 12 of 6 methods, no_hyper's
     assert call(evaluate, *words) == 130
     kept = {path: path.stat().st_mtime_ns for path in Path("outputs/eval/subjects").glob("*/*.safetensors")}
@@ -202,10 +212,15 @@ def test_evaluate_goes_on_with_the_files_it_has(call, tiny_weights, monkeypatch)
 
 
 def test_finetuning_within_bases_and_files_in_half_precision_are_one_override_away(call, tiny_weights, capsys):
-    words = [f"hypernet={tiny_weights}/hypernet", "num_identities=2", "num_prompts=1", "num_pictures=1"]
+    words = [
+        f"hypernet={tiny_weights}/hypernet",
+        "protocol.num_identities=2",
+        "protocol.num_prompts=1",
+        "protocol.num_pictures=1",
+    ]
     sizes = {}
     for name, more in (
-        ("lidb", lidb := ["finetuning.basis=lidb", "finetuning.lr=2e-2"]),
+        ("lidb", lidb := ["methods.finetuning.basis=lidb", "methods.finetuning.lr=2e-2"]),
         ("half", [*lidb, "dtype=float16"]),
         ("free", []),
     ):

@@ -10,17 +10,23 @@ import torch
 from experiments import pretrain
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import load_face_encoder
-from hdb.runs.logger import PatientLogger
+from hdb.runs.logger import SafeWandbLogger
 
 
 def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, tiny_weights, monkeypatch):
     uploaded = {}
     monkeypatch.setattr(
-        PatientLogger,
-        "log_files",
-        lambda self, name, *files, kind, about: uploaded.update({name: (kind, files, about)}),
+        SafeWandbLogger,
+        "log_artifact",
+        lambda self, name, *files, type, metadata: uploaded.update({name: (type, files, metadata)}),
     )
-    words = ["ema_decay=0.5", "best_metric=val/face_rec", "accumulate_grad_batches=2", "max_steps=2", "val_every=1"]
+    words = [
+        "schedule.ema_decay=0.5",
+        "schedule.best_metric=val/face_rec",
+        "schedule.accumulate_grad_batches=2",
+        "schedule.max_steps=2",
+        "schedule.val_every=1",
+    ]
     assert call(pretrain, *words, "linear_lr=1e-2", "warmup_steps=0", "condition_dropout=0.5") == 0
     scores = json.loads(Path("outputs/pretrain/metrics.json").read_text())
     assert {"val/face_rec", "val/dino", "val/clip_i", "val/clip_t", "best", "step"} <= set(scores)
@@ -29,7 +35,14 @@ def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, ti
     assert uploaded == {}
 
     assert (
-        call(pretrain, "init_from=outputs/pretrain", "output=second", "max_steps=1", "linear_lr=1e-12", "upload=true")
+        call(
+            pretrain,
+            "init_from=outputs/pretrain",
+            "output=second",
+            "schedule.max_steps=1",
+            "linear_lr=1e-12",
+            "upload=true",
+        )
         == 0
     )
     encoder = load_face_encoder(f"{tiny_weights}/encoder")
@@ -46,9 +59,9 @@ def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, ti
     ("words", "message"),
     [
         ("init_from=nowhere", "a hypernetwork needs config.json and model.safetensors: nowhere/config.json is missing"),
-        ("best_metric=train/loss", "best_metric is 'train/loss', expected one of val/face_rec"),
+        ("schedule.best_metric=train/loss", "best_metric is 'train/loss', expected one of val/face_rec"),
         (
-            "best_metric=val/own_better beta=0 faces.num_val_identities=1",
+            "schedule.best_metric=val/own_better beta=0 faces.num_val_identities=1",
             "faces.num_val_identities is 1, expected at least 2",
         ),
         ("instance_prompt=a face", "instance_prompt is 'a face', expected one with .V. in it"),
@@ -57,8 +70,8 @@ def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, ti
             "cached=true faces.source=shards gamma=0 hypernet.freeze_encoder=false",
             "cached=true needs an encoder that stays",
         ),
-        ("ema_decay=1", "ema_decay is 1.0, expected 0 to 0.99999"),
-        ("accumulate_grad_batches=0", "accumulate_grad_batches is 0, expected at least 1"),
+        ("schedule.ema_decay=1", "ema_decay is 1.0, expected 0 to 0.99999"),
+        ("schedule.accumulate_grad_batches=0", "accumulate_grad_batches is 0, expected at least 1"),
         ("condition_dropout=2", "condition_dropout is 2.0, expected 0 to 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Measures of the house: small commands, signatures one can read, no setting that nobody reads."""
+"""Every setting of every command is read by somebody."""
 
 import ast
 from dataclasses import dataclass, fields, is_dataclass
@@ -11,7 +11,7 @@ from experiments import config as schemas
 
 ROOT = Path(__file__).parents[1]
 TREES = {
-    path.relative_to(ROOT): ast.parse(path.read_text())
+    path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8"))
     for room in ("hdb", "experiments")
     for path in sorted((ROOT / room).rglob("*.py"))
 }
@@ -35,7 +35,6 @@ COMMANDS = {
     "search": schemas.Search,
 }
 HELPERS = {
-    "experiments.person": "person.py",
     "experiments.tracking": "tracking.py",
     "experiments.config.variants": "config/variants.py",
 }
@@ -84,20 +83,3 @@ def test_a_setting_that_nobody_reads_is_found():
 
     assert dead_fields(Idle, read_by("generate"), LIBRARY) == ["never_looked_at"]
     assert "wandb" in dead_fields(schemas.Personalize, read_by("generate"), LIBRARY)
-
-
-def test_commands_are_at_most_60_lines_long():
-    sizes = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "experiments").glob("*.py")}
-    assert {name: size for name, size in sizes.items() if size > 60} == {}
-
-
-def test_nothing_takes_more_than_eight_arguments():
-    found = {}
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                of = node.args
-                names = [arg.arg for arg in (*of.posonlyargs, *of.args, *of.kwonlyargs)]
-                if (num := len([name for name in names if name not in ("self", "cls")])) > 8:
-                    found[f"{path}: {node.name}"] = num
-    assert found == {}

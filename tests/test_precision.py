@@ -34,7 +34,16 @@ def test_every_stage_runs_on_a_bfloat16_base_and_stays_near_the_float32_one(call
         assert (half_thetas - thetas).abs().mean() < 2e-3
         assert (half_theta - theta).abs().mean() < 4e-3
         assert half_loss == pytest.approx(loss, rel=2e-2)
-    assert call(evaluate, *settings["mixed"], "num_identities=1", "num_prompts=1", "num_pictures=1") == 0
+    assert (
+        call(
+            evaluate,
+            *settings["mixed"],
+            "protocol.num_identities=1",
+            "protocol.num_prompts=1",
+            "protocol.num_pictures=1",
+        )
+        == 0
+    )
 
 
 def test_building_a_network_leaves_the_generators_of_gpus_alone(monkeypatch):

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import evaluate, preoptimize, pretrain
-from experiments.cli import code
+from experiments.cli import execute
 from experiments.config import Pretrain, load
 from hdb.training import ranks
 
 ROOT = Path(__file__).parents[1]
-PAIR = ["devices=2"]
-ONE_STEP = ["max_steps=1", "warmup_steps=0", "condition_dropout=0.5", "ema_decay=0.5"]
+PAIR = ["processes.devices=2"]
+ONE_STEP = ["schedule.max_steps=1", "warmup_steps=0", "condition_dropout=0.5", "schedule.ema_decay=0.5"]
 STILL = [*ONE_STEP, "lr=1e-12", "linear_lr=1e-12"]  # scores of the network as it begins
-LONGER = ["max_steps=12", "val_every=12", "checkpoint_every=4", "warmup_steps=0"]
+LONGER = ["schedule.max_steps=12", "schedule.val_every=12", "schedule.checkpoint_every=4", "warmup_steps=0"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def alone(room, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
     def run(command, *given: str) -> None:
-        assert code(command.main, list(given)) == 0
+        assert execute(command.main, list(given)) == 0
 
     return run
 
@@ -163,4 +163,4 @@ def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_g
 
 def test_processes_that_cannot_run_the_command_are_refused():
     with pytest.raises(ValueError, match="strategy is 'ddp_spawn', expected one whose processes run the whole command"):
-        load(Pretrain, ["strategy=ddp_spawn", "beta=0"])
+        load(Pretrain, ["processes.strategy=ddp_spawn", "beta=0"])

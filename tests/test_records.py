@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from tiny import tiny_judges
 from white_noise import evaluation
 
-from experiments.records import log_evaluation
-from hdb.runs.logger import PatientLogger
+from experiments.evaluate import log_evaluation
+from hdb.runs.logger import SafeWandbLogger
 
 
 def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, tmp_path, monkeypatch):
@@ -19,7 +19,7 @@ def test_an_evaluation_is_means_a_grid_its_tables_and_an_artifact(tiny_weights, 
     files = [tmp_path / "eval" / name for name in names]
     metrics, images, tables, artifacts = {}, {}, {}, []
     run = SimpleNamespace(log=tables.update, log_artifact=lambda artifact, aliases: artifacts.append(artifact))
-    logger = PatientLogger(experiment=run)
+    logger = SafeWandbLogger(experiment=run)
     monkeypatch.setattr(logger, "log_metrics", metrics.update)
     monkeypatch.setattr(logger, "log_image", images.__setitem__)
     log_evaluation(logger, files, outcome)

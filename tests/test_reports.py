@@ -45,7 +45,9 @@ from hdb.lidb.layout import Layout
 from hdb.prompts import has_identifier, read_prompts, remove_identifier
 from hdb.runs import logger as log
 from hdb.runs.folder import run_folder
-from hdb.runs.locks import lock_of, locked, own_place
+from hdb.runs.locks import lock_path, locked
+from hdb.runs.options import WandbOptions
+from hdb.runs.outputs import resolve_output
 from hdb.signals import SIGNALS
 from hdb.training import checkpoints
 from hdb.training.curves import read_curve
@@ -55,7 +57,7 @@ from hdb.training.pretrain import HyperNetPretraining
 
 LONG = "n" * 300
 PERSON = "reference=me.png "
-GRID = 'grids={"k1":{"finetuning.lr":[0.1]}}'
+GRID = 'grids={"k1":{"methods.finetuning.lr":[0.1]}}'
 
 
 @pytest.fixture
@@ -99,16 +101,16 @@ REFUSED = [
     (1, generate, "subject=s.safetensors output=drawn", "drawn/grid.png is there and not of an earlier call"),
     (1, faceworld, "portrait=me.png", "me.png is there and not of an earlier call"),
     (1, pretrain, "output=photos", "photos holds ada, which is of no run: expected a new or empty folder"),
-    (1, evaluate, "output=run prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
+    (1, evaluate, "output=run protocol.prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
     (1, pretrain, "output=run", "run holds config.yaml, which is of no run"),
-    (1, search, GRID + " output=run prompts=run/prompts.txt", "output run would take the place of run/prompts.txt"),
+    (1, search, GRID + " output=run protocol.prompts=run/prompts.txt", "run would take the place of run/prompts.txt"),
     (1, preoptimize, "output=. faces.splits=photos/splits.json", "output . would take the place of"),
     (1, prepare, "source=folders root=photos output=photos", "photos would take the place of photos"),
     (1, prepare, "source=folders root=photos output=./photos/../photos", "would take the place of photos"),
     (1, base, "weights=weights parts=[encoder]", "weights weights/encoder were not trained in outputs/base/encoder"),
     # 11: found only after the work
     *((11, of, f"{words}num_inference_steps={given}", f"num_inference_steps is {given}, expected 1 to 999")
-      for of, words in ((personalize, PERSON + "sampling."), (evaluate, "sampling."), (pretrain, "sampling."),
+      for of, words in ((personalize, PERSON + "sampling."), (evaluate, "sampling."), (pretrain, "preview.sampling."),
                         (generate, "subject=s.safetensors sampling.")) for given in (0, 2000, 1000, -1)),
     *((11, of, f"{words} seed={given}", "seed is -?[0-9]+, expected 0 to 2..63 - 1")
       for of, words in ((personalize, PERSON), (pretrain, ""), (preoptimize, ""), (evaluate, ""), (base, ""),
@@ -122,8 +124,8 @@ REFUSED = [
     (11, personalize, PERSON + "sampling.guidance_scale=-inf", "guidance_scale is '-inf', expected a finite number"),
     (11, personalize, PERSON + "accelerator=abacus", "accelerator is 'abacus', expected one of auto, cpu"),
     (11, personalize, PERSON + "accelerator=tpu", "this machine has no accelerator=tpu devices=1 .*expected"),
-    (11, pretrain, "devices=two", "this machine has no accelerator=cpu devices=two .*should be an int"),
-    (11, pretrain, "strategy=fsdpp", "this machine has no accelerator=cpu .* strategy=fsdpp .*invalid strategy name"),
+    (11, pretrain, "processes.devices=two", "this machine has no accelerator=cpu devices=two .*should be an int"),
+    (11, pretrain, "processes.strategy=fsdpp", "no accelerator=cpu .* strategy=fsdpp .*invalid strategy name"),
     (11, personalize, PERSON + "precision=12", "precision is '12', expected one of 32-true"),
     (11, personalize, PERSON + "memory=none", "memory is 'none', expected normal or low"),
     (11, personalize, PERSON + "face=0", "face is 0, expected at least 1"),
@@ -144,27 +146,27 @@ REFUSED = [
     (11, pretrain, "faces.batch_size=0", "faces.batch_size is 0, expected at least 1"),
     (11, pretrain, "faces.num_workers=-1", "faces.num_workers is -1, expected at least 0"),
     (11, pretrain, "linear_lr=-1e-3", "linear_lr is -0.001, expected a number above 0"),
-    (11, pretrain, "preview_prompts=[]", "preview_prompts is .., expected at least one text"),
-    (11, pretrain, "num_preview_identities=0", "num_preview_identities is 0, expected at least 1"),
+    (11, pretrain, "preview.prompts=[]", "preview.prompts is .., expected at least one text"),
+    (11, pretrain, "preview.num_identities=0", "preview.num_identities is 0, expected at least 1"),
     (11, pretrain, "hypernet.num_heads=3", "hypernet.width is 8, expected a multiple of hypernet.num_heads"),
     (11, pretrain, "distance=far", "distance is 'far', expected residuals or factors"),
-    (11, pretrain, "max_minutes=inf", "max_minutes is 'inf'"),
+    (11, pretrain, "schedule.max_minutes=inf", "max_minutes is 'inf'"),
     (11, pretrain, "alpha=0", "alpha and beta are both 0"),
     (11, pretrain, "gamma=1 hypernet.freeze_encoder=false", "gamma = 1.0 .* expected a frozen encoder"),
     (11, preoptimize, "timesteps=high", "timesteps is 'high', expected uniform or high_noise"),
     (11, preoptimize, "lidb.a=0", "lidb.a is 0, expected at least 1"),
-    (11, evaluate, "num_resamples=0", "num_resamples is 0, expected at least 1"),
-    (11, evaluate, "no_hyper_lr=0", "no_hyper_lr is 0.0, expected a number above 0"),
-    (11, evaluate, "finetuning.mask=eye", "finetuning.mask is 'eye', expected face or null"),
-    (11, evaluate, "dreambooth.num_class_pictures=0", "dreambooth.num_class_pictures is 0, expected at least 1"),
-    (11, evaluate, "textual_inversion.batch_size=0", "textual_inversion.batch_size is 0, expected at least 1"),
+    (11, evaluate, "protocol.num_resamples=0", "num_resamples is 0, expected at least 1"),
+    (11, evaluate, "methods.no_hyper_lr=0", "no_hyper_lr is 0.0, expected a number above 0"),
+    (11, evaluate, "methods.finetuning.mask=eye", "methods.finetuning.mask is 'eye', expected face or null"),
+    (11, evaluate, "methods.dreambooth.num_class_pictures=0", "num_class_pictures is 0, expected at least 1"),
+    (11, evaluate, "methods.textual_inversion.batch_size=0", "textual_inversion.batch_size is 0, expected at least 1"),
     (11, pretrain, "identity_until=0", "identity_until is 0.0, expected a number above 0 to 1"),
     (11, pretrain, "identity_samples=0", "identity_samples is 0, expected at least 1"),
-    (11, search, "methods=[]", "no method to search for, expected at least one in grids"),
+    (11, search, "methods.names=[]", "no method to search for, expected at least one in grids"),
     (11, search, GRID + " hypernet=nowhere", "nowhere.* is missing"),
-    (11, search, 'grids={"k1":{"finetuning.lr":[]}}', "grids has no field for k1, expected one at least"),
+    (11, search, 'grids={"k1":{"methods.finetuning.lr":[]}}', "grids has no field for k1, expected one at least"),
     (11, search, 'grids={"k1":{"sampling.guidance_scale":[1,2]}}', "grids has sampling.guidance_scale, but all"),
-    (11, search, 'grids={"k1":{"finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
+    (11, search, 'grids={"k1":{"methods.finetuning.lr":[0]}}', "finetuning.lr is 0.0, expected a number above 0"),
     (11, generate, "subject=s.safetensors scale=inf", "scale is 'inf', expected a finite number"),
     (11, generate, f"subject=s.safetensors output={LONG}", "output has a name of 300 bytes"),
     (11, prepare, "source=folders root=photos output=o cache.base=nowhere", "no Stable Diffusion at nowhere: expected"),
@@ -239,7 +241,7 @@ def test_a_living_runs_folder_is_never_touched_and_a_dead_ones_is_free(spelled, 
     with run_folder(spelled, {"lidb.seed": 2}, result="r.json") as resumed:
         assert not resumed
     assert Path("run.1/config.yaml").read_text() == "lidb.seed: 1\n"
-    assert not lock_of("run").exists()
+    assert not lock_path("run").exists()
 
 
 def test_a_folder_with_a_living_run_within_is_not_set_aside(tmp_path):
@@ -271,9 +273,9 @@ def test_runs_of_one_agent_have_a_place_each(tmp_path, monkeypatch):
     places = set()
     for run in ("one", "two"):
         monkeypatch.setenv("WANDB_RUN_ID", run)
-        folder = own_place(tmp_path / "pretrain")
-        assert own_place(folder / "within") == folder / "within"
-        places |= {folder, own_place("me.safetensors", is_file=True)}
+        folder = resolve_output(tmp_path / "pretrain")
+        assert resolve_output(folder / "within") == folder / "within"
+        places |= {folder, resolve_output("me.safetensors", is_file=True)}
     assert places == {tmp_path / "pretrain-sweep" / run for run in ("one", "two")} | {
         Path("sweep", run, "me.safetensors") for run in ("one", "two")}  # fmt: skip
 
@@ -293,7 +295,14 @@ STAGES = [
     (pretrain, "", HyperNetPretraining, "training_step", 3, "outputs/pretrain/last.ckpt"),
     (preoptimize, "", Preoptimization, "training_step", 2, "outputs/preoptimize/shard-00000.ckpt"),
     (personalize, PERSON + "output=you.safetensors crop=false", SubjectFinetuning, "training_step", 2, None),
-    (evaluate, "num_identities=2 num_prompts=1 num_pictures=1", sampling, "sample", 2, "outputs/eval/subjects"),
+    (
+        evaluate,
+        "protocol.num_identities=2 protocol.num_prompts=1 protocol.num_pictures=1",
+        sampling,
+        "sample",
+        2,
+        "outputs/eval/subjects",
+    ),
     (generate, "subject=s.safetensors", sampling, "sample", 1, None),
 ]
 
@@ -383,7 +392,7 @@ def test_modes_are_wandbs(asked, environment, mode, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if environment:
         monkeypatch.setenv("WANDB_MODE", environment)
-    assert log.mode_of(asked) == mode
+    assert log.resolve_mode(asked) == mode
 
 
 class Run:
@@ -408,7 +417,7 @@ def test_logging_never_decides_whether_there_is_a_file(fails_in, call, tiny_weig
             raise wandb.errors.CommError("no answer")
         return Run()
 
-    log._told.clear()
+    log._printed_warnings.clear()
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(log, "has_login", lambda: True)
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -431,9 +440,9 @@ def test_a_run_that_is_gone_on_with_is_one_run_at_wandb(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     about = {"mode": "offline", "project": "p", "name": None, "stage": "s", "config": {}}
     for keep in (True, True, False):
-        log.started(tmp_path, keep=keep, **about)
+        log.start_logger(tmp_path, keep_id=keep, **about)
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
-    log.started(tmp_path, keep=True, **about)
+    log.start_logger(tmp_path, keep_id=True, **about)
     assert ids == [None, "abc", None, "mine"]
 
 
@@ -483,25 +492,34 @@ def test_a_checkpoint_killed_while_it_is_written_leaves_the_one_before(tmp_path,
     assert last.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-GOES_ON = ["faces.num_workers=1", "checkpoint_every=2", "accelerator=cpu", "max_minutes=60", "val_every=2"]
+GOES_ON = [
+    "faces.num_workers=1",
+    "schedule.checkpoint_every=2",
+    "accelerator=cpu",
+    "schedule.max_minutes=60",
+    "schedule.val_every=2",
+]
 GOES_ON += [
-    "max_steps=6",
+    "schedule.max_steps=6",
     "wandb.name=other",
     "memory=low",
-    "num_preview_identities=1",
+    "preview.num_identities=1",
     "output=outputs/./pretrain",
 ]
-SEPARATE = ["lr=0.5", "seed=1", "faces.batch_size=1", "max_steps=3", "lidb.seed=1"]
+SEPARATE = ["lr=0.5", "seed=1", "faces.batch_size=1", "schedule.max_steps=3", "lidb.seed=1"]
 
 
 @pytest.mark.parametrize("words", [*GOES_ON, *SEPARATE])
 def test_only_what_changes_the_result_separates_runs(words, tmp_path, monkeypatch):
-    from experiments.runs import LOOKED_AT, claim
+    from experiments.runs import VALIDATION_ONLY, claim_run_folder
 
     monkeypatch.chdir(tmp_path)
-    first, second = (load(schemas.Pretrain, ["beta=0", "max_steps=4", *more]) for more in ([], words.split()))
+    first, second = (load(schemas.Pretrain, ["beta=0", "schedule.max_steps=4", *more]) for more in ([], words.split()))
     for config, goes_on in ((first, False), (second, words in GOES_ON)):
-        with claim(Path(config.output), config, result="metrics.json", inputs={}, free=LOOKED_AT) as resumed:
+        folder = claim_run_folder(
+            Path(config.output), config, result="metrics.json", depends_on={}, not_in_key=VALIDATION_ONLY
+        )
+        with folder as resumed:
             assert resumed == goes_on
     assert Path("outputs/pretrain.1").exists() == (words in SEPARATE)
 
@@ -512,10 +530,10 @@ def test_more_steps_go_on_from_a_halved_and_from_a_finished_training(call, monke
     last = Path("outputs/pretrain/last.ckpt")
     assert checkpoints.previous_checkpoint_path(last).is_file()
     halve(last)
-    assert call(pretrain, "checkpoint_every=2") == 0
+    assert call(pretrain, "schedule.checkpoint_every=2") == 0
     assert "last.ckpt is damaged" in (said := capsys.readouterr().out) and "going on from" in said
     finished = Path("outputs/pretrain/metrics.json").read_bytes()
-    assert call(pretrain, "max_steps=6") == 0
+    assert call(pretrain, "schedule.max_steps=6") == 0
     assert "going on from its last step, to step 6" in capsys.readouterr().out
     assert Path("outputs/pretrain.1/metrics.json").read_bytes() == finished
     assert json.loads(Path("outputs/pretrain/metrics.json").read_text())["step"] == 6
@@ -552,10 +570,10 @@ WORDS = [
     (schemas.Personalize, "face", "2.0", 2),
     (schemas.Personalize, "crop", "True", True),
     (schemas.Pretrain, "faces.crop", "False", False),
-    (schemas.Evaluate, "methods", "None", None),
-    (schemas.Evaluate, "methods", "['only_hyper', 'hyperdreambooth']", ["only_hyper", "hyperdreambooth"]),
-    (schemas.Pretrain, "wandb", "{'name': None, 'project': '12:30'}", schemas.Wandb(project="12:30")),
-    (schemas.Pretrain, "wandb", "{name: 2024_05}", schemas.Wandb(name="2024_05")),
+    (schemas.Evaluate, "methods.names", "None", None),
+    (schemas.Evaluate, "methods.names", "['only_hyper', 'hyperdreambooth']", ["only_hyper", "hyperdreambooth"]),
+    (schemas.Pretrain, "wandb", "{'name': None, 'project': '12:30'}", WandbOptions(project="12:30")),
+    (schemas.Pretrain, "wandb", "{name: 2024_05}", WandbOptions(name="2024_05")),
 ]  # fmt: skip
 REQUIRED = {schemas.Generate: ["subject=s"], schemas.Personalize: ["reference=r"]}
 
@@ -573,12 +591,12 @@ def test_a_word_arrives_as_it_was(schema, name, word, arrives):
 
 def test_text_in_a_yaml_is_what_is_spelled_there(tmp_path):
     path = tmp_path / "mine.yaml"
-    text = "faces: {root: 2024_05}\nwandb: {name: 12:30:45}\nbeta: 0\npreview_prompts: [yes, 'a: b']\nlr: 1e-3\n"
+    text = "faces: {root: 2024_05}\nwandb: {name: 12:30:45}\nbeta: 0\npreview: {prompts: [yes, 'a: b']}\nlr: 1e-3\n"
     for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.encode("utf-16")):
         path.write_bytes(content)
         config = load(schemas.Pretrain, [str(path)])
         assert (config.faces.root, config.wandb.name, config.lr) == ("2024_05", "12:30:45", 1e-3)
-        assert config.preview_prompts == ["yes", "a: b"]
+        assert config.preview.prompts == ["yes", "a: b"]
     path.write_text("lr: 1\nlr: 2\n")
     with pytest.raises(ValueError, match="mine.yaml is not readable as YAML: lr stands there twice"):
         load(schemas.Pretrain, [str(path)])

@@ -10,12 +10,12 @@ from experiments.config import Search, dotted, load
 from hdb.evaluation.search import choose_setting
 
 GRIDS = """
-methods: [dreambooth_agg2, textual_inversion]
+methods: {names: [dreambooth_agg2, textual_inversion]}
 grids:
-  dreambooth_agg2: {dreambooth_agg2.lr: [1.0e-3, 1.0e-2]}
-  textual_inversion: {textual_inversion.lr: [0.1], textual_inversion.num_steps: [2]}
+  dreambooth_agg2: {methods.dreambooth_agg2.lr: [1.0e-3, 1.0e-2]}
+  textual_inversion: {methods.textual_inversion.lr: [0.1], methods.textual_inversion.num_steps: [2]}
 """
-FEW = ["num_prompts=1", "num_pictures=1", "num_identities=2"]
+FEW = ["protocol.num_prompts=1", "protocol.num_pictures=1", "protocol.num_identities=2"]
 
 
 def test_a_search_tries_every_setting_on_validation_people_and_goes_on_where_it_was(call, tiny_weights):
@@ -25,8 +25,8 @@ def test_a_search_tries_every_setting_on_validation_people_and_goes_on_where_it_
     folder = Path("outputs/search")
     found = json.loads((folder / "dreambooth_agg2.json").read_text())
     assert [setting["words"] for setting in found["settings"]] == [
-        ["dreambooth_agg2.lr=0.001"],
-        ["dreambooth_agg2.lr=0.01"],
+        ["methods.dreambooth_agg2.lr=0.001"],
+        ["methods.dreambooth_agg2.lr=0.01"],
     ]
     assert found["people"] == ["20", "21"]  # nobody who is tested
     for setting in found["settings"]:
@@ -35,16 +35,16 @@ def test_a_search_tries_every_setting_on_validation_people_and_goes_on_where_it_
     assert found["chosen"] == choose_setting(found["settings"], unpersonalized=found["unpersonalized"], within=0.02)
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     assert len(made) == 3 * 2
-    assert call(search, *words, "small.yaml", "methods=[textual_inversion]") == 0
+    assert call(search, *words, "small.yaml", "methods.names=[textual_inversion]") == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == made
-    assert call(search, *words, "small.yaml", "methods=[textual_inversion]", "seed=1") == 0
+    assert call(search, *words, "small.yaml", "methods.names=[textual_inversion]", "seed=1") == 0
     assert len(list(folder.rglob("*.safetensors"))) == len(made) + 2  # what differs in anything is made anew
 
 
 def test_a_field_that_no_method_has_is_refused_before_anything_runs(call, capsys):
-    Path("small.yaml").write_text("methods: [k1]\ngrids: {k1: {finetuning.rate: [0.1]}}\n")
+    Path("small.yaml").write_text("methods: {names: [k1]}\ngrids: {k1: {methods.finetuning.rate: [0.1]}}\n")
     assert call(search, "small.yaml") == 2
-    assert "unknown config key 'finetuning.rate'" in capsys.readouterr().err and not Path("outputs").exists()
+    assert "unknown config key 'methods.finetuning.rate'" in capsys.readouterr().err and not Path("outputs").exists()
 
 
 def test_the_prompt_is_kept_within_a_limit_or_nothing_is_chosen():
@@ -67,5 +67,5 @@ def test_every_setting_of_the_shipped_grids_is_a_field_of_its_method():
     for name, grid in grids.items():
         for key, values in grid.items():
             assert [dotted(load(Search, [path, f"{key}={value:g}"]))[key] for value in values] == values, (name, key)
-    with pytest.raises(ValueError, match="unknown config key 'dreambooth.rate'"):
-        load(Search, [path, "dreambooth.rate=1"])
+    with pytest.raises(ValueError, match="unknown config key 'methods.dreambooth.rate'"):
+        load(Search, [path, "methods.dreambooth.rate=1"])

@@ -16,8 +16,8 @@ from PIL import Image
 from wandb_server import KEY, SWEEP, standing_in
 
 from experiments import evaluate
-from experiments.runs import LOOKED_AT
-from experiments.sweeps import log_winner
+from experiments.runs import VALIDATION_ONLY
+from experiments.tracking import log_best_of_sweep
 from hdb.hypernet import trained
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ PROTOCOL = ("base.", "seed", "precision", "faces.source", "faces.root", "faces.s
 
 def test_no_swept_field_touches_what_runs_are_compared_by():
     assert SHIPPED["metric"] == {"name": trained.SWEEP_METRIC, "goal": "maximize"}
-    touching = [field for field in SHIPPED["parameters"] if f"{field}.".startswith((*PROTOCOL, *LOOKED_AT))]
+    touching = [field for field in SHIPPED["parameters"] if f"{field}.".startswith((*PROTOCOL, *VALIDATION_ONLY))]
     assert touching == []
 
 
@@ -36,7 +36,7 @@ def test_bad_runs_are_ended_early_and_everything_lands_in_one_project():
     config = yaml.safe_load((ROOT / "configs" / "faceworld" / "pretrain.yaml").read_text())
     assert SHIPPED["project"] == "hdb"
     assert SHIPPED["early_terminate"]["type"] == "hyperband"
-    assert config["max_steps"] // int(words["val_every"]) > SHIPPED["early_terminate"]["min_iter"]
+    assert config["schedule"]["max_steps"] // int(words["schedule.val_every"]) > SHIPPED["early_terminate"]["min_iter"]
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def agent_room(tiny_words, tmp_path) -> Path:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     faces = ["source=flat", "root=photos", "crop=false", "target=same", "num_identities=3", "num_test_identities=0"]
     tiny = [word for word in tiny_words["pretrain"] if not word.startswith(("faces.root", "faces.num_identities"))]
-    words = [*tiny, *(f"faces.{word}" for word in faces), "num_preview_identities=2", "gamma=0"]
-    words += ["max_steps=10", "val_every=5", "checkpoint_every=10"]
+    words = [*tiny, *(f"faces.{word}" for word in faces), "preview.num_identities=2", "gamma=0"]
+    words += ["schedule.max_steps=10", "schedule.val_every=5", "schedule.checkpoint_every=10"]
     command = [word if word != "python" else sys.executable for word in SHIPPED["command"]]
     swept = {
         "lr": {"values": [1e-3, 1e-4]},
@@ -83,7 +83,7 @@ def test_two_runs_of_a_real_agent(agent_room, monkeypatch, capsys):
         arguments = json.loads(run.files["wandb-metadata.json"])["args"]
         assert arguments[0] == "configs/faceworld/pretrain.yaml" and set(arguments[-3:]) == set(values)
         assert [str(run.config[value.split("=")[0]]) for value in values] == [value.split("=")[1] for value in values]
-        assert run.config["preview_prompts"] == ["a photo of a [V] face", "a [V] face in the snow, oil painting"]
+        assert run.config["preview.prompts"] == ["a photo of a [V] face", "a [V] face in the snow, oil painting"]
         validated = [line for line in run.history if "val/face_rec" in line]
         assert len(validated) >= 2 and all("val/clip_t" in line for line in validated)
         assert any("train/loss" in line for line in run.history)
@@ -126,12 +126,14 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
 
 def test_only_who_is_better_than_all_before_is_an_artifact(tmp_path, monkeypatch):
     logged = []
-    logger = SimpleNamespace(log_files=lambda *given, about, **how: logged.append(about[trained.SWEEP_METRIC]))
+    logger = SimpleNamespace(
+        log_artifact=lambda *files, metadata, **others: logged.append(metadata[trained.SWEEP_METRIC])
+    )
     for sweep, scores in ((None, [0.1]), ("s", [0.2, 0.1, 0.3, 0.3])):
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep or "")
         for number, score in enumerate(scores):
             folder = tmp_path / f"pretrain-{sweep}" / str(number)
-            log_winner(logger, folder, {trained.SWEEP_METRIC: score})
+            log_best_of_sweep(logger, folder, {trained.SWEEP_METRIC: score})
             finished(folder.parent, folder.name, score, time=number)
     assert logged == [0.2, 0.3]
 

@@ -55,18 +55,18 @@ def test_an_installed_wheel_personalizes_draws_and_exports_in_an_empty_folder(in
     save_image(to_pil(world.render([(world.identity(0), world.view(0, 0))])[0]), tmp_path / "face.png")
     said = hdb(installed, tmp_path, "personalize", "face.png", "accelerator=cpu", *FEW)
     assert f"{installed}/hdb/faceworld/weights/hypernet (shipped)" in said
-    assert (tmp_path / "face-subject.safetensors").is_file() and (tmp_path / "face-subject.png").is_file()
+    assert (tmp_path / "face.safetensors").is_file() and (tmp_path / "face-pictures.png").is_file()
     hdb(
         installed,
         tmp_path,
         "generate",
-        "face-subject.safetensors",
+        "face.safetensors",
         "a [V] face",
         "num_pictures=1",
         "accelerator=cpu",
         FEW[1],
     )
     assert (tmp_path / "outputs/generate/grid.png").is_file()
-    hdb(installed, tmp_path, "export", "face-subject.safetensors")
-    assert (tmp_path / "face-subject-lora.safetensors").is_file()
+    hdb(installed, tmp_path, "export", "face.safetensors")
+    assert (tmp_path / "face-lora.safetensors").is_file()
     assert "slots          192" in hdb(installed, tmp_path, "inspect", "sd15-config")

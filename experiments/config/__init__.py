@@ -1,7 +1,9 @@
-"""One dataclass per experiment: its fields, their types, and the paper's values as defaults. `load` fills one in.
+"""One dataclass per command: its settings, their types, and the paper's values as defaults. `load` fills one.
 
-A YAML under `configs/` lists only what differs from the defaults here; `key=value` words override both. The paper
-leaves many values open (learning rates, batch size, widths): those below without a note are this project's choice.
+A component's options are embedded under its name (`lidb.rank`). What stands flat is the command's own, and the losses
+and rates of what it trains (`lr`). A YAML under `configs/` lists only what differs from the defaults; `key=value` words
+override both. The paper leaves many values open (learning rates, batch size, widths): those below without a note are
+this project's choice.
 
 Source: arXiv 2307.06949, sections 4 and 5.
 """
@@ -9,10 +11,10 @@ Source: arXiv 2307.06949, sections 4 and 5.
 from importlib import import_module
 from typing import Any
 
-from experiments.config.inspection import Inspect
-from experiments.config.loading import dotted, knows, load
+from experiments.config.inspect import Inspect
+from experiments.config.loading import dotted, is_setting, load
 
-PLACES = ("parts", "pretraining", "measuring", "stages")
+MODULES = ("parts", "people", "training", "measuring")
 
 __all__ = [
     "Ablate",
@@ -24,7 +26,6 @@ __all__ = [
     "Generate",
     "Inspect",
     "LoadedPeople",
-    "Logged",
     "MeasureGate",
     "OnBase",
     "Personalize",
@@ -38,16 +39,15 @@ __all__ = [
     "Search",
     "TrainBase",
     "Variant",
-    "Wandb",
     "dotted",
-    "knows",
+    "is_setting",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """All others on first use: with them come the networks' libraries, which the shortest commands do without."""
+    """Loads the other schemas on first use: with their options come the networks' libraries."""
     if name in __all__:
-        modules = (import_module(f"experiments.config.{of}") for of in PLACES)
+        modules = (import_module(f"experiments.config.{module}") for module in MODULES)
         return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"experiments.config has no {name!r}; it has {', '.join(__all__)}")

@@ -1,84 +1,94 @@
-"""What `--help` says of a schema: each field with its default, its type and limits, and a sentence."""
+"""What `--help` prints of a schema: each setting with its default, its type and limits, and a sentence."""
 
 import re
 import shutil
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from hdb.limits import get_limit
 
-TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
-NARROWEST, WIDEST = 60, 110  # of a line, in characters
+TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+MIN_WIDTH, MAX_WIDTH = 60, 110  # of a line, in characters
 
 
 class Setting(NamedTuple):
-    """A field as a user sees it."""
+    """A field of a schema as a user sees it."""
 
     name: str  # dotted
     default: str
-    kind: str
+    type_name: str
     sentence: str
 
 
-def described(schema: type) -> str:
-    """The whole page: what the command does, then its settings."""
-    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
-    what = (schema.__doc__ or "").split("\n\n")[0]
-    lines = [*textwrap.wrap(" ".join(what.replace("`", "").split()), width), "", "Settings, as name=value:", ""]
-    for setting in settings(schema):
-        lines.append(f"{setting.name}: {setting.default}  ({setting.kind})")
+def describe(schema: type, values: Mapping[str, Any] | None = None) -> str:
+    """The whole help page: what the command does, then its settings.
+
+    Args:
+        values: nested values to show as defaults, for example those of a YAML; None shows those of the schema.
+    """
+    width = min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
+    summary = (schema.__doc__ or "").split("\n\n")[0].replace("`", "")
+    lines = [*textwrap.wrap(" ".join(summary.split()), width), "", "Settings, as name=value:", ""]
+    for setting in list_settings(schema, values=values):
+        lines.append(f"{setting.name}: {setting.default}  ({setting.type_name})")
         lines += textwrap.wrap(setting.sentence, width, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
-def settings(schema: type, prefix: str = "") -> Iterator[Setting]:
+def list_settings(schema: type, prefix: str = "", values: Mapping[str, Any] | None = None) -> Iterator[Setting]:
     """Every field of a schema and of the options within it, in their order."""
     hints = get_type_hints(schema)
     for entry in fields(schema):
-        kind, name = hints[entry.name], f"{prefix}{entry.name}"
-        if is_dataclass(kind):
-            yield from settings(kind, f"{name}.")
+        hint = hints[entry.name]
+        name = f"{prefix}{entry.name}"
+        default = _default_of(entry) if values is None else values[entry.name]
+        if is_dataclass(hint):
+            yield from list_settings(hint, f"{name}.", None if values is None else default)
         else:
-            yield Setting(name, spelled(default_of(entry)), kind_of(kind, entry), sentence_of(schema, entry.name))
+            yield Setting(name, _as_word(default), _type_name(hint, entry), _sentence_about(schema, entry.name))
 
 
-def sentence_of(schema: type, name: str) -> str:
-    """The first sentence on a field, in the docstring of the class that has it or of one made of that."""
+def _sentence_about(schema: type, name: str) -> str:
+    """The first sentence that names a field, in the docstring of its class or of a base class."""
     for part in schema.__mro__:
         text = " ".join((vars(part).get("__doc__") or "").split())
         for sentence in re.split(r"(?<=[.;:]) ", text):
             if f"`{name}`" in sentence:
-                told = sentence.replace("`", "").rstrip(".;:")
-                return told[0].upper() + told[1:] + "." if not told.startswith(name) else f"{told}."
+                plain = sentence.replace("`", "").rstrip(".;:")
+                if not plain.startswith(name):
+                    plain = plain[0].upper() + plain[1:]
+                return f"{plain}."
     return ""
 
 
-def kind_of(kind: Any, entry: Field) -> str:
+def _type_name(hint: Any, entry: Field) -> str:
     """A type and its limits in words."""
-    inner = [of for of in get_args(kind) if of is not type(None)]
-    if get_origin(kind) in (Union, types.UnionType):
-        words = f"{(of := kind_of(inner[0], entry))}{',' if ',' in of else ''} or null"
-    elif get_origin(kind) is list:
-        words = f"list of {TYPES.get(inner[0], 'values')}s"
-    elif get_origin(kind) is dict:
-        words = "names and values"
-    else:
-        limit = get_limit(entry)
-        words = TYPES.get(kind, "values") + (f", {limit.expected}" if limit else "")
-    return words
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = next(argument for argument in get_args(hint) if argument is not type(None))
+        name = _type_name(inner, entry)
+        return f"{name}, or null" if "," in name else f"{name} or null"
+    if get_origin(hint) is list:
+        return f"list of {TYPE_NAMES.get(get_args(hint)[0], 'values')}s"
+    if get_origin(hint) is dict:
+        return "names and values"
+    limit = get_limit(entry)
+    name = TYPE_NAMES.get(hint, "values")
+    return f"{name}, {limit.expected}" if limit else name
 
 
-def default_of(entry: Field) -> Any:
+def _default_of(entry: Field) -> Any:
     return entry.default_factory() if entry.default_factory is not MISSING else entry.default
 
 
-def spelled(value: Any) -> str:
-    """A default as a user would write it; what must be given has none."""
+def _as_word(value: Any) -> str:
+    """A default as a user would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if value == "???":
+    if value == "???":  # OmegaConf's mark of a field without a default
         return "must be given"
-    return str(value).replace("'", "") if isinstance(value, list) else str(value) if value != "" else '""'
+    if isinstance(value, list):
+        return str(value).replace("'", "")
+    return str(value) if value != "" else '""'

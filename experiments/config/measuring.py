@@ -1,39 +1,82 @@
 """The schemas of what measures: evaluations, searches, ablations, costs."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from experiments.config.parts import (
-    PHOTO,
-    Drawing,
-    EvaluationJudges,
-    Training,
-    Variant,
-)
+from experiments.config.parts import PHOTO_PROMPT, EvaluationJudges, TrainingOnBase, Variant
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.people import ProtocolOptions
 from hdb.evaluation.plan import RateOptions
 from hdb.evaluation.workloads import WorkloadOptions
 from hdb.faces.people import PeopleOptions
-from hdb.hypernet.trained import check_networks_exist
 from hdb.limits import choice_field, number_field, seed_field, texts_field
 from hdb.methods.context import MethodOptions
 from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.runs.options import WandbOptions
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.ranks import ProcessOptions
 
 
 @dataclass
-class MeasureGate(Training):
+class Evaluate(TrainingOnBase):
+    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
+    `encoder` is the face encoder that it was trained with, where its file does not hold that. `instance_prompt` is what
+    the photos are learned under. `dtype` of the files is float32 or float16. `searches` is the folder of what
+    `experiments.search` found, if it is there: settings for the plot.
+    """
+
+    output: str = "outputs/eval"
+    protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
+    methods: MethodOptions = field(default_factory=MethodOptions)
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
+    wandb: WandbOptions = field(default_factory=WandbOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    judges: EvaluationJudges = field(default_factory=EvaluationJudges)
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    dtype: str = "float32"
+    searches: str = "outputs/search"
+
+
+@dataclass
+class Search(TrainingOnBase):
+    """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
+
+    `grids` is method -> setting -> its values, every combination of which is tried:
+    `dreambooth: {methods.dreambooth.lr: [1e-5, 3e-5]}`. `methods.names` null searches for all that have a grid.
+    `clip_t_within` is how far clip_t may fall below the unpersonalized base's for a setting to keep the prompt. All
+    other settings are those of `Evaluate`.
+    """
+
+    output: str = "outputs/search"
+    protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
+    methods: MethodOptions = field(default_factory=MethodOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    judges: JudgeOptions = field(default_factory=JudgeOptions)
+    faces: PeopleOptions = field(default_factory=PeopleOptions)
+    hypernet: str | None = None
+    encoder: str | None = None
+    instance_prompt: str = INSTANCE_PROMPT
+    dtype: str = "float32"
+    grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    clip_t_within: float = number_field(0.02, ge=0)
+
+
+@dataclass
+class MeasureGate(TrainingOnBase):
     """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
 
     `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
     nothing; the truth is then `recognizer` and other photos of the same people. `num_identities` are measured,
-    `subjects_per_batch` of them together. All other fields are those of `Personalize`, and should be as they are there.
+    `subjects_per_batch` of them together. All other settings are those of `Personalize`, and should be as they are
+    there.
     """
 
     split: str = choice_field("val", ("val", "test"))
@@ -46,78 +89,12 @@ class MeasureGate(Training):
     recognizer: str = "vggface2"
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    prompts: list[str] = texts_field(lambda: [PHOTO] * 4)
-
-
-@dataclass
-class Compared(ProtocolOptions, MethodOptions):
-    """What `Evaluate` and `Search` share: methods, people, and what makes a file of a person.
-
-    `dtype` of the files is float32 or float16.
-    """
-
-    methods: list[str] | None = None
-    dtype: str = "float32"
-    faces: PeopleOptions = field(default_factory=PeopleOptions)
-    hypernet: str | None = None
-    encoder: str | None = None
-    instance_prompt: str = INSTANCE_PROMPT
-
-
-@dataclass
-class Evaluate(Compared, ProcessOptions, Drawing):
-    """Every method on the same unseen people. Paper: 100 identities, 30 prompts, 10 pictures each.
-
-    `methods` null takes all that the source has an answer for.
-    `hypernet` null takes the newest of `make train`, else the shipped one; best takes the best run of the newest sweep.
-    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are. `searches` is the folder of what `experiments.search` found, if it is
-    there: settings for the plot.
-    """
-
-    output: str = "outputs/eval"
-    searches: str = "outputs/search"
-    judges: EvaluationJudges = field(default_factory=EvaluationJudges)
-
-
-@dataclass
-class Readme:
-    """The tables of the files in `readme`, each between two marks that name a file of results.
-
-    `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
-    the same name.
-    """
-
-    readme: list[str] = texts_field(lambda: ["README.md", "docs/results.md"])
-    results: str | None = None
-    picture: str = "people.jpg"
-    kept: str = "hdb/faceworld/weights/eval.json"
-
-
-@dataclass
-class Search(Compared, Training):
-    """The rate of each method, and its number of steps, on validation people: pictures and scores of every setting.
-
-    `grids` is method -> field -> its values, every combination of which is a setting: `dreambooth.lr: [1e-5, 3e-5]`.
-    `methods` null searches for all that have a grid. `clip_t_within` is how far clip_t may fall below the
-    unpersonalized base's for a setting to keep the prompt. All other fields are those of `Evaluate`.
-    """
-
-    output: str = "outputs/search"
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    judges: JudgeOptions = field(default_factory=JudgeOptions)
-    grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    clip_t_within: float = number_field(0.02, ge=0)
-
-    def refuse_missing(self, hypernet: Path) -> None:
-        """Raises ValueError if a network is not there: before gigabytes are read."""
-        check_networks_exist(hypernet=hypernet, encoder=self.encoder)
-        self.judges.refuse_missing()
+    prompts: list[str] = texts_field(lambda: [PHOTO_PROMPT] * 4)
 
 
 @dataclass
 class Ablate:
-    """Hypernetworks and evaluations with some fields changed: `variants` are name -> words for `pretrain`, `evaluate`.
+    """Hypernetworks and evaluations with some settings changed: `variants` are name -> words for both commands.
 
     `pretrain` and `evaluate` are the YAMLs they start from, `common` the words of all; `preoptimize` is the YAML of
     targets, for variants that need them: those with words for it, or with beta above 0 and no thetas.
@@ -149,8 +126,22 @@ class Benchmark(WorkloadOptions):
 
 @dataclass
 class PlanRuns(RateOptions):
-    """What runs will take before they start. All other words are of the runs, each for those that have such a field.
+    """What runs will take before they start. All other words are of the runs, each for those that have such a setting.
 
-    `device` h100, a100 or 4090 is believed to do the share `utilization` of what its data sheet says, `this` is
-    measured; `tflops` a second says it outright.
+    `device` h100, a100 or 4090 is assumed to reach the share `utilization` of its data sheet, `this` is measured;
+    `tflops` a second says it outright.
     """
+
+
+@dataclass
+class Readme:
+    """The tables of the files in `readme`, each between two marks that name a file of results.
+
+    `results` is the folder of an evaluation: its results.json becomes `kept`, and its `picture` is put beside it under
+    the same name.
+    """
+
+    readme: list[str] = texts_field(lambda: ["README.md", "docs/results.md"])
+    results: str | None = None
+    picture: str = "people.jpg"
+    kept: str = "hdb/faceworld/weights/eval.json"

@@ -1,4 +1,4 @@
-"""The value of a `key=value` word: text as it stands, whatever YAML would make of it; lists are in brackets."""
+"""Parses the value of a `key=value` word. A text stays as it is, whatever YAML would make of it."""
 
 import ast
 import json
@@ -10,57 +10,61 @@ import yaml
 
 from hdb.prompts import IDENTIFIER
 
-Path = tuple[str, ...]  # names on the way to a field
-_MOST_VALUES = 100_000
-_NULLS = ("null", "None")  # ours, and what W&B's agent writes for a sweep's null
-_CLOSING = {"[": "]", "{": "}", "(": ")"}
+KeyPath = tuple[str, ...]  # names on the way to a setting
+MAX_VALUES = 100_000  # of a YAML file with its aliases written out
+NULLS = ("null", "None")  # ours, and what W&B's agent writes for a sweep's null
+CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
-def kind_of(schema: Any, path: Path) -> tuple[Any, bool]:
-    """The type of a field by the names on the way to it, and whether it may be null; object where there is none."""
-    kind, optional = schema, False
+def find_type(schema: Any, path: KeyPath) -> tuple[Any, bool]:
+    """The type of the setting at a path, and whether it may be null. The type is `object` if there is none."""
+    found = schema
+    is_optional = False
     for name in path:
-        if is_dataclass(kind):
-            kind = get_type_hints(kind).get(name, object)
+        if is_dataclass(found):
+            found = get_type_hints(found).get(name, object)
         else:
-            kind = get_args(kind)[1] if get_origin(kind) is dict else object
-        optional = get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
-        if optional:
-            kind = next(of for of in get_args(kind) if of is not type(None))
-    return kind, optional
+            found = get_args(found)[1] if get_origin(found) is dict else object
+        is_optional = get_origin(found) in (Union, types.UnionType) and type(None) in get_args(found)
+        if is_optional:
+            found = next(argument for argument in get_args(found) if argument is not type(None))
+    return found, is_optional
 
 
-def holds_names(kind: Any) -> bool:
-    """Whether values of a type have names of their own: options within options, or a dictionary."""
-    return is_dataclass(kind) or get_origin(kind) is dict
+def has_names(value_type: Any) -> bool:
+    """Whether values of a type have names of their own: a dataclass of options, or a dictionary."""
+    return is_dataclass(value_type) or get_origin(value_type) is dict
 
 
-def is_text(kind: Any) -> bool:
-    """Whether values of a type are text, or lists of text: to be taken literally."""
-    return kind is str or kind == list[str]
+def is_text(value_type: Any) -> bool:
+    """Whether values of a type are text or a list of texts, which are taken literally."""
+    return value_type is str or value_type == list[str]
 
 
-def text_of(word: str, kind: Any, *, optional: bool) -> str | list[str] | None:
-    """What a word gives a field of text, or a field that lists texts, where one text is a list of one.
+def parse_text(word: str, value_type: Any, *, is_optional: bool) -> str | list[str] | None:
+    """The value of a word for a setting that is text, or that lists texts; one text is a list of one.
 
-    A list is in brackets, its texts parted by commas that stand in no quotes and no brackets of their own.
+    A list is in brackets. Its texts are separated by commas outside of quotes and inner brackets.
 
-    >>> text_of("2024_05: a [V] face #1", str, optional=False)
+    >>> parse_text("2024_05: a [V] face #1", str, is_optional=False)
     '2024_05: a [V] face #1'
-    >>> text_of("[a [V] face, 'oil, on wood']", list[str], optional=False)
+    >>> parse_text("[a [V] face, 'oil, on wood']", list[str], is_optional=False)
     ['a [V] face', 'oil, on wood']
     """
-    if optional and word in _NULLS:
+    if is_optional and word in NULLS:
         return None
-    if kind is str:
+    if value_type is str:
         return word
-    if (quoted := _quoted_texts(word)) is not None:
+    quoted = _parse_quoted_list(word)
+    if quoted is not None:
         return quoted
-    return [_unquoted(part.strip()) for part in _parts(word[1:-1]) if part.strip()] if _is_list(word) else [word]
+    if not _is_list(word):
+        return [word]
+    return [_unquote(part.strip()) for part in _split_at_commas(word[1:-1]) if part.strip()]
 
 
-def python_values(word: str) -> dict[str, Any] | None:
-    """A dictionary as Python writes it, and so W&B's agent; None if the word is none."""
+def parse_python_dict(word: str) -> dict[str, Any] | None:
+    """A dictionary as Python prints it, which is what W&B's agent writes; None if the word is none."""
     try:
         values = ast.literal_eval(word)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -68,15 +72,15 @@ def python_values(word: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and all(isinstance(key, str) for key in values) else None
 
 
-def plain(word: str, kind: Any, *, optional: bool) -> str:
-    """A word for a field that is no text, in YAML's spelling: null for None, and no fraction that is none.
+def parse_scalar(word: str, value_type: Any, *, is_optional: bool) -> str:
+    """A word for a setting that is not text, in YAML's spelling: null for None, and 24 for 24.0 of a whole number.
 
-    >>> plain("24.0", int, optional=False)
+    >>> parse_scalar("24.0", int, is_optional=False)
     '24'
     """
-    if optional and word in _NULLS:
+    if is_optional and word in NULLS:
         return "null"
-    if kind is int:
+    if value_type is int:
         try:
             number = float(word)
         except ValueError:
@@ -86,54 +90,58 @@ def plain(word: str, kind: Any, *, optional: bool) -> str:
     return word
 
 
-def yaml_values(text: str, schema: Any) -> Any:
-    """What YAML says, but fields of text as they are spelled there: `root: 2024_05` is that text and no number.
+def parse_yaml(text: str, schema: Any) -> Any:
+    """The values of a YAML text. Settings that are text keep their spelling: `root: 2024_05` is no number.
 
     Raises:
-        ValueError: a name twice, or aliases that stand for more than anybody would write.
+        ValueError: a name twice, or aliases that stand for an absurd number of values.
         yaml.YAMLError: it is no YAML.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is None:
         return {}
-    if (size := _written_out(node, {})) > _MOST_VALUES:
-        raise ValueError(f"its aliases stand for {size} values, expected at most {_MOST_VALUES}")
-    return _value(node, schema, ())
+    num_values = _count_values(node, {})
+    if num_values > MAX_VALUES:
+        raise ValueError(f"its aliases stand for {num_values} values, expected at most {MAX_VALUES}")
+    return _construct(node, schema, ())
 
 
-def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node is without aliases, of which one may hold others, a billion in a dozen lines."""
-    if id(node) not in known:
-        known[id(node)] = _MOST_VALUES + 1  # if it holds itself
-        values = [] if isinstance(node, yaml.ScalarNode) else node.value
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """The number of values of a node with its aliases written out: nested aliases grow exponentially."""
+    if id(node) not in counts:
+        counts[id(node)] = MAX_VALUES + 1  # counts if the node contains itself
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
-            values = [value for _, value in values]
-        known[id(node)] = 1 + sum(_written_out(value, known) for value in values)
-    return known[id(node)]
+            children = [value for _, value in children]
+        counts[id(node)] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[id(node)]
 
 
-def _value(node: yaml.Node, schema: Any, path: Path) -> Any:
+def _construct(node: yaml.Node, schema: Any, path: KeyPath) -> Any:
     loader = yaml.SafeLoader("")
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
             raise ValueError("a name there is a list or holds names itself, expected a word")
         names = [key.value for key, _ in node.value]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"{twice[0]} stands there twice")
-        return {name: _value(value, schema, (*path, name)) for name, (_, value) in zip(names, node.value, strict=True)}
-    if not is_text(kind_of(schema, path)[0]) or node.tag == "tag:yaml.org,2002:null":
+        repeated = sorted({str(name) for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{repeated[0]} stands there twice")
+        return {key.value: _construct(value, schema, (*path, key.value)) for key, value in node.value}
+    if not is_text(find_type(schema, path)[0]) or node.tag == "tag:yaml.org,2002:null":
         return loader.construct_object(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
-        return [of.value if isinstance(of, yaml.ScalarNode) else loader.construct_object(of) for of in node.value]
+        return [
+            item.value if isinstance(item, yaml.ScalarNode) else loader.construct_object(item) for item in node.value
+        ]
     return node.value
 
 
-def _quoted_texts(word: str) -> list[str] | None:
-    """What a list in JSON or Python holds, if that is quoted texts alone: W&B's agent writes Python."""
-    for read in (json.loads, ast.literal_eval) if word.startswith("[") else ():
+def _parse_quoted_list(word: str) -> list[str] | None:
+    """A list of quoted texts in JSON, or in Python as W&B's agent writes it; None if the word is none."""
+    for parse in (json.loads, ast.literal_eval) if word.startswith("[") else ():
         try:
-            values = read(word)
+            values = parse(word)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(values, list) and all(isinstance(value, str) for value in values):
@@ -142,45 +150,49 @@ def _quoted_texts(word: str) -> list[str] | None:
 
 
 def _is_list(word: str) -> bool:
-    """Whether the bracket that a word begins with ends it; "[V]" is the identifier, and "[2023] me.png" a name."""
+    """Whether the first bracket closes at the end. "[V]" is the identifier, and "[2023] me.png" is a file name."""
     if not word.startswith("[") or word.lower() == IDENTIFIER.lower():
         return False
     depth = 0
-    for place, character in enumerate(_without_quoted(word)):
+    for position, character in enumerate(_blank_quoted(word)):
         depth += (character == "[") - (character == "]")
         if depth == 0:
-            return place == len(word) - 1
+            return position == len(word) - 1
     return False
 
 
-def _without_quoted(word: str) -> str:
-    """The word, but what stands in quotes blank: quotes count where a value begins, not within a word (it's)."""
-    kept, quote, begins, escaped = [], "", True, False
-    for place, character in enumerate(word):
+def _blank_quoted(word: str) -> str:
+    """The word with quoted text replaced by spaces. A quote opens where a value begins, not within a word (it's)."""
+    characters = []
+    quote = ""
+    is_start = True
+    is_escaped = False
+    for position, character in enumerate(word):
         if quote:
-            kept.append(" ")
-            quote = "" if character == quote and not escaped else quote
-            escaped = character == "\\" and not escaped
-        elif begins and character in "'\"" and character in word[place + 1 :]:
+            characters.append(" ")
+            quote = "" if character == quote and not is_escaped else quote
+            is_escaped = character == "\\" and not is_escaped
+        elif is_start and character in "'\"" and character in word[position + 1 :]:
             quote = character
-            kept.append(" ")
+            characters.append(" ")
         else:
-            kept.append(character)
-            begins = character in "[,:" or (begins and character.isspace())
-    return "".join(kept)
+            characters.append(character)
+            is_start = character in "[,:" or (is_start and character.isspace())
+    return "".join(characters)
 
 
-def _parts(inner: str) -> list[str]:
-    parts, start, depth = [], 0, 0
-    for place, character in enumerate(_without_quoted("," + inner)[1:]):
-        depth += (character in _CLOSING) - (character in _CLOSING.values())
+def _split_at_commas(inner: str) -> list[str]:
+    parts = []
+    start = depth = 0
+    for position, character in enumerate(_blank_quoted("," + inner)[1:]):
+        depth += (character in CLOSING) - (character in CLOSING.values())
         if character == "," and depth <= 0:
-            parts.append(inner[start:place])
-            start = place + 1
+            parts.append(inner[start:position])
+            start = position + 1
     return [*parts, inner[start:]]
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         return text
     if text[0] == "'":

@@ -1,1 +1,1 @@
-"""hdb, the command: what a shell calls instead of `python -m experiments.<name>`, from any folder."""
+"""hdb, the command that a shell calls instead of `python -m experiments.<name>`, from any folder."""

@@ -1,6 +1,6 @@
-"""hdb COMMAND: the commands are the experiments that have a `main`; none of them is loaded to list them.
+"""hdb COMMAND. The commands are the modules of `experiments` that have a `main`; none is loaded to list them.
 
-Who makes pictures says files and prompts as plain words (`positional`), who trains a config and name=value.
+The commands for people take files and prompts as plain words (`positional`), the others a config and name=value.
 """
 
 import ast
@@ -29,38 +29,38 @@ FOR_PEOPLE = ("personalize", "generate", "export", "inspect", "demo")
 def main() -> None:
     """What the shell calls `hdb`."""
     name, *words = sys.argv[1:] or ["--help"]
+    commands = list_commands()
     if name in ("-h", "--help", "help"):
-        rest = " ".join(command for command in commands() if command not in FOR_PEOPLE)
-        print(HELP + textwrap.fill(rest, 80, initial_indent="  ", subsequent_indent="  "))
+        others = " ".join(command for command in commands if command not in FOR_PEOPLE)
+        print(HELP + textwrap.fill(others, 80, initial_indent="  ", subsequent_indent="  "))
     elif name == "completion":
-        from experiments.shell.completion import script
+        from experiments.shell.completion import completion_script
 
-        print(script(commands(), *words))
-    elif name not in commands():
-        sys.exit(f"error: there is no command {name!r}, expected one of {', '.join(commands())}")
+        print(completion_script(commands, *words))
+    elif name not in commands:
+        sys.exit(f"error: there is no command {name!r}, expected one of {', '.join(commands)}")
     else:
-        from experiments.cli import code
+        from experiments.cli import run
 
-        sys.exit(code(lambda given: called(name, given), words))
-
-
-def called(name: str, words: list[str]) -> None:
-    """Runs a command."""
-    from experiments.quiet import quieten
-    from experiments.shell.positional import in_full
-
-    meant, module = in_full(name, words), import_module(f"experiments.{name}")
-    quieten()
-    module.main(meant)
+        run(lambda argv: call_command(name, argv), words)
 
 
-def commands() -> list[str]:
-    """The names of all commands, read from the files and not imported."""
-    trees = {path.stem: ast.parse(path.read_text()) for path in sorted(Path(__file__).parents[1].glob("*.py"))}
-    return [name for name, tree in trees.items() if _has_main(tree)]
+def call_command(name: str, words: list[str]) -> None:
+    """Runs a command with words of the shell."""
+    from experiments.shell.positional import expand_words
+
+    expanded = expand_words(name, words)
+    import_module(f"experiments.{name}").main(expanded)
 
 
-def _has_main(tree: ast.Module) -> bool:
+def list_commands() -> list[str]:
+    """The names of all commands, found without importing them."""
+    folder = Path(__file__).parents[1]
+    return [path.stem for path in sorted(folder.glob("*.py")) if _has_main(path)]
+
+
+def _has_main(path: Path) -> bool:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
 
 

@@ -1,9 +1,9 @@
-"""Completion in the shell: commands, the settings of each, and files. The script knows them all and asks nobody."""
+"""Shell completion of commands, their settings and files. The script holds all names and starts nothing."""
 
 import inspect
 from importlib import import_module
 
-from experiments.config.help import settings
+from experiments.config.help import list_settings
 
 SCRIPT = """_hdb() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}" command="${{COMP_WORDS[1]}}" names=""
@@ -22,7 +22,7 @@ complete -o filenames -F _hdb hdb"""
 ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
-def script(commands: list[str], shell: str = "bash") -> str:
+def completion_script(commands: list[str], shell: str = "bash") -> str:
     """What bash or zsh reads.
 
     Raises:
@@ -32,17 +32,20 @@ def script(commands: list[str], shell: str = "bash") -> str:
         raise SystemExit(f"error: completion for {shell!r}, expected bash or zsh")
     cases = []
     for command in commands:
-        names = " ".join(f"{setting.name}=" for setting in settings(schema_of(command)))
+        names = " ".join(f"{setting.name}=" for setting in list_settings(find_schema(command)))
         cases.append(f'            {command}) names="{names} --help" ;;')
-    return (ZSH if shell == "zsh" else "") + SCRIPT.format(commands=" ".join(commands), cases="\n".join(cases))
+    script = SCRIPT.format(commands=" ".join(commands), cases="\n".join(cases))
+    return ZSH + script if shell == "zsh" else script
 
 
-def schema_of(command: str) -> type:
-    """The dataclass that a command's words fill in: the one of those it imports that its `main` loads."""
+def find_schema(command: str) -> type:
+    """The dataclass that a command's words fill: the first that its `main` loads."""
     module = import_module(f"experiments.{command}")
     source = inspect.getsource(module.main)
-    return next(
-        of
-        for name, of in vars(module).items()
-        if isinstance(of, type) and of.__module__.startswith("experiments.config") and f"load({name}, " in source
-    )
+    schemas = {
+        source.find(f"load({name}, "): value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__.startswith("experiments.config")
+    }
+    schemas.pop(-1, None)
+    return schemas[min(schemas)]

@@ -1,4 +1,4 @@
-"""What words without a name mean: photos, files of people and prompts, as name=value words of the same command."""
+"""Turns words without a name (photos, files of people, prompts) into the name=value words of the same command."""
 
 import json
 import re
@@ -8,24 +8,28 @@ from pathlib import Path
 from hdb.files import ROOT
 
 NAMED = re.compile(r"[A-Za-z_][\w.]*=")
-WORLD = "configs/faceworld"  # the settings of the base that is shipped
+SHIPPED_CONFIGS = "configs/faceworld"  # for the base that is shipped
 
 
-def in_full(command: str, words: list[str]) -> list[str]:
-    """The words as `python -m experiments.<command>` takes them, before them the config of the shipped base if none is.
+def expand_words(command: str, words: list[str]) -> list[str]:
+    """The words as `python -m experiments.<command>` takes them, after the config of the shipped base if none is given.
 
     Raises:
         ValueError: words that the command has no use for.
     """
-    bare = [word for word in words if not _is_named(word)] if command in MEANINGS else []
-    named = [word for word in words if word not in bare]
-    meant = MEANINGS[command](bare) if bare else []
-    return [*_shipped(command, named), *meant, *named]
+    if command not in EXPANSIONS:
+        return words
+    positional = [word for word in words if not _is_named(word)]
+    named = [word for word in words if _is_named(word)]
+    expanded = EXPANSIONS[command](positional) if positional else []
+    return [*_shipped_config(command, named), *expanded, *named]
 
 
 def _is_named(word: str) -> bool:
     """Whether a word says by itself what it is: name=value, a config, an option."""
-    return word.endswith((".yaml", ".yml")) or word.startswith("-") or (bool(NAMED.match(word)) and not _is_file(word))
+    if word.endswith((".yaml", ".yml")) or word.startswith("-"):
+        return True
+    return bool(NAMED.match(word)) and not _is_file(word)
 
 
 def _is_file(word: str) -> bool:
@@ -35,52 +39,50 @@ def _is_file(word: str) -> bool:
         return False
 
 
-def _shipped(command: str, named: list[str]) -> list[str]:
-    if command not in MEANINGS or any(word.endswith((".yaml", ".yml")) or word.startswith("base.") for word in named):
+def _shipped_config(command: str, named: list[str]) -> list[str]:
+    if any(word.endswith((".yaml", ".yml")) or word.startswith("base.") for word in named):
         return []
-    config = f"{WORLD}/{command}.yaml"
+    config = f"{SHIPPED_CONFIGS}/{command}.yaml"
     return [config] if (ROOT / config).is_file() else []
 
 
-def _photos(photos: list[str]) -> list[str]:
-    first, *more = photos
-    words = [f"reference={first}", *([f"more_references={json.dumps(more)}"] if more else [])]
-    stem = Path(first).stem
-    taken = Path(first).resolve() == Path(f"{stem}.png").resolve()  # where the sheet of pictures goes
-    return [*words, f"output={stem}{'-subject' if taken else ''}.safetensors"]
+def _photos(words: list[str]) -> list[str]:
+    first, *more = words
+    expanded = [f"reference={first}", f"output={Path(first).stem}.safetensors"]
+    return [*expanded, f"more_references={json.dumps(more)}"] if more else expanded
 
 
-def _people_and_prompts(bare: list[str]) -> list[str]:
-    files = [word for word in bare if word.endswith(".safetensors") or _is_file(word)]
-    prompts = [word for word in bare if word not in files]
-    named = {"subject": files, "prompts": prompts}
-    return [f"{name}={json.dumps(texts)}" for name, texts in named.items() if texts]
+def _people_and_prompts(words: list[str]) -> list[str]:
+    files = [word for word in words if word.endswith(".safetensors") or _is_file(word)]
+    prompts = [word for word in words if word not in files]
+    values = {"subject": files, "prompts": prompts}
+    return [f"{name}={json.dumps(texts)}" for name, texts in values.items() if texts]
 
 
-def _file(bare: list[str]) -> list[str]:
-    subject = _only(bare, "export takes one file of a person")
+def _subject(words: list[str]) -> list[str]:
+    subject = _only_word(words, "export takes one file of a person")
     return [f"subject={subject}", f"output={Path(subject).stem}-lora.safetensors"]
 
 
-def _file_or_base(bare: list[str]) -> list[str]:
-    given = _only(bare, "inspect takes one file, or one base")
-    return [f"subject={given}" if _is_file(given) or given.endswith(".safetensors") else f"base={given}"]
+def _subject_or_base(words: list[str]) -> list[str]:
+    word = _only_word(words, "inspect takes one file, or one base")
+    return [f"subject={word}" if _is_file(word) or word.endswith(".safetensors") else f"base={word}"]
 
 
-def _nothing(bare: list[str]) -> list[str]:
-    raise ValueError(f"{bare[0]!r} was given, and demo takes only name=value")
+def _nothing(words: list[str]) -> list[str]:
+    raise ValueError(f"{words[0]!r} was given, and demo takes only name=value")
 
 
-def _only(bare: list[str], what: str) -> str:
-    if len(bare) > 1:
-        raise ValueError(f"{what}, given {len(bare)}: {', '.join(bare)}")
-    return bare[0]
+def _only_word(words: list[str], expected: str) -> str:
+    if len(words) > 1:
+        raise ValueError(f"{expected}, given {len(words)}: {', '.join(words)}")
+    return words[0]
 
 
-MEANINGS: dict[str, Callable[[list[str]], list[str]]] = {
+EXPANSIONS: dict[str, Callable[[list[str]], list[str]]] = {
     "personalize": _photos,
     "generate": _people_and_prompts,
-    "export": _file,
-    "inspect": _file_or_base,
+    "export": _subject,
+    "inspect": _subject_or_base,
     "demo": _nothing,
 }

@@ -1,1 +1,1 @@
-"""The page for people without a shell: `portraits` is what it can do, `visits` who is there, `page` how it looks."""
+"""The page for people without a shell: `portraits` computes, `visits` keeps files per visitor, `page` is the view."""

@@ -1,4 +1,4 @@
-"""Portraits: from a photo to pictures of a person beside what they would be without, for one visitor at a time."""
+"""From a photo to pictures of a person beside what they would be without, for one visitor at a time."""
 
 import threading
 import warnings
@@ -13,138 +13,159 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.gate import judge_person
 from hdb.faces.crop import FaceCropper, crop_corners
 from hdb.faces.picture import Picture, open_picture, picture_name
 from hdb.hypernet.trained import predict
+from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
-from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth
 from hdb.methods.protocol import Method, Photos
-from hdb.methods.theta import PersonalTheta
+from hdb.pipeline import HyperDreamBoothPipeline
 
-MARKS = "lime"  # color of landmarks and frame
-Told = Callable[[float], None]  # of a share that is done
-ExampleFace = Callable[[], tuple[str, Float[Tensor, "3 r r"]]]  # draws somebody's name, known to the oracle, and photo
-Rows = dict[str, list[Tensor | None]]  # what a row shows -> a picture for each prompt, (3, h, w), if there is one
+MARK_COLOR = "lime"  # of landmarks and frame
+ProgressCallback = Callable[[float], None]  # takes the share that is done
+ExampleFace = Callable[[], tuple[str, Float[Tensor, "3 r r"]]]  # draws a face; returns its name for the oracle, too
+Rows = dict[str, list[Tensor | None]]  # what a row shows -> a picture (3, h, w) for each prompt, if there is one
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found in a photo: the crop, the photo with what was found drawn on it, and remarks."""
+class FoundFace:
+    """The face crop of a photo, the photo with the face marked, and remarks."""
 
-    photo: Float[Tensor, "3 r r"]
+    crop: Float[Tensor, "3 r r"]
     marked: Image.Image
     remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Made:
-    """A person before and after finetuning; `example` is the name of an example face."""
+class Portrait:
+    """A person before and after finetuning.
+
+    Args:
+        example: name of the example face that the photo is of.
+    """
 
     photo: Float[Tensor, "3 r r"]
-    before: Residuals
-    after: PersonalTheta
+    prediction: Residuals
+    subject: Subject
     example: str | None = None
 
 
 class Portraits:
-    """One base and one hypernetwork for all visitors, who wait for each other: only thetas are their own.
+    """One pipeline for all visitors, who wait for each other. Only the subjects are a visitor's own.
 
     Args:
-        path: of the hypernetwork, beside which its gate lies.
+        hypernet_path: the hypernetwork's gate lies beside it.
         example_face: draws the face of somebody who does not exist, for visitors without a photo.
         oracle: a method that draws the true pictures of example faces.
     """
 
     def __init__(
         self,
-        method: HyperDreamBooth,
+        pipeline: HyperDreamBoothPipeline,
         *,
-        path: Path,
-        cropper: FaceCropper,
-        sampling: SamplingOptions,
+        hypernet_path: Path,
+        min_face: int = 64,
+        seed: int = 0,
         example_face: ExampleFace | None = None,
         oracle: Method | None = None,
     ) -> None:
-        self.method, self.path, self.cropper, self.sampling = method, path, cropper, sampling
-        self.example_face, self.oracle = example_face, oracle
-        self.personalized = method.finetuner.context.personalized
-        self.resolution, self.turn = self.personalized.diffusion.resolution, threading.Lock()
+        self.pipeline = pipeline
+        self.hypernet_path = hypernet_path
+        self.cropper = FaceCropper(min_size=min_face)
+        self.seed = seed
+        self.example_face = example_face
+        self.oracle = oracle
+        self.lock = threading.Lock()
 
-    def look(self, picture: Picture) -> Looked:
-        """Finds the face.
+    def find_face(self, picture: Picture) -> FoundFace:
+        """Finds the face in a photo.
 
         Raises:
-            FaceError: there is none that can be used; the sentence is the command's.
+            FaceError: there is none that can be used; the sentence is that of `hdb personalize`.
         """
-        with self.turn, warnings.catch_warnings(record=True) as told:
+        with self.lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            photo = self.cropper.crop(picture, resolution=self.resolution)
+            crop = self.cropper.crop(picture, resolution=self.pipeline.diffusion.resolution)
             image, face = self.cropper.find_face(open_picture(picture), name=picture_name(picture))
-        marked, corners = image.copy(), crop_corners(face)
-        pen, width = ImageDraw.Draw(marked), max(1, round(face.size / 40))
-        pen.polygon([tuple(corner) for corner in corners], outline=MARKS, width=width)
+        marked = image.copy()
+        pen = ImageDraw.Draw(marked)
+        width = max(1, round(face.size / 40))
+        pen.polygon([tuple(corner) for corner in crop_corners(face)], outline=MARK_COLOR, width=width)
         for x, y in face.landmarks:
-            pen.ellipse((x - width, y - width, x + width, y + width), fill=MARKS)
-        return Looked(photo, marked, tuple(dict.fromkeys(str(warning.message) for warning in told)))
+            pen.ellipse((x - width, y - width, x + width, y + width), fill=MARK_COLOR)
+        remarks = dict.fromkeys(str(warning.message) for warning in caught)
+        return FoundFace(crop, marked, tuple(remarks))
 
     def draw_example(self) -> tuple[str, Float[Tensor, "3 r r"]]:
         """The name and the photo of somebody who does not exist."""
-        with self.turn:
+        with self.lock:
             return self.example_face()
 
-    def personalize(self, photo: Float[Tensor, "3 r r"], *, example: str | None = None, told: Told) -> Made:
+    def personalize(
+        self, photo: Float[Tensor, "3 r r"], *, example: str | None = None, on_progress: ProgressCallback
+    ) -> Portrait:
         """Predicts and finetunes."""
-        finetuner, hypernet = self.method.finetuner, self.method.hypernet
-        trainer = dict(finetuner.context.trainer) | {"callbacks": [Telling(told, finetuner.options.num_steps)]}
-        ours = HyperDreamBooth(hypernet, Finetuner(replace(finetuner.context, trainer=trainer), finetuner.options))
-        with self.turn:
-            before = Residuals(predict(hypernet, photo[None]), hypernet.layout)
-            return Made(photo, before, ours.personalize(Photos(["photo"], photo[None])), example)
+        hypernet = self.pipeline.hypernet
+        num_steps = self.pipeline.settings.finetuning.num_steps
+        with self.lock:
+            prediction = Residuals(predict(hypernet, photo[None]), hypernet.layout)
+            self.pipeline.trainer_args = {"callbacks": [ReportProgress(on_progress, num_steps)]}
+            subject = self.pipeline.personalize(photo, seed=self.seed, source="", progress_bar=False)
+        return Portrait(photo, prediction, subject, example)
 
-    def draw(self, made: Made, prompts: Sequence[str], *, scale: float, num_steps: int, seed: int) -> Rows:
-        """A picture of each prompt: ours, before finetuning, unpersonalized, and the true one of who does not exist."""
-        people = {"yours": made.after.residuals, "before finetuning": made.before, "unpersonalized": None}
-        sampling, seeds = replace(self.sampling, num_inference_steps=num_steps), range(seed, seed + len(prompts))
-        with self.turn:
+    def draw(self, portrait: Portrait, prompts: Sequence[str], *, scale: float, num_steps: int, seed: int) -> Rows:
+        """A row of pictures each of the person, before finetuning, unpersonalized, and the truth of an example face."""
+        people = {
+            "yours": portrait.subject.to(torch.float32),
+            "before finetuning": portrait.prediction,
+            "unpersonalized": None,
+        }
+        sampling = replace(self.pipeline.settings.sampling, num_inference_steps=num_steps)
+        seeds = range(seed, seed + len(prompts))
+        with self.lock:
+            personalized = self.pipeline.personalized
             rows: Rows = {
-                name: list(self.personalized.pictures(of, prompts, seeds=seeds, sampling=sampling, scale=scale))
-                for name, of in people.items()
+                name: list(personalized.pictures(residuals, prompts, seeds=seeds, sampling=sampling, scale=scale))
+                for name, residuals in people.items()
             }
-            if made.example is not None and self.oracle is not None:
+            if portrait.example is not None and self.oracle is not None:
                 rows["the truth"] = [
-                    self._true_picture(made, prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)
+                    self._true_picture(portrait, prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)
                 ]
         return rows
 
-    def fit(self, made: Made, prompts: Sequence[str], rows: Rows) -> str:
-        """The gate's sentence."""
-        with self.turn:
-            pictures = torch.stack([picture for picture in rows["yours"] if picture is not None])
-            return judge_person(self.path, self.method.hypernet, made.photo, prompts=prompts, pictures=pictures).words
+    def judge(self, portrait: Portrait, prompts: Sequence[str], rows: Rows) -> str:
+        """The gate's sentence on the pictures of the person."""
+        with self.lock:
+            pictures = torch.stack(rows["yours"])
+            verdict = judge_person(
+                self.hypernet_path, self.pipeline.hypernet, portrait.photo, prompts=prompts, pictures=pictures
+            )
+        return verdict.words
 
-    def close(self, *, patience: float = 30.0) -> None:
-        """Ends the turns, for good, and waits for the one that is on: torch aborts if Python ends while it computes.
+    def close(self, *, timeout: float = 30.0) -> None:
+        """Waits for the running computation, and allows no other. torch aborts if Python ends while it computes.
 
         Args:
-            patience: in seconds.
+            timeout: in seconds.
         """
-        self.turn.acquire(timeout=patience)
+        self.lock.acquire(timeout=timeout)
 
-    def _true_picture(self, made: Made, prompt: str, *, seed: int) -> Tensor | None:
-        truth = self.oracle.personalize(Photos([made.example], made.photo[None]))
+    def _true_picture(self, portrait: Portrait, prompt: str, *, seed: int) -> Tensor | None:
+        truth = self.oracle.personalize(Photos([portrait.example], portrait.photo[None]))
         try:
-            return truth.pictures([prompt], seeds=[seed], sampling=self.sampling)[0]
-        except ValueError:  # a prompt that the oracle has no words for
+            return truth.pictures([prompt], seeds=[seed], sampling=self.pipeline.settings.sampling)[0]
+        except ValueError:  # the oracle does not know the words of the prompt
             return None
 
 
-class Telling(L.Callback):
-    """Tells how much of a fit is done, after each step."""
+class ReportProgress(L.Callback):
+    """Calls a function with the share of finetuning that is done, after each step."""
 
-    def __init__(self, told: Told, num_steps: int) -> None:
-        self.told, self.num_steps = told, num_steps
+    def __init__(self, on_progress: ProgressCallback, num_steps: int) -> None:
+        self.on_progress = on_progress
+        self.num_steps = num_steps
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        self.told(trainer.global_step / self.num_steps)
+        self.on_progress(trainer.global_step / self.num_steps)

@@ -54,11 +54,17 @@ def to_pil(picture: Float[Tensor, "3 h w"], *, size: int | None = None) -> Image
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def save_image(image: Image.Image, path: str | Path) -> None:
-    """Writes a PNG atomically and creates missing folders."""
+def save_image(image: Image.Image, path: str | Path, *, description: str | None = None) -> None:
+    """Writes a PNG atomically and creates missing folders.
+
+    Args:
+        description: Of what it shows, in its metadata.
+    """
     content = io.BytesIO()
     metadata = PngInfo()
     metadata.add_text("Software", SOFTWARE)
+    if description is not None:
+        metadata.add_text("Description", description)
     image.save(content, format="PNG", pnginfo=metadata)
     write_files({Path(path): content.getvalue()})
 

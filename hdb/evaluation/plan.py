@@ -172,14 +172,12 @@ class Planner:
         num_validations = -(-schedule.max_steps // schedule.val_every)
         losses = 2 * options.num_val_draws * pieces.denoising.operations
         validation = num_val * (pieces.predicting.operations + pieces.encoding.operations + losses)
-        num_drawn = preview.num_preview_identities * len(preview.preview_prompts)
+        num_drawn = preview.num_identities * len(preview.prompts)
         validation += num_drawn * self._picture_operations(preview.sampling)
         batch = f" of {num_batches} x {batch_size}" if num_batches > 1 else f" of {batch_size}"
         work = [
             Work(f"steps{batch}", schedule.max_steps, num_batches * step.operations),
-            Work(
-                f"validations on {num_val} people, {preview.num_preview_identities} drawn", num_validations, validation
-            ),
+            Work(f"validations on {num_val} people, {preview.num_identities} drawn", num_validations, validation),
         ]
         copies = 4 + (schedule.ema_decay is not None)  # weights, gradients, two moments of Adam, moving average
         gpu = {

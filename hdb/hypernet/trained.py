@@ -18,6 +18,7 @@ from hdb.hypernet.hypernet import HyperNet
 TRAINED_CHECKPOINTS = "outputs/pretrain*/last.ckpt"  # of `make train`
 SWEEP_RECORDS = "outputs/pretrain*-*/*/metrics.json"  # of finished runs of a sweep: outputs/pretrain-<sweep>/<run>
 SHIPPED_HYPERNET = resolve_shipped("hdb/faceworld/weights/hypernet")
+SHIPPED_BASE = resolve_shipped("hdb/faceworld/weights/base")
 BEST_OF_SWEEP = "best"
 SWEEP_METRIC = "val/face_rec"  # the metric of configs/sweep/pretrain.yaml, which sweeps nothing that it depends on
 NUM_REFERENCES_FOR_STANDARDIZATION = 256
@@ -43,7 +44,8 @@ def resolve_hypernet_path(path: str | None) -> Path:
     Prints which one it is.
 
     Args:
-        path: A checkpoint or a folder; `best` is the best run of the newest sweep; None chooses.
+        path: A checkpoint, a hypernetwork's folder or that of its run; `best` is the best run of the newest sweep;
+            None chooses.
 
     Raises:
         ValueError: The best of a sweep is asked for and no sweep has a finished run.
@@ -52,7 +54,7 @@ def resolve_hypernet_path(path: str | None) -> Path:
         return best_checkpoint_of_newest_sweep()
     if path is not None:
         print(f"hypernetwork: {path} (as asked)")
-        return Path(path)
+        return resolve_checkpoint(path)
     newest = max(Path().glob(TRAINED_CHECKPOINTS), key=_modified, default=None)
     if newest is None:
         print(f"hypernetwork: {SHIPPED_HYPERNET} (shipped)")
@@ -85,11 +87,15 @@ def scores_of_finished_runs(sweep: Path) -> dict[Path, float]:
     return scores
 
 
-def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = None) -> None:
+def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = None, base: str | None = None) -> None:
     """Checks that networks are there before anything large is read. None is not checked.
 
+    Args:
+        base: Path of the base that they are used with, where the hypernetwork was not chosen for it.
+
     Raises:
-        ValueError: A file is missing, or timm does not know the encoder.
+        ValueError: A file is missing, timm does not know the encoder, or the shipped hypernetwork would be used with
+            another base than the shipped one.
     """
     if encoder is not None:
         if _is_folder_name(encoder):
@@ -101,6 +107,11 @@ def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = 
             check_network_folder(hypernet, kind="a hypernetwork")
         elif not hypernet.is_file():
             raise ValueError(f"no checkpoint at {hypernet}")
+    if hypernet == SHIPPED_HYPERNET and base is not None and Path(base).resolve() != SHIPPED_BASE.resolve():
+        raise ValueError(
+            f"the shipped hypernetwork is for the shipped base, not for {base}: expected hypernet=... of that base, "
+            "or, to personalize without a hypernetwork, method=no_hyper"
+        )
 
 
 def load_hypernet(

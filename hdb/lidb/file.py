@@ -24,7 +24,8 @@ FORMAT_VERSION = "2"
 
 _MAX_LAYOUT_BYTES = 1 << 20  # of JSON; the layout of Stable Diffusion 1.5 has 15,799
 _SAFETENSORS_DTYPES = {torch.float16: "F16", torch.float32: "F32"}
-_OPTIONAL_FIELDS = ("instance_prompt", "identifier", "prediction_type", "resolution")  # absent in the oldest files
+# Absent in older files.
+_OPTIONAL_FIELDS = ("instance_prompt", "identifier", "prediction_type", "resolution", "reference_digest")
 _PROVENANCE_FIELDS = (
     "base",
     "base_digest",

@@ -100,5 +100,5 @@ def a1111_metadata(subject: Subject) -> dict[str, str | float]:
 
 
 def provenance_fields(subject: Subject) -> dict[str, str]:
-    """The subject's metadata without `scale`, which is folded into exported weights and must not be applied again."""
-    return {name: value for name, value in subject.metadata.items() if name != "scale"}
+    """The subject's metadata without `scale`, which is folded into exported weights, and without `reference_digest`."""
+    return {name: value for name, value in subject.metadata.items() if name not in ("scale", "reference_digest")}

@@ -85,10 +85,12 @@ def _lora_dreambooth_options() -> FinetuningOptions:
 class MethodOptions:
     """How each method trains. Steps are the paper's, which leaves the rates open; `experiments.search` finds those.
 
+    `names` are those of the methods to compare; null takes all that the source of people has an answer for.
     `finetuning` is used by HyperDreamBooth and its ablations. `no_hyper_lr` is the rate of `no_hyper`; null takes that
     of `finetuning`, with which it stays below its best.
     """
 
+    names: list[str] | None = None
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     no_hyper_lr: float | None = number_field(None, gt=0)
     lora_dreambooth: FinetuningOptions = field(default_factory=_lora_dreambooth_options)
@@ -98,8 +100,8 @@ class MethodOptions:
     textual_inversion: TextualInversionOptions = field(default_factory=TextualInversionOptions)
 
     def settings(self) -> dict[str, Any]:
-        """All settings by name, with those of a method nested under it."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(MethodOptions)}
+        """All settings but `names`, with those of a method nested under its name."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "names"}
         return {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}
 
 

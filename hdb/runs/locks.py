@@ -1,4 +1,8 @@
-"""Who works in a place: a lock that dies with its process, and a place of its own for each run of a W&B agent."""
+"""Locks on files and folders, so that two runs never write to the same place.
+
+The package filelock does not do here: its lock files stay, it does not say which process holds a native lock, it stops
+on file systems that report ENOLCK or EOPNOTSUPP, and it cannot ask for the locks below a folder.
+"""
 
 import errno
 import fcntl
@@ -8,86 +12,80 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # some network file systems
+# What network file systems without locks answer.
+UNSUPPORTED_ERRNOS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextmanager
-def locked(place: str | Path) -> Iterator[None]:
-    """Only one process is within the `with` block of a file or folder, which need not be there.
+def locked(path: str | Path) -> Iterator[None]:
+    """Holds the lock on a file or folder, which need not exist, within the `with` block.
 
-    The lock is the operating system's, on a hidden file beside the place: renaming the place does not carry it off, and
-    it is gone with its process, however that ends.
+    The lock is the operating system's, on a hidden file beside the path. Renaming the path leaves the lock in place,
+    and the lock ends with its process, however that ends.
 
     Raises:
-        ValueError: another process is there.
+        ValueError: another process holds it.
     """
-    lock = lock_of(place)
-    made = [parent for parent in lock.parents if not parent.exists()]
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(file, 20).decode(errors="replace").strip()
-            os.close(file)
-            who = f" (process {owner})" if owner else ""
-            raise ValueError(f"another run works in {place}{who}: wait for its end, or give another output") from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(f"{lock.parent} knows no locks: see to it that no second run writes to {place}")
-        if _is_at(file, lock):
-            break
-        os.close(file)  # who had it has removed it in the meantime
+    lock_file = lock_path(path)
+    new_folders = [folder for folder in lock_file.parents if not folder.exists()]
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _acquire(lock_file, path)
     try:
-        os.truncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(file)
-        with suppress(OSError):  # nothing was written: no folder is left
-            for folder in made:
+        lock_file.unlink(missing_ok=True)
+        os.close(descriptor)
+        with suppress(OSError):  # not empty: the run wrote something
+            for folder in new_folders:
                 folder.rmdir()
 
 
-def lock_of(place: str | Path) -> Path:
-    """The file that a place is locked by."""
-    place = Path(place).resolve()
-    name = place.name if len(os.fsencode(place.name)) < 200 else hashlib.sha256(os.fsencode(place.name)).hexdigest()
-    return place.with_name(f".{name}.lock")
+def lock_path(path: str | Path) -> Path:
+    """The hidden file that the lock on a path is taken on."""
+    path = Path(path).resolve()
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return path.with_name(f".{name}.lock")
 
 
-def somebody_within(folder: Path) -> Path | None:
-    """The lock of a run that is going on below a folder, if there is one."""
-    for lock in folder.rglob(".*.lock"):
-        with lock.open() as file:
+def find_held_lock(folder: Path) -> Path | None:
+    """The lock file of a run that is going on below a folder, or None."""
+    for lock_file in folder.rglob(".*.lock"):
+        with lock_file.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return lock
+                return lock_file
             except OSError:
                 continue
     return None
 
 
-def own_place(output: str | Path, *, is_file: bool = False) -> Path:
-    """The output, or one of this run's own where a W&B agent starts many runs with the same words.
+def _acquire(lock_file: Path, path: str | Path) -> int:
+    """The descriptor of the locked file."""
+    while True:
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip()
+            os.close(descriptor)
+            process = f" (process {holder})" if holder else ""
+            raise ValueError(
+                f"another run works in {path}{process}: wait for its end, or give another output"
+            ) from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED_ERRNOS:
+                raise
+            print(f"{lock_file.parent} has no file locks: make sure that no second run writes to {path}")
+        if _is_open_file(descriptor, lock_file):
+            return descriptor
+        os.close(descriptor)  # its last holder removed the file between open and flock
 
-    A folder `outputs/pretrain` becomes `outputs/pretrain-<sweep>/<run>`, a file `me.safetensors` `<sweep>/<run>/me...`.
-    """
-    output, sweep, run = Path(output), os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
-    if not sweep or not run or run in output.parts:
-        return output
-    if is_file:
-        return output.parent / sweep / run / output.name
-    return output.resolve().with_name(f"{output.resolve().name}-{sweep}") / run
 
-
-def _is_at(file: int, path: Path) -> bool:
+def _is_open_file(descriptor: int, path: Path) -> bool:
     try:
-        here, there = os.fstat(file), path.stat()
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -80,11 +80,11 @@ class LossCurve(L.Callback):
 
 @dataclass
 class PreviewOptions:
-    """What is drawn at each validation: `num_preview_identities` people, each under all of `preview_prompts`."""
+    """What is drawn at each validation: `num_identities` people, each under all of `prompts`."""
 
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=10))
-    num_preview_identities: int = number_field(16, ge=1)
-    preview_prompts: list[str] = texts_field(lambda: list(PREVIEW_PROMPTS))
+    num_identities: int = number_field(16, ge=1)
+    prompts: list[str] = texts_field(lambda: list(PREVIEW_PROMPTS))
 
 
 class PreviewPeople(L.Callback):
@@ -117,9 +117,9 @@ class PreviewPeople(L.Callback):
     ) -> None:
         self.personalized = personalized
         self.scores = Scores(judges)
-        self.references = first_references(people, options.num_preview_identities)
+        self.references = first_references(people, options.num_identities)
         self.reference_embeddings: Embeddings | None = None
-        self.prompts = list(options.preview_prompts)
+        self.prompts = list(options.prompts)
         self.sampling = options.sampling
         self.path = Path(path)
         self.seed = seed
@@ -128,7 +128,7 @@ class PreviewPeople(L.Callback):
         if len(self.references) < trainer.world_size:
             raise ValueError(
                 f"{len(self.references)} people to preview for {trainer.world_size} processes: "
-                f"expected at least one each, num_preview_identities={trainer.world_size}"
+                f"expected at least one each, preview.num_identities={trainer.world_size}"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

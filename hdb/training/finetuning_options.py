@@ -17,9 +17,9 @@ class FinetuningOptions:
     """Rank-relaxed fast finetuning. Paper: 40 iterations. The public code has rank 4.
 
     `rank` is that of the residual after relaxation. `basis` lidb keeps the residual within the frozen bases and the
-    file small; free makes it an ordinary LoRA of this rank. `lr` null is 5e-3 with lidb and 1e-3 with free.
-    `batch_size` counts draws of noise and timestep per subject and step. `timesteps` names the distribution they are
-    drawn from; `stratified` spreads those of a step evenly over it.
+    file small; free makes it an ordinary LoRA of this rank. `lr` null is 5e-3 with lidb and 1e-3 with free. `num_steps`
+    is the number of iterations. `batch_size` counts draws of noise and timestep per subject and step. `timesteps` names
+    the distribution they are drawn from; `stratified` spreads those of a step evenly over it.
 
     `train_text_encoder` false leaves the text encoder's layers as they start. Ours; it keeps more of the prompt, and
     LoRA trainers do so by default. `prior_preservation` is the weight of DreamBooth's loss on `num_class_pictures`

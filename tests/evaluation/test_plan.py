@@ -142,7 +142,7 @@ def test_rates_are_shares_of_a_sheet_or_said_outright():
 
 
 def test_plans_of_several_configs_are_printed_and_unknown_words_refused(call, tiny_base, net, tmp_path, capsys):
-    (tmp_path / "pretrain.yaml").write_text("max_steps: 10\nlidb: {a: 4, b: 3}\n")
+    (tmp_path / "pretrain.yaml").write_text("schedule: {max_steps: 10}\nlidb: {a: 4, b: 3}\n")
     (tmp_path / "personalize.yaml").write_text("precision: bf16-mixed\n")
     words = [f"base.path={tiny_base}", f"hypernet.encoder={net.encoder}", "hypernet.width=8", "hypernet.num_heads=2"]
     assert call(plan, "pretrain.yaml", "personalize.yaml", *words, "tflops=1", "faces.num_identities=100") == 0

@@ -155,9 +155,9 @@ def test_every_stage_takes_shards(call, shards):
     with pytest.warns(UserWarning, match="skipped .unreadable"):
         broken = {"person9.png": b"broken", "person9.json": b'{"identity": "person5"}'}
         write_shard(shards / "faces-3.tar", broken)
-        assert call(pretrain, *words, *more, "val_every=2") == 0
+        assert call(pretrain, *words, *more, "schedule.val_every=2") == 0
     metrics = json.loads(Path("outputs/pretrain/metrics.json").read_text())
     assert metrics["step"] == 4 and metrics["skipped"]["unreadable"] > 0
     assert Splits.load("outputs/pretrain/splits.json") == stored
-    assert call(evaluate, *words, "num_identities=2") == 0
+    assert call(evaluate, *words, "protocol.num_identities=2") == 0
     assert json.loads(Path("outputs/eval/results.json").read_text())["protocol"]["identities"] == ["person0", "person1"]

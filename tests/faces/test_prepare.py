@@ -179,7 +179,13 @@ def test_caches_are_added_beside_training_shards_and_trained_on(call, photos, ti
     assert contents(Path("shards")) == before
     kept = sorted(path.name.rpartition("-")[0] for path in Path("shards").glob("*.safetensors"))
     assert kept == [f"train-{n:05d}.{kind}" for n in range(2) for kind in ("features", "latents")]
-    words = ["faces.source=shards", "faces.root=shards", "faces.target=same", "faces.resolution=64", "max_steps=1"]
-    words += ["faces.num_val_identities=1", "cached=true", "num_preview_identities=1", "num_val_draws=1"]
+    words = [
+        "faces.source=shards",
+        "faces.root=shards",
+        "faces.target=same",
+        "faces.resolution=64",
+        "schedule.max_steps=1",
+    ]
+    words += ["faces.num_val_identities=1", "cached=true", "preview.num_identities=1", "num_val_draws=1"]
     assert call(pretrain, *words, "faces.num_identities=2", "gamma=1", "identity_until=1") == 0
     assert call(pretrain, *words, "faces.source=flat") == 2

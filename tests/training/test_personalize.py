@@ -133,8 +133,11 @@ def test_prompts_that_nothing_changes_are_encoded_once(finetune, personalized, m
 def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     photos = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     reference = personalized.diffusion.encode_images(photos).float()
-    for words in (["finetuning.stratified=False"], ["finetuning.batch_size=3", "finetuning.timesteps=high_noise"]):
-        finetuning = load(Evaluate, [*words, "finetuning.num_steps=2"]).finetuning
+    for words in (
+        ["methods.finetuning.stratified=False"],
+        ["methods.finetuning.batch_size=3", "methods.finetuning.timesteps=high_noise"],
+    ):
+        finetuning = load(Evaluate, [*words, "methods.finetuning.num_steps=2"]).methods.finetuning
         made = Finetuner(TrainingContext(personalized, trainer={"accelerator": "cpu"}), finetuning).finetune(
             photos[:, None], start
         )

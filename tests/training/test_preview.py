@@ -57,7 +57,7 @@ def preview(personalized, tiny_weights, tmp_path):
 
     def build(*, num=3, batch_size=4) -> PreviewPeople:
         sampling = SamplingOptions(num_inference_steps=2, guidance_scale=2.0, batch_size=batch_size)
-        options = PreviewOptions(sampling=sampling, num_preview_identities=num, preview_prompts=PROMPTS)
+        options = PreviewOptions(sampling=sampling, num_identities=num, prompts=PROMPTS)
         people = Colors([str(index) for index in range(num)], seed=0)
         return PreviewPeople(personalized, judges, people, options=options, path=tmp_path / "preview.png", seed=5)
 

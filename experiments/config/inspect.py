@@ -1,4 +1,4 @@
-"""The schema of what looks at files: apart from all others, which load the networks' libraries with their options."""
+"""The schema of what looks at files. Apart from the others, which load the networks' libraries with their options."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from hdb.lidb.options import LiDBOptions
 
 @dataclass
 class Inspect:
-    """What a subject's file says of itself, or which slots a base has; a base needs its configuration only.
+    """What a file of a person says of itself, or which slots a base has; a base needs its configuration only.
 
     `subject` is a file of one person. `base` is a folder, a hub id, or sd15-config: the published configuration of
     Stable Diffusion 1.5.
