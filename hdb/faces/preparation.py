@@ -99,6 +99,7 @@ def prepare_shards(
         num_workers: processes, by default one per core; 0 works in this one. They are spawned: a script must call this
             under `if __name__ == "__main__"`.
     """
+    _remove_unfinished(shards)  # of an earlier call
     if num_workers == 0:
         face_cropper = FaceCropper(**cropper)
         for path, photos in shards.items():
@@ -120,14 +121,13 @@ def prepare_shards(
                     suspects = [suspect for suspect in suspects if suspect != path]
                     yield about
             except BrokenProcessPool:
+                _remove_unfinished(batch)
                 struck = [path for path in batch if path in remaining and journals[path].is_file()]
                 if not struck:  # the processes do not even start
                     raise
                 if suspects:
                     lost[struck[0]].add(int(journals[struck[0]].read_text()))
                 suspects = struck
-            finally:
-                _remove_unfinished(batch)
 
 
 def _in_pool(

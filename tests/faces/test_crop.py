@@ -1,10 +1,12 @@
 """Photos become crops, or one sentence."""
 
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from photo_files import Transpose, woman
 from PIL import Image
 
 from experiments import personalize
@@ -117,6 +119,74 @@ def test_small_and_missing_faces_are_refused_with_numbers(cropper, photo):
         cropper.crop(Image.effect_noise((300, 200), 90), resolution=64)
     with pytest.raises(FaceError, match="no face found"):
         cropper.crop(Image.new("RGB", (3000, 8), "gray"), resolution=64)
+
+
+CROPS = {
+    "upright, as it is": (lambda face: face, []),
+    "on its side, to the left": (lambda face: face.transpose(Transpose.ROTATE_90), ["on its side.* by 90 degrees"]),
+    "on its side, to the right": (lambda face: face.transpose(Transpose.ROTATE_270), ["on its side.* by 270 degrees"]),
+    "upside down": (lambda face: face.transpose(Transpose.ROTATE_180), ["upside down.* by 180 degrees"]),
+    "mirrored": (lambda face: face.transpose(Transpose.FLIP_LEFT_RIGHT), []),
+    "gray, on its side": (lambda face: face.convert("L").transpose(Transpose.ROTATE_90), ["by 90 degrees"]),
+    "tilted by 20 degrees": (lambda face: face.rotate(20, Image.Resampling.BICUBIC), []),
+    "two of them, the same way on their side": (
+        lambda face: Image.fromarray(np.hstack([np.asarray(face)] * 2)).transpose(Transpose.ROTATE_90),
+        ["shows 2 faces", "by 90 degrees"],
+    ),
+    "some hair cut off": (lambda face: face.crop((40, 40, 270, 310)), [r"1\d% of the frame .* edge is repeated"]),
+    "at the left border": (lambda face: face.crop((95, 0, 310, 310)), [r"\d\d% of the frame .* edge is repeated"]),
+}
+REFUSED_CROPS = {
+    "forehead to chin": (lambda face: face.crop((95, 70, 215, 195)), r"\d\d% of the frame .* outside the photo"),
+    "forehead to chin, on its side": (
+        lambda face: face.crop((95, 70, 215, 195)).transpose(Transpose.ROTATE_90),
+        r"\d\d% of the frame .* outside the photo; expected at most 40%",
+    ),
+    "half of the head missing": (lambda face: face.crop((100, 80, 310, 170)), r"outside the photo|no face|turned"),
+    "no face": (lambda face: Image.new("RGB", face.size, "gray"), "no face found"),
+    "a wall on its side": (lambda face: Image.effect_noise((400, 200), 80), "no face found"),
+}
+
+
+@pytest.mark.parametrize("case", CROPS)
+def test_a_crop_that_is_taken_is_upright_and_what_is_odd_is_said(cropper, case):
+    make, remarks = CROPS[case]
+    messages: list[str] = []
+    crop = cropper.crop(make(woman()), resolution=64, remarks=messages)
+    assert len(messages) == len(remarks)
+    for remark in remarks:
+        assert any(re.search(remark, message) for message in messages)
+    upright = cropper.crop(woman(), resolution=64).mean(0)
+    inner = (slice(20, 56), slice(16, 48))
+    either = [upright, upright.flip(1)]
+    assert min((crop.mean(0)[inner] - face[inner]).abs().mean() for face in either) < 0.09
+
+
+@pytest.mark.parametrize("case", REFUSED_CROPS)
+def test_a_crop_that_would_be_wrong_is_refused_with_numbers(cropper, case):
+    make, match = REFUSED_CROPS[case]
+    with pytest.raises(FaceError, match=match):
+        cropper.crop(make(woman()), resolution=64)
+
+
+READ = {
+    "a crop": (lambda crop: crop, True),
+    "a crop with a margin": (lambda crop: crop.crop((-4, -4, 132, 132)), True),
+    "a crop on its side": (lambda crop: crop.transpose(Transpose.ROTATE_90), True),
+    "a photo": (lambda crop: woman(), False),
+    "a photo that is square by chance": (lambda crop: woman().crop((80, 50, 280, 250)), False),
+    "a crop in a wide frame": (lambda crop: crop.crop((-64, 0, 192, 128)), False),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+@pytest.mark.filterwarnings("ignore")
+def test_a_photo_is_cropped_unless_it_is_framed_as_a_crop_would_be(cropper, case):
+    make, keeps_framing = READ[case]
+    picture = make(to_pil(cropper.crop(woman(), resolution=128)))
+    kept, cropped = cropper.check(picture, resolution=64), cropper.crop(picture, resolution=64)
+    assert torch.equal(cropper.read(picture, resolution=64), kept if keeps_framing else cropped)
+    assert not torch.equal(kept, cropped)
 
 
 def test_personalize_refuses_a_photo_in_one_sentence_with_exit_code_2(call, astronaut, portraits, tmp_path, capsys):

@@ -59,13 +59,6 @@ def test_names_that_are_unknown_or_listed_twice_are_refused(folders):
         select(people, ["anna", "dora"])
 
 
-def test_a_flat_folder_may_be_a_tree_and_identities_are_called_by_their_path(tmp_path):
-    # FFHQ comes as 00000/00000.png; a system's own files begin with a dot
-    for name in ("00000/00000.png", "00000/00001.png", "01000/00000.png", "01000/._00000.png"):
-        save_gray(tmp_path / name, 1)
-    assert list(flat_folder(tmp_path)) == ["00000/00000.png", "00000/00001.png", "01000/00000.png"]
-
-
 def test_heic_is_listed_so_that_it_is_refused_by_name_and_not_overlooked(tmp_path):
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     save_gray(tmp_path / "a.png", 5)

@@ -1,22 +1,28 @@
 """Photos, cropped once, into shards."""
 
+import errno
 import json
+import os
+import struct
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gray import png, write_shard
+from deadly import DeadlyPicture
+from gray import png, save_gray, write_shard
+from photo_files import FLAT, encoded, put, scene, woman
 from PIL import Image, ImageOps
 
 from experiments import prepare, pretrain
 from hdb.faces.crop import FaceCropper
-from hdb.faces.photos import identity_folders
+from hdb.faces.photos import flat_folder, identity_folders
+from hdb.faces.picture import StoredPicture, open_picture, to_tensor
 from hdb.faces.preparation import prepare_shards
 from hdb.faces.shard_writer import prepare_shard, read_about
 from hdb.faces.shards import ShardFaces, list_shards
-from hdb.faces.sources import identity_number
+from hdb.faces.sources import PhotoFaces, identity_number
 
 WORDS = ["source=folders", "root=photos", "output=shards", "resolution=64", "identities_per_shard=2", "num_workers=0"]
 WORDS += ["num_val_identities=1", "num_test_identities=1"]
@@ -189,3 +195,115 @@ def test_caches_are_added_beside_training_shards_and_trained_on(call, photos, ti
     words += ["faces.num_val_identities=1", "cached=true", "preview.num_identities=1", "num_val_draws=1"]
     assert call(pretrain, *words, "faces.num_identities=2", "gamma=1", "identity_until=1") == 0
     assert call(pretrain, *words, "faces.source=flat") == 2
+
+
+def test_every_remark_and_refusal_stands_in_the_manifest(call, tmp_path):
+    pictures = {
+        "sideways": (woman().transpose(Image.Transpose.ROTATE_90), "on its side"),
+        "two": (Image.fromarray(np.hstack([np.asarray(woman())] * 2)), "shows 2 faces"),
+        "at the border": (woman().crop((95, 0, 310, 310)), "edge is repeated"),
+        "no remark": (woman(), None),
+    }
+    refused = {"chin": woman().crop((95, 70, 215, 195)), "wall": Image.new("RGB", (300, 300), "gray")}
+    (tmp_path / "photos").mkdir()
+    for name, picture in {name: picture for name, (picture, _) in pictures.items()}.items():
+        picture.save(tmp_path / "photos" / f"{name}.png")
+    for name, picture in refused.items():
+        picture.save(tmp_path / "photos" / f"{name}.png")
+    icc = {"icc_profile": b"junk"}
+    woman(97).save(tmp_path / "photos" / "profile.png", **icc)
+    assert call(prepare, *FLAT) == 0
+    manifest = json.loads(Path("shards/manifest.json").read_text())
+    notes = {row["picture"]: row["message"] for row in manifest["notes"]}
+    for name, remark in [(name, remark) for name, (_, remark) in pictures.items()] + [("profile", "color profile")]:
+        message = notes.get(f"photos/{name}.png")
+        assert message is None if remark is None else remark in message
+    skipped = {row["picture"]: row["reason"] for row in manifest["skipped_pictures"]}
+    assert skipped == {"photos/chin.png": "outside", "photos/wall.png": "no face"}
+
+
+def test_photos_with_damaged_pixels_are_named_and_never_fatal(call, tmp_path, monkeypatch):
+    # 1,000 of 1,000 with other seeds. Finding the face is none of its business here.
+    monkeypatch.setattr(FaceCropper, "crop", lambda self, picture, **options: to_tensor(open_picture(picture)))
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    kinds = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "JPEG2000", "BMP"]
+    for number in range(140):
+        kind = kinds[number % len(kinds)]
+        options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+        whole = np.frombuffer(encoded(scene(), kind, **options), np.uint8).copy()
+        if number % 3:
+            whole[rng.integers(len(whole) // 8, len(whole), 20)] = rng.integers(0, 256, 20)
+        else:
+            whole = whole[: rng.integers(1, len(whole) - 40)]
+        (tmp_path / "photos" / f"{number:03d}.jpg").write_bytes(whole.tobytes())
+    assert call(prepare, *FLAT, "identities_per_shard=999") == 0
+    manifest = json.loads(Path("shards/manifest.json").read_text())
+    assert manifest["pictures"] + len(manifest["skipped_pictures"]) == 140
+    refused = {row["picture"] for row in manifest["skipped_pictures"]}
+    assert refused >= {f"photos/{number:03d}.jpg" for number in range(1, 140, 7)}  # PNG, which has checksums
+
+
+ERRORS = [MemoryError(), struct.error("unpack"), SyntaxError("broken"), RecursionError("deep"), KeyError("x")]
+ERRORS += [AssertionError(), RuntimeError("shape\nof tensors"), OSError(5, "I/O error")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_crash_in_one_photo_is_its_row_in_the_manifest(call, tmp_path, monkeypatch, error):
+    for name in ("a", "b", "c"):
+        save_gray(tmp_path / "photos" / f"{name}.png", ord(name))
+
+    def crop(self: FaceCropper, picture: Path, *, resolution: int) -> torch.Tensor:
+        if picture.name == "b.png":
+            raise error
+        return torch.zeros(3, resolution, resolution) + ord(picture.name[0]) / 255
+
+    monkeypatch.setattr(FaceCropper, "crop", crop)
+    assert call(prepare, *FLAT) == 0
+    manifest = json.loads(Path("shards/manifest.json").read_text())
+    (row,) = manifest["skipped_pictures"]
+    assert manifest["people"] == 2 and row["picture"] == "photos/b.png" and row["reason"] == "crashed"
+    assert row["message"].startswith("photos/b.png cannot be used") and "\n" not in row["message"]
+    source = PhotoFaces(flat_folder("photos"), resolution=8, cropper=FaceCropper())
+    with pytest.warns(UserWarning, match="b.png cannot be used"):
+        assert len(list(source)) == 3
+    assert source.skipped.counts == {"crashed": 1}
+
+
+def test_a_photo_of_which_the_process_dies_is_a_row_too(tmp_path):
+    photos = {name: [StoredPicture(name, encoded(woman(), "JPEG"))] for name in "abcd"}
+    photos["b"] = [DeadlyPicture("deadly.jpg", b"")]
+    jobs = {tmp_path / "0.tar": {name: photos[name] for name in "ab"}, tmp_path / "1.tar": {"d": photos["d"]}}
+    done = list(prepare_shards(jobs, resolution=32, cropper={}, num_workers=2))
+    assert sorted(sum((list(about["people"]) for about in done), [])) == ["a", "d"]
+    (row,) = read_about(tmp_path / "0.tar")["skipped"]
+    assert row["picture"] == "deadly.jpg" and row["reason"] == "crashed" and "a process died of it" in row["message"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "1.tar"]
+
+
+def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path):
+    jobs = {tmp_path / "0.tar": {"a": [StoredPicture("a", encoded(woman(), "JPEG"))]}}
+    for name in (".0.tar.0123456789ab.tmp", ".1.tar.0123456789ab.tmp", "0.tmp"):
+        put(tmp_path / name, b"")
+    assert len(list(prepare_shards(jobs, resolution=32, cropper={}, num_workers=0))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".1.tar.0123456789ab.tmp", "0.tar", "0.tmp"]
+
+
+@pytest.mark.parametrize("where", ["train-00000.tar", "manifest.json", "splits.json", "prepare.yaml"])
+def test_a_full_disk_is_a_sentence_with_the_file(call, tmp_path, monkeypatch, capsys, where):
+    put(tmp_path / "photos" / "a.png", encoded(woman(), "PNG"))
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if where.endswith("tar"):
+        monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    else:
+        write = Path.write_bytes
+        monkeypatch.setattr(
+            Path, "write_bytes", lambda path, content: full() if where in path.name else write(path, content)
+        )
+    assert call(prepare, *FLAT) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and "No space left on device" in said and f"shards/{where}" in said
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".tmp")]
