@@ -154,8 +154,8 @@ def test_a_step_of_validation_is_on_the_device(personalized, hypernet, batch, pl
     stage.own_minus_other.to(place)
     with torch.no_grad():
         stage.validation_step(stage.transfer_batch_to_device(batch, place, 0), 0)
-    (values,), (identities,) = stage.own_minus_other.values, stage.own_minus_other.identities
-    assert values.device == identities.device == place and len(values) == 3
+    (values,), (people,) = stage.own_minus_other.values, stage.own_minus_other.people
+    assert values.device == people.device == place and len(values) == 3
 
 
 @pytest.mark.parametrize("identity", [None, 1.5])
