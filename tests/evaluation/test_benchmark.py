@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from experiments import benchmark
-from experiments.cli import code
+from experiments.cli import execute
 from experiments.config import Benchmark, load
 from hdb.diffusion.base import prepare_for_device
 from hdb.diffusion.random_base import build_random_stable_diffusion
@@ -30,7 +30,7 @@ def measure(tiny_weights, tmp_path, monkeypatch):
         few = ["num_steps=2", "num_repeats=1", "num_pairs=2", "num_people=2", "num_residuals=2", "batch_size=2"]
         draw = ["sampling.num_inference_steps=2", "num_pictures=2", f"hypernet.encoder={tiny_weights}/encoder"]
         common = [f"base={tiny_weights}/base", "accelerator=cpu"]
-        result = code(benchmark.main, [*common, *small, *few, *draw, *words])
+        result = execute(benchmark.main, [*common, *small, *few, *draw, *words])
         path = Path("outputs/benchmark/results.json")
         return result, json.loads(path.read_text()) if path.is_file() else {}
 
