@@ -34,7 +34,7 @@ from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner, HyperDreamBooth, NoHyper, OnlyHyper
-from hdb.methods.kinds import KINDS, read_common_kind
+from hdb.methods.kinds import READERS, read_common_kind
 from hdb.methods.protocol import Personalization, Photos
 from hdb.methods.stored import THETA
 from hdb.methods.theta import PersonalTheta
@@ -438,7 +438,7 @@ class HyperDreamBoothPipeline:
             if len(files) < len(items) or text_encoder_scale is not None or mix_weights is not None:
                 expected = "mix and text_encoder_scale are for residuals, expected neither, and no subjects beside it"
                 raise ValueError(f"{files[0]} holds a {read_common_kind(files)}: {expected}")
-            return KINDS[read_common_kind(files)].from_files(self.diffusion, files, scale=scale)
+            return READERS[read_common_kind(files)].from_files(self.diffusion, files, scale=scale)
         subjects = [item if isinstance(item, Subject) else Subject.load(item) for item in items]
         origins = ["the subject" if isinstance(item, Subject) else str(item) for item in items]
         return self._residuals_of(

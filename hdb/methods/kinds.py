@@ -1,48 +1,15 @@
-"""Reads the files of people whatever method made them, by the kind in their header."""
+"""The kinds of people's files, told apart by their header."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.methods.dreambooth import PersonalModels
-from hdb.methods.protocol import StoredPersonalization
 from hdb.methods.stored import THETA, read_kind
 from hdb.methods.textual_inversion import PersonalWords
-from hdb.methods.theta import PersonalTheta
 
-KINDS = {reader.kind: reader for reader in (PersonalTheta, PersonalWords, PersonalModels)}
-
-
-def read_people(
-    diffusion: StableDiffusion,
-    paths: Sequence[str | Path],
-    *,
-    scale: float | None = None,
-    text_encoder_scale: float | None = None,
-    weights: Sequence[float] | None = None,
-) -> StoredPersonalization:
-    """Reads people for a base, from files of one kind.
-
-    Args:
-        scale: Strength of everyone; None is that stored in each file.
-        text_encoder_scale: Strength in the text encoder; None is `scale`.
-        weights: One per file, to mix all of them into one person; None keeps them apart.
-
-    Raises:
-        ValueError: A file is missing, damaged, of an unknown kind or for another base; the files are of several kinds,
-            which cannot be scaled or mixed so; there are not as many weights as files.
-    """
-    files = [Path(path) for path in paths]
-    kind = read_common_kind(files)
-    if kind != THETA:
-        if text_encoder_scale is not None or weights is not None:
-            raise ValueError(
-                f"{files[0]} holds a {kind}: mix and text_encoder_scale are for residuals, expected neither"
-            )
-        return KINDS[kind].from_files(diffusion, files, scale=scale)
-    people = PersonalTheta.from_files(diffusion, files, scale=scale, text_encoder_scale=text_encoder_scale)
-    return people if weights is None else people.mix(weights)
+READERS = {reader.kind: reader for reader in (PersonalWords, PersonalModels)}  # thetas are read by `Subject.load`
+KINDS = (THETA, *READERS)
 
 
 def check_readable(paths: Sequence[str | Path]) -> None:

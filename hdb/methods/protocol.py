@@ -82,7 +82,7 @@ class StoredPersonalization(Personalization, Protocol):
     """A personalization that is saved, with one file per person.
 
     Attributes:
-        kind: Stored in the header of the files. `kinds.read_people` selects the class that reads them by it.
+        kind: Stored in the header of the files, which is read to tell them apart.
     """
 
     kind: str

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import SamplingOptions
-from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
 from hdb.methods.stored import THETA
@@ -44,49 +43,17 @@ class PersonalTheta:
     def load(
         cls, personalized: PersonalizedDiffusion, paths: Sequence[Path], *, dtype: torch.dtype = torch.float32
     ) -> "PersonalTheta":
-        """Reads subjects' files, of any ranks and bases, for a base that has LiDB layers.
+        """Reads subjects' files, of any ranks and bases.
 
         Raises:
             ValueError: A file is missing, damaged, or for another base.
         """
-        subjects = _load_subjects(personalized.diffusion, paths)
+        subjects = [Subject.load(path) for path in paths]
+        for path, subject in zip(paths, subjects, strict=True):
+            metadata = subject.metadata
+            personalized.diffusion.check_compatible(metadata["base_digest"], name=str(path), base_name=metadata["base"])
         residuals = Residuals.join([subject.to(torch.float32) for subject in subjects])
         return cls(personalized, residuals, dtype=dtype)
-
-    @classmethod
-    def from_files(
-        cls,
-        diffusion: StableDiffusion,
-        paths: Sequence[Path],
-        *,
-        scale: float | None = None,
-        text_encoder_scale: float | None = None,
-    ) -> "PersonalTheta":
-        """Reads subjects' files for a base without LiDB layers, and adds these to it.
-
-        Args:
-            scale: Strength of everyone; None is that stored in each file.
-            text_encoder_scale: Strength in the text encoder; None is `scale`.
-
-        Raises:
-            ValueError: As `load`, or the files have different identifiers.
-        """
-        subjects = _load_subjects(diffusion, paths)
-        identifiers = sorted({subject.metadata["identifier"] for subject in subjects})
-        if len(identifiers) > 1:
-            raise ValueError(
-                f"these people are called {' and '.join(identifiers)} in prompts: expected one call for each"
-            )
-        diffusion.set_identifier(identifiers[0])
-        scales = [subject.scale if scale is None else scale for subject in subjects]
-        text_encoder_scales = None if text_encoder_scale is None else [text_encoder_scale] * len(subjects)
-        residuals = Residuals.join([subject.to(torch.float32) for subject in subjects])
-        personalized = PersonalizedDiffusion(diffusion, residuals.layout)
-        return cls(personalized, residuals.rescale(scales, text_encoder_scales=text_encoder_scales))
-
-    def mix(self, weights: Sequence[float]) -> "PersonalTheta":
-        """One person mixed from all of them, see `Residuals.mix`."""
-        return PersonalTheta(self.personalized, self.residuals.mix(weights), dtype=self.dtype, prompt=self.prompt)
 
     def __len__(self) -> int:
         return len(self.residuals)
@@ -133,11 +100,3 @@ class PersonalTheta:
         return self.personalized.pictures(
             self.residuals, prompts, seeds=seeds, sampling=sampling, callback_on_step_end=callback_on_step_end
         )
-
-
-def _load_subjects(diffusion: StableDiffusion, paths: Sequence[Path]) -> list[Subject]:
-    """Reads subjects and checks that they are for this base."""
-    subjects = [Subject.load(path) for path in paths]
-    for path, subject in zip(paths, subjects, strict=True):
-        diffusion.check_compatible(subject.metadata["base_digest"], name=str(path), base_name=subject.metadata["base"])
-    return subjects

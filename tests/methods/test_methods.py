@@ -17,11 +17,11 @@ from hdb.files import write_safetensors
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.methods.context import MethodContext, MethodOptions, TrainingContext
-from hdb.methods.kinds import read_people
 from hdb.methods.protocol import Method, Personalization, Photos, StoredPersonalization, StoringMethod
 from hdb.methods.stored import read_kind
 from hdb.methods.table import METHODS, OURS, SCALE, make_methods, methods_named
 from hdb.methods.unpersonalized import NoPersonalization
+from hdb.pipeline import HyperDreamBoothPipeline
 from hdb.training.dreambooth import DreamBoothOptions
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.textual_inversion import TextualInversionOptions
@@ -152,10 +152,10 @@ def test_a_file_gives_the_same_pictures_in_a_new_process(name, context, photos, 
     people.save(paths, about=[{}, {}])
     code = (
         "import sys, torch; from safetensors.torch import save_file\n"
-        "from hdb.diffusion.sampling import SamplingOptions; from hdb.methods.kinds import read_people\n"
+        "from hdb.diffusion.sampling import SamplingOptions; from hdb.pipeline import HyperDreamBoothPipeline\n"
         "from hdb.diffusion.stable_diffusion import StableDiffusion\n"
         "torch.set_num_threads(1); base, drawn, *paths = sys.argv[1:]\n"
-        "people = read_people(StableDiffusion.from_pretrained(base), paths)\n"
+        "people = HyperDreamBoothPipeline(StableDiffusion.from_pretrained(base)).people(paths)\n"
         f"pictures = people.pictures({PROMPTS}, seeds=[0, 1], sampling=SamplingOptions(2, 3.0))\n"
         "save_file({'pictures': pictures}, drawn)"
     )
@@ -176,7 +176,7 @@ def test_files_of_another_base_or_another_kind_are_refused(name, context, photos
     with pytest.raises(ValueError, match="me belongs to base [0-9a-f]{16} .*, expected 0ther"):
         method.load([tmp_path / "me"])
     with pytest.raises(ValueError, match="me belongs to base [0-9a-f]{16} .*, expected 0ther"):
-        read_people(diffusion, [tmp_path / "me"])
+        HyperDreamBoothPipeline(diffusion).people([tmp_path / "me"])
 
 
 def test_files_of_several_kinds_of_an_unknown_one_or_with_a_strength_they_do_not_have_are_refused(
@@ -189,16 +189,16 @@ def test_files_of_several_kinds_of_an_unknown_one_or_with_a_strength_they_do_not
     words.save([tmp_path / "word"], about=[{}])
     theta = context.subjects / OURS / "0.safetensors"
     with pytest.raises(ValueError, match=r"of one kind, given a word \(.*word\) and a theta \(.*0.safetensors\)"):
-        read_people(diffusion, [tmp_path / "word", theta])
+        HyperDreamBoothPipeline(diffusion).people([tmp_path / "word", theta])
     with pytest.raises(ValueError, match="scale is 0.5, but .*word holds a word, which has no strength: expected null"):
-        read_people(diffusion, [tmp_path / "word"], scale=0.5)
+        HyperDreamBoothPipeline(diffusion).people([tmp_path / "word"], scale=0.5)
     write_safetensors(tmp_path / "song", {"song": torch.ones(1)}, {"kind": "song"})
     with pytest.raises(ValueError, match="song holds a 'song', expected one of theta, word, model"):
-        read_people(diffusion, [tmp_path / "song"])
+        HyperDreamBoothPipeline(diffusion).people([tmp_path / "song"])
     words.words[0, 3] = float("nan")
     words.save([tmp_path / "word"], about=[{}])
     with pytest.raises(ValueError, match="word has 1 values of 16 that are not finite"):
-        read_people(diffusion, [tmp_path / "word"])
+        HyperDreamBoothPipeline(diffusion).people([tmp_path / "word"])
 
 
 def test_somebody_else_is_the_next_person_of_those_personalized_before(context, photos):
@@ -234,7 +234,7 @@ def test_a_strength_lies_between_the_base_and_the_persons_model(context, photos,
     before = {name: value.clone() for name, value in named_weights(diffusion).items()}
     found = {}
     for scale in (0.0, 0.5, 1.0):
-        with read_people(diffusion, [tmp_path / "me"], scale=scale).bound():
+        with HyperDreamBoothPipeline(diffusion).people([tmp_path / "me"], scale=scale).bound():
             found[scale] = {name: value.clone() for name, value in named_weights(diffusion).items()}
     torch.testing.assert_close(found[0.0], before, rtol=0, atol=0)
     middle = {name: (before[name] + found[1.0][name]) / 2 for name in before}
