@@ -1,15 +1,15 @@
-"""Framing: where a face sits in its square; the same for people that are rendered and for photos that are cropped."""
+"""The square around a face: the same for people that are rendered and for photos that are cropped."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-EYE_DISTANCES, MOUTH_DISTANCES = 4.0, 3.6  # a side is as many distances from eye to eye, or from eyes to mouth
+EYE_DISTANCES, MOUTH_DISTANCES = 4.0, 3.6  # side of the square in distances between the eyes, from eyes to mouth
 DROP = 0.1  # from the eyes to the center of the square, as a share of the way to the mouth
-# A face, in distances from eyes to mouth: how far its middle is below the eyes, half its width, half its height.
+# The ellipse of a face, in distances from eyes to mouth: its middle below the eyes, half its width, half its height.
 FACE_MIDDLE, FACE_WIDTH, FACE_HEIGHT = 0.15, 1.15, 1.5
-SOFTNESS = 0.15  # of its edge, as a share of its radius
+SOFTNESS = 0.15  # of the edge of the ellipse, as a share of its radius
 
 
 class Framing(NamedTuple):
@@ -33,28 +33,35 @@ class Framing(NamedTuple):
     def around(
         cls, left: Float[np.ndarray, "2"], right: Float[np.ndarray, "2"], mouth: Float[np.ndarray, "2"]
     ) -> "Framing":
-        """Of the eyes on the left and on the right of the picture and the middle of the mouth, y downward."""
-        eyes, across = (left + right) / 2, right - left
-        down = mouth - eyes
+        """Frames a face.
+
+        Args:
+            left: the eye on the left of the picture, as (x, y) with y downward.
+            right: the eye on the right of the picture.
+            mouth: the middle of the mouth.
+        """
+        eyes = (left + right) / 2
+        across, down = right - left, mouth - eyes
         side = max(EYE_DISTANCES * np.linalg.norm(across), MOUTH_DISTANCES * np.linalg.norm(down))
         axis = across + np.array([down[1], -down[0]])
         return cls(eyes + DROP * down, side, axis / max(np.linalg.norm(axis), 1e-6))
 
 
 def face_weight(size: int) -> Float[np.ndarray, "size size"]:
-    """How much of a framed square's places is face: near 1 within a soft ellipse, near 0 outside of it.
+    """Weights of the pixels of a framed square: near 1 within a soft ellipse around the face, near 0 outside of it.
 
         1 / (1 + exp((r - 1) / softness))          r = 1 on the ellipse
 
-    Of every picture in this frame, whoever it shows: nothing is detected.
+    It is the same for every picture in this frame: nothing is detected.
 
     >>> weight = face_weight(64)
     >>> bool(weight[32, 32] > 0.99), bool(weight[0, 0] < 0.01)
     (True, True)
     """
-    mouth = 1 / MOUTH_DISTANCES  # from the eyes, as a share of the side
-    middle = 0.5 + (FACE_MIDDLE - DROP) * mouth
-    places = (np.arange(size, dtype=np.float32) + 0.5) / size
-    across, down = (places - 0.5) / (FACE_WIDTH * mouth), (places - middle) / (FACE_HEIGHT * mouth)
+    eyes_to_mouth = 1 / MOUTH_DISTANCES  # as a share of the side
+    middle = 0.5 + (FACE_MIDDLE - DROP) * eyes_to_mouth
+    pixels = (np.arange(size, dtype=np.float32) + 0.5) / size
+    across = (pixels - 0.5) / (FACE_WIDTH * eyes_to_mouth)
+    down = (pixels - middle) / (FACE_HEIGHT * eyes_to_mouth)
     radius = np.hypot(across[None], down[:, None])
     return (1 / (1 + np.exp((radius - 1) / SOFTNESS))).astype(np.float32)

@@ -1,11 +1,16 @@
 """The one reader of pictures: any file becomes upright 8 bit RGB in sRGB, or is refused in one sentence.
 
-Pillow decodes, turns and converts colors. What it cannot do is done here: large JPEGs (Pillow refuses them by size),
-uncompressed 16 bit TIFFs with a plane per color (read as noise), gray of 12 or 16 bits (cut off at 255), also with
-white as 0 (read as a negative); and in `hdb.faces.damaged`: whole pictures beside damaged metadata.
+Pillow decodes, turns and converts colors. What it cannot do is done here:
+    - JPEGs above its bound on pixels, which it refuses unseen,
+    - uncompressed 16 bit TIFFs with a plane for each color, which it reads as noise,
+    - gray of 12 or 16 bits, which it cuts off at 255, and as a negative if white is 0,
+and in `hdb.faces.damaged`: whole pictures beside damaged metadata.
 """
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -23,11 +28,11 @@ from hdb.faces.damaged import find_orientation, without_metadata
 from hdb.faces.formats import CAMERA_RAW, is_avif, unsupported_format
 from hdb.faces.names import printable
 
-# Pillow's names of the formats that are read. It knows more, some by running other programs.
+# Pillow's names of the formats that are read. It knows more, and runs other programs for some.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
 EXPECTED = "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or JP2"
 LARGEST_FILE = 1 << 30  # bytes; a file is read whole
-LARGEST = 178_956_970  # pixels of a picture; Pillow's own bound
+LARGEST = 178_956_970  # pixels; Pillow's own bound
 LARGEST_JPEG = 1 << 28  # pixels of a JPEG: phones make 200 megapixels
 HALVED_ABOVE = 1 << 26  # pixels; larger pictures are read at half their width and height
 
@@ -82,18 +87,19 @@ def open_picture(picture: Picture, *, remarks: list[str] | None = None) -> Image
         refuse_missing(Path(picture), name)
     problems: list[str] = []
     try:
-        if isinstance(picture, Image.Image):
-            image = to_upright_rgb(picture, problems)
-        else:
-            data = picture.data if isinstance(picture, StoredPicture) else Path(picture).read_bytes()
-            image = decode(data, problems)
+        with _without_warnings_of_pillow():
+            if isinstance(picture, (str, Path)):
+                image = decode(Path(picture).read_bytes(), problems)
+            elif isinstance(picture, StoredPicture):
+                image = decode(picture.data, problems)
+            else:
+                image = to_upright_rgb(picture, problems)
     except FaceError as error:
         raise FaceError(f"{name} {error}") from None
     except PermissionError:
         raise FaceError(f"{name} may not be read: permission denied") from None
     except Exception as error:  # decoders raise whatever comes: struct.error, SyntaxError, OverflowError, MemoryError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FaceError(f"{name} is truncated or damaged ({reason}); expected a whole picture") from None
+        raise FaceError(f"{name} is truncated or damaged ({one_line(error)}); expected a whole picture") from None
     for problem in problems:
         warn_or_collect(f"{name}: {problem}", remarks)
     return image
@@ -128,26 +134,37 @@ def decode(data: bytes, remarks: list[str]) -> Image.Image:
     if is_avif(data) and not features.check("avif"):
         raise FaceError("is an AVIF picture, which needs Pillow 11.3 or newer; or save it as JPEG or PNG first")
     kind = pillow_format(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd tags: a picture is read or refused
+    try:
+        image = open_lazily(data, kind)
+        if kind == "PNG":
+            open_lazily(data, kind).verify()  # Pillow does not compare the checksums of pixels otherwise
+        load(image)
+    except FaceError:
+        raise
+    except Exception as error:
         try:
-            image = open_lazily(data, kind)
-            if kind == "PNG":
-                open_lazily(data, kind).verify()  # Pillow does not compare the checksums of pixels otherwise
+            image = open_lazily(without_metadata(data), kind)
             load(image)
-        except FaceError:
-            raise
-        except Exception as error:
-            bare = without_metadata(data)
-            try:
-                image = open_lazily(bare, kind)
-                load(image)
-            except Exception:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                problem = f"is a {kind} picture that is truncated or damaged, or of a kind that is not read ({reason})"
-                raise FaceError(f"{problem}; expected a whole picture, or save it as JPEG or PNG first") from None
-            remarks.append("its metadata is damaged and was left out")
-        return to_upright_rgb(image, remarks)
+        except Exception:
+            problem = f"is a {kind} picture that is truncated or damaged, or of a kind that is not read"
+            expected = "expected a whole picture, or save it as JPEG or PNG first"
+            raise FaceError(f"{problem} ({one_line(error)}); {expected}") from None
+        remarks.append("its metadata is damaged and was left out")
+    return to_upright_rgb(image, remarks)
+
+
+@contextmanager
+def _without_warnings_of_pillow() -> Iterator[None]:
+    """Hides Pillow's warnings of odd tags, as a picture is read or refused.
+
+    In the main thread alone: filters belong to all threads, and two that restore them could leave them changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def pillow_format(data: bytes) -> str:
@@ -201,7 +218,8 @@ def to_upright_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
     """A PIL image as upright 8 bit RGB in sRGB, without metadata."""
     load(image)
     orientation = read_orientation(image, remarks)
-    has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
+    has_profile = "icc_profile" in image.info
+    profile = image.info.get("icc_profile") or b""  # None where Pillow could not put it together
     image = to_8_bit(image)
     if image.width * image.height > HALVED_ABOVE:
         image = image.reduce(2)
@@ -209,20 +227,20 @@ def to_upright_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb_profile(), outputMode="RGB")
     elif has_profile:
         try:
-            image = apply_profile(image, profile or b"")
+            image = apply_profile(image, profile)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             remarks.append("its color profile is damaged, or is one for other colors, and is ignored")
     image = image.convert("RGB")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    image.info = {"exif": exif.tobytes()}
+    image.info = {"exif": exif.tobytes()}  # nothing else: exif_transpose raises for damaged tags
     ImageOps.exif_transpose(image, in_place=True)
-    image.info = {}
+    image.info = {}  # read again, it is not turned or converted again
     return image
 
 
 def read_orientation(image: Image.Image, remarks: list[str]) -> int:
-    """How a picture is stored, 1 to 8 as EXIF counts; 1 is upright."""
+    """The orientation in which a picture is stored, 1 to 8 as in EXIF; 1 is upright."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow reads every entry, and some damaged ones raise
@@ -281,7 +299,7 @@ def apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB; None if that changes no color by more than 1 of 255.
+    """The transform from a profile to sRGB; None if it changes no color by more than 1 of 255.
 
     Most profiles are those of sRGB itself, under many names. Building a transform takes longer than reading a picture.
     """
@@ -303,9 +321,15 @@ def srgb_profile() -> ImageCms.ImageCmsProfile:
 
 
 def crash_message(picture: Picture, error: Exception) -> str:
-    """The sentence for a picture that brought a library down."""
-    said = " ".join(str(error).split())
-    return f"{picture_name(picture)} cannot be used: {type(error).__name__}{f' ({said})' if said else ''}"
+    """The sentence for a picture at which a library raised an error of its own."""
+    name = type(error).__name__
+    reason = one_line(error)
+    return f"{picture_name(picture)} cannot be used: {name if reason == name else f'{name} ({reason})'}"
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, or its name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def picture_name(picture: Picture) -> str:
@@ -323,5 +347,5 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
 
 
 def center_square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
-    """The largest central square, resized: for pictures that are framed already."""
+    """The largest central square, resized; for pictures that are face crops already."""
     return to_tensor(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))

@@ -6,10 +6,11 @@ import os
 import lightning as L
 import pytest
 import torch
-from gray import level, png, write_shard
+from gray import level, png, save_gray, write_shard
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
+from hdb.faces.crop import FaceCropper
 from hdb.faces.datamodule import FaceData, FaceLoader
 from hdb.faces.photos import flat_folder, identity_folders
 from hdb.faces.picture import FaceError
@@ -244,3 +245,59 @@ def test_a_source_without_a_usable_picture_ends_in_one_sentence(tmp_path, num_wo
             with pytest.raises(FaceError, match=f"^{sentence}") as refusal:
                 list(loader)
         assert "\n" not in str(refusal.value) and "'unreadable': " in str(refusal.value)
+
+
+def levels_of(loader: FaceLoader | list[FaceLoader]) -> list[int]:
+    return sorted(level(picture) for batch in loader for picture in batch.reference)
+
+
+def test_a_folder_of_photos_is_trained_on_in_two_lines(tmp_path):
+    for number in range(6):
+        save_gray(tmp_path / "flat" / f"{number}.png", 10 * number)
+        save_gray(tmp_path / "folders" / f"person {number}" / "0.png", 10 * number)
+    for root, num_val, train, val in (
+        (tmp_path / "flat", 2, [0, 10, 20, 30], [40, 50]),
+        (str(tmp_path / "folders"), 2, [0, 10, 20, 30], [40, 50]),
+        (tmp_path / "flat", 0, [0, 10, 20, 30, 40, 50], []),
+    ):
+        data = FaceData.from_folder(root, resolution=8, batch_size=2, num_val=num_val, crop=False)
+        assert levels_of(data.train_dataloader()) == train and levels_of(data.val_dataloader()) == val
+    data = FaceData.from_folder(tmp_path / "flat", resolution=8, batch_size=2, num_val=2, crop=False)
+    recorder = Recorder()
+    trainer(tmp_path / "run").fit(recorder, datamodule=data)
+    assert len(recorder.seen) == 3 * 2 and recorder.validated[-1] == [40, 50]
+
+
+def test_photos_of_a_folder_are_cropped_by_default_and_those_without_a_face_passed_over(tmp_path, astronaut):
+    astronaut.save(tmp_path / "ada.png")
+    Image.new("RGB", (300, 300), "gray").save(tmp_path / "wall.png")
+    data = FaceData.from_folder(tmp_path, resolution=64, batch_size=2)
+    with pytest.warns(UserWarning, match="no face found in .*wall.png"):
+        (batch,) = data.train_dataloader()
+    crop = FaceCropper().crop(astronaut, resolution=64)
+    assert torch.equal(batch.reference, crop.expand(2, -1, -1, -1)) and batch.prompts == ["a [V] face"] * 2
+
+
+def test_shards_in_a_folder_are_streamed_and_not_cropped(tmp_path):
+    for shard in range(2):
+        people = range(3 * shard, 3 * shard + 3)
+        write_shard(tmp_path / f"train-{shard}.tar", {f"{number}.png": png(10 * number) for number in people})
+    data = FaceData.from_folder(tmp_path, resolution=8, batch_size=2, num_val=2)
+    assert levels_of(data.val_dataloader()) == [0, 10]
+    assert set(levels_of(data.train_dataloader())) <= {20, 30, 40, 50}
+
+
+@pytest.mark.parametrize(
+    ("root", "num_val", "match"),
+    [
+        ("nowhere", 0, "nowhere is no folder; expected a folder of pictures"),
+        ("empty", 0, "empty holds neither .* pictures, nor folders"),
+        ("few", 3, "num_val_identities is 3 .* expected at most 2 together, as there are 3 identities"),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, root, num_val, match):
+    (tmp_path / "empty").mkdir()
+    for number in range(3):
+        save_gray(tmp_path / "few" / f"{number}.png", number)
+    with pytest.raises(ValueError, match=match):
+        FaceData.from_folder(tmp_path / root, resolution=8, num_val=num_val)
