@@ -13,7 +13,7 @@ from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import Steps
 from hdb.training.prior import Prior
-from hdb.training.stage import Stage, TimestepSampler, timesteps_field
+from hdb.training.stage import Stage, timesteps_field
 
 
 @dataclass
@@ -63,7 +63,7 @@ class DreamBoothFinetuning(Stage):
         seed: int = 0,
     ) -> None:
         options = options or DreamBoothOptions()
-        super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
+        super().__init__(personalized, timesteps=options.timesteps, seed=seed)
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         self.register_buffer("reference", reference.detach(), persistent=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.limits import choice_field, number_field
-from hdb.training.stage import TimestepSampler, timesteps_field
+from hdb.training.stage import check_timesteps, timesteps_field
 
 # By `basis`. At 64 px 3e-2 with lidb and 4e-3 with free ruin other views of the person.
 DEFAULT_LR = {"lidb": 5e-3, "free": 1e-3}
@@ -63,5 +63,5 @@ class FinetuningOptions:
             )
         if self.mask not in MASKS:
             raise ValueError(f"mask is {self.mask!r}, expected face or null")
-        TimestepSampler.from_name(self.timesteps)
+        check_timesteps(self.timesteps)
         Residuals.initial(layout).relax(self.rank, free=self.basis == "free")

@@ -15,7 +15,7 @@ from hdb.faces.framing import face_weight
 from hdb.lidb.residuals import Residuals
 from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.prior import Prior
-from hdb.training.stage import Stage, TimestepSampler
+from hdb.training.stage import Stage
 
 
 class Steps:
@@ -76,7 +76,7 @@ class RowFitting(Stage):
         prior: Prior | None = None,
         seed: int,
     ) -> None:
-        super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
+        super().__init__(personalized, timesteps=options.timesteps, seed=seed)
         num_people, num_views = latents.shape[:2]
         if isinstance(prompts, str):
             prompts = [[prompts] * num_views] * num_people

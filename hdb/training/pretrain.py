@@ -22,7 +22,7 @@ from hdb.metrics.people_mean import PeopleMean
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.ranks import rank_shard, world_size
-from hdb.training.stage import Stage, TimestepSampler, private_generator
+from hdb.training.stage import Stage, private_generator
 
 
 class HyperNetPretraining(Stage):
@@ -75,7 +75,7 @@ class HyperNetPretraining(Stage):
         seed: int = 0,
     ) -> None:
         options = options or PretrainingOptions()
-        super().__init__(personalized, timesteps=TimestepSampler.from_name(options.timesteps), seed=seed)
+        super().__init__(personalized, timesteps=options.timesteps, seed=seed)
         layout = personalized.layout
         layout.check_digest(hypernet.layout.digest, name="the hypernetwork")
         check_distance(options.distance)
