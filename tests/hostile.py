@@ -1,4 +1,4 @@
-"""Files of somebody who wants a command to crash, to hang, to fill the memory or to run code; each a few lines."""
+"""Files that are made to crash a command, to hang it, to fill the memory or to run code; each a few lines."""
 
 import binascii
 import io
@@ -22,7 +22,7 @@ Maker = Callable[[Path], object]
 
 
 class Evil:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.system, ("touch hacked",)
@@ -33,7 +33,7 @@ def raw(content: bytes) -> Maker:
 
 
 def headed(header: object, tensors: bytes = b"") -> bytes:
-    """A safetensors file of any header."""
+    """A safetensors file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + tensors
 
@@ -59,7 +59,7 @@ def altered(change: Callable[[dict[str, str], torch.Tensor], object]) -> Maker:
 
 
 def layout(**changes: object) -> Callable[[dict[str, str], torch.Tensor], None]:
-    """A layout that says something else of its first slot or of itself."""
+    """Changes entries of the layout in a subject's file."""
 
     def change(fields: dict[str, str], tensor: torch.Tensor) -> None:
         content = json.loads(zlib.decompress(binascii.a2b_base64(fields["layout"])))
@@ -74,7 +74,7 @@ def packed(content: bytes) -> str:
 
 
 def bomb() -> str:
-    """A gigabyte of layout in a megabyte."""
+    """A layout of a few hundred kilobytes that decompresses to 256 MB."""
     packer = zlib.compressobj(9)
     content = b"".join(packer.compress(bytes(2**20)) for _ in range(256))
     return binascii.b2a_base64(content + packer.flush(), newline=False).decode()
@@ -161,7 +161,7 @@ SHARDS = "pretrain faces.source=shards faces.crop=false faces.target=same faces.
 SPLITS = "preoptimize faces.source=flat faces.root=photos faces.splits={}"
 Row = tuple[str, str, Maker, str]
 
-# Name of the file, the command that is given it, what makes it, and what the sentence says.
+# Name of the file, the command that reads it, the function that makes it, and a pattern of the refusal.
 FILES: list[Row] = [
     ("empty.safetensors", SUBJECT, raw(b""), "is no safetensors file"),
     ("byte.safetensors", SUBJECT, raw(b"\x01"), "is no safetensors file"),
@@ -227,5 +227,5 @@ FILES: list[Row] = [
 
 
 def good_subject(folder: Path, diffusion: Any, layout: Any) -> None:
-    """What `altered` starts from."""
+    """Writes the intact file from which `altered` makes others."""
     Subject(layout.initial_theta(), layout, {"base_digest": diffusion.digest}).save(folder / "good.safetensors")

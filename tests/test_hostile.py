@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import evaluate, inspect, preoptimize, pretrain
 from hdb.lidb.layout import Layout
 
-COMMANDS = {of.__name__.rpartition(".")[2]: of for of in (evaluate, inspect, preoptimize, pretrain)}
+COMMANDS = {"evaluate": evaluate, "inspect": inspect, "preoptimize": preoptimize, "pretrain": pretrain}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def layout(tiny_base) -> tuple:
 
 
 @pytest.fixture
-def room(call, layout, tiny_weights, tmp_path) -> Path:
-    """A folder with files that are as they should be."""
+def folder(call, layout, tiny_weights, tmp_path) -> Path:
+    """A folder with intact files, from which the hostile ones are made."""
     good_subject(tmp_path, *layout)
     shutil.copytree(tiny_weights / "hypernet", "good-hypernet")
     Path("photos").mkdir()
@@ -34,20 +34,21 @@ def room(call, layout, tiny_weights, tmp_path) -> Path:
     return tmp_path
 
 
-def test_there_are_forty_and_more_of_them():
+def test_there_are_forty_hostile_files_and_more():
     assert len(FILES) >= 40 and len({name for name, *_ in FILES}) == len(FILES)
 
 
-@pytest.mark.parametrize(("name", "command", "make", "says"), FILES, ids=[name for name, *_ in FILES])
-@pytest.mark.filterwarnings("ignore")  # of what is skipped
-def test_a_hostile_file_gets_a_sentence(name, command, make, says, call, room, capsys):
-    make(room / name)
-    before, memory = sorted(room.rglob("*")), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+@pytest.mark.parametrize(("name", "command", "make", "pattern"), FILES, ids=[name for name, *_ in FILES])
+@pytest.mark.filterwarnings("ignore")  # pictures that are skipped
+def test_a_hostile_file_gets_a_sentence(name, command, make, pattern, call, folder, capsys):
+    make(folder / name)
+    files = sorted(folder.rglob("*"))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     command, *words = command.format(name).split()
     assert call(COMMANDS[command], *words) == 2
     errors = capsys.readouterr().err
-    (said,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert re.search(says, said), said
-    assert len(said) < 2000 and "Traceback" not in errors
-    assert sorted(room.rglob("*")) == before and not Path("hacked").exists()
+    (message,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert re.search(pattern, message), message
+    assert len(message) < 2000 and "Traceback" not in errors
+    assert sorted(folder.rglob("*")) == files and not Path("hacked").exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 300_000  # kB

@@ -212,4 +212,5 @@ def test_personalize_refuses_a_photo_in_one_sentence_with_exit_code_2(call, astr
 def test_personalize_refuses_a_turned_face(call, turned, tmp_path, capsys):
     turned.save(tmp_path / "turned.png")
     assert call(personalize, "crop=true", "min_face=16", "reference=turned.png") == 2
-    assert "turned.png is turned by about 5" in (said := capsys.readouterr().err) and "expected at most 45" in said
+    message = capsys.readouterr().err
+    assert "turned.png is turned by about 5" in message and "expected at most 45" in message

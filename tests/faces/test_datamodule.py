@@ -30,16 +30,16 @@ def source(tmp_path_factory) -> PhotoFaces:
 
 
 class Recorder(L.LightningModule):
-    """Writes down what it is trained on."""
+    """Records the gray levels of the pictures it is trained and validated on."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[int]] = []
+        self.trained: list[list[int]] = []
         self.validated: list[list[int]] = []
 
     def training_step(self, batch: FaceBatch, index: int) -> torch.Tensor:
-        self.seen.append([round(picture.mean().item() * 255) for picture in batch.reference])
+        self.trained.append([round(picture.mean().item() * 255) for picture in batch.reference])
         return self.weight * batch.target.mean()
 
     def validation_step(self, batch: FaceBatch, index: int) -> None:
@@ -54,7 +54,7 @@ class Killed(Exception):
 
 
 class Kill(Callback):
-    """Ends the process, as it were, when a step has begun."""
+    """Raises when a step has begun, like a process that is killed."""
 
     def __init__(self, step: int):
         self.step = step
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_with_the_batches_it_had_not_seen(source, tmp_path,
     trainer(tmp_path / "killed").fit(
         second, FaceData(source, batch_size=4), ckpt_path=tmp_path / "killed" / f"step={step}.ckpt"
     )
-    assert len(whole.seen) == 9 and first.seen + second.seen == whole.seen
+    assert len(whole.trained) == 9 and first.trained + second.trained == whole.trained
 
 
 def test_validation_is_the_same_every_epoch_and_leaves_nobody_out(source, tmp_path):
@@ -100,7 +100,8 @@ def test_order_is_a_function_of_seed_and_epoch(source):
         return FaceLoader(source, batch_size=4, shuffle=True, seed=seed).batches(epoch)
 
     assert keys(0, 5) == keys(0, 5)
-    people = [[index for batch in keys(*at) for _, index in batch] for at in ((0, 0), (0, 1), (1, 0))]
+    orders = [keys(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    people = [[index for batch in order for _, index in batch] for order in orders]
     assert people[0] != people[1] and people[0] != people[2]
     assert all(sorted(order[:10]) == list(range(10)) for order in people)  # 12 with the wrap: every batch is full
 
@@ -112,10 +113,12 @@ def test_pictures_change_from_round_to_round(source):
 
 
 def test_ranks_share_an_epoch_evenly_and_without_overlap(source):
-    ranks = [FaceLoader(source, batch_size=2, shuffle=True, rank=rank, world_size=2).batches(0) for rank in range(2)]
-    assert [len(batch) for rank in ranks for batch in rank] == [2] * 6
-    once = [FaceLoader(source, batch_size=2, shuffle=False, rank=rank, world_size=2).batches(0) for rank in range(2)]
-    assert sorted(index for rank in once for batch in rank for _, index in batch) == list(range(10))
+    def batches(*, shuffle: bool) -> list[list[tuple[int, int]]]:
+        loaders = [FaceLoader(source, batch_size=2, shuffle=shuffle, rank=rank, world_size=2) for rank in range(2)]
+        return [batch for loader in loaders for batch in loader.batches(0)]
+
+    assert [len(batch) for batch in batches(shuffle=True)] == [2] * 6
+    assert sorted(index for batch in batches(shuffle=False) for _, index in batch) == list(range(10))
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [2, 2, 2, 2, 2]), (3, [3, 3, 4]), (4, [4, 4, 2]), (9, [10])])
@@ -240,8 +243,8 @@ def test_a_source_without_a_usable_picture_ends_in_one_sentence(tmp_path, num_wo
         (stream, "no usable sample in 1 shards"),
     ):
         loader = FaceLoader(source, batch_size=1, shuffle=True, num_workers=num_workers)
-        told = pytest.warns(UserWarning, match="skipped .unreadable.: ")
-        with told if num_workers == 0 else contextlib.nullcontext():
+        warning = pytest.warns(UserWarning, match="skipped .unreadable.: ")
+        with warning if num_workers == 0 else contextlib.nullcontext():
             with pytest.raises(FaceError, match=f"^{sentence}") as refusal:
                 list(loader)
         assert "\n" not in str(refusal.value) and "'unreadable': " in str(refusal.value)
@@ -265,7 +268,7 @@ def test_a_folder_of_photos_is_trained_on_in_two_lines(tmp_path):
     data = FaceData.from_folder(tmp_path / "flat", resolution=8, batch_size=2, num_val=2, crop=False)
     recorder = Recorder()
     trainer(tmp_path / "run").fit(recorder, datamodule=data)
-    assert len(recorder.seen) == 3 * 2 and recorder.validated[-1] == [40, 50]
+    assert len(recorder.trained) == 3 * 2 and recorder.validated[-1] == [40, 50]
 
 
 def test_photos_of_a_folder_are_cropped_by_default_and_those_without_a_face_passed_over(tmp_path, astronaut):

@@ -137,9 +137,9 @@ def test_nobody_usable_is_one_sentence_and_a_manifest_that_says_why(call, tmp_pa
         (tmp_path / f"{name}.png").write_bytes(b"broken")
     words = ["source=flat", "root=.", "num_val_identities=0", "num_test_identities=0"]
     assert call(prepare, *WORDS, *words) == 2
-    said = capsys.readouterr().err
-    assert "error: none of the 2 pictures can be used (unreadable 2); shards/manifest.json says why" in said
-    assert "skipped (unreadable): a.png is not a picture" in said
+    errors = capsys.readouterr().err
+    assert "error: none of the 2 pictures can be used (unreadable 2); shards/manifest.json says why" in errors
+    assert "skipped (unreadable): a.png is not a picture" in errors
     assert len(json.loads(Path("shards/manifest.json").read_text())["skipped_pictures"]) == 2
 
 
@@ -304,6 +304,6 @@ def test_a_full_disk_is_a_sentence_with_the_file(call, tmp_path, monkeypatch, ca
             Path, "write_bytes", lambda path, content: full() if where in path.name else write(path, content)
         )
     assert call(prepare, *FLAT) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and "No space left on device" in said and f"shards/{where}" in said
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and "No space left on device" in message and f"shards/{where}" in message
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".tmp")]

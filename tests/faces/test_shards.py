@@ -59,20 +59,20 @@ def test_what_a_shard_cannot_give_is_counted_with_its_reason(shards):
 
 def test_shards_that_cannot_be_read_are_refused_before_training(tmp_path, shards):
     first = str(shards / "faces-000.tar")
-    for given, match in (
+    for shards_argument, match in (
         (tmp_path / "absent.tar", "neither a file nor an http"),
         ("pipe:cat /etc/passwd", "neither a file nor an http"),
         ([first, first], "listed twice"),
     ):
         with pytest.raises(ValueError, match=match):
-            ShardFaces(given, resolution=8)
+            ShardFaces(shards_argument, resolution=8)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no"):
         ShardFaces(tmp_path / "empty", resolution=8)
     assert len(ShardFaces(str(shards / "faces-{000..003}.tar"), resolution=8).shards) == 4
 
 
-def test_only_those_who_are_wanted_and_not_held_out_are_given(shards):
+def test_only_people_who_are_listed_and_not_held_out_are_given(shards):
     def levels(**people: list[str]) -> list[int]:
         return [
             level(sample.reference)
@@ -98,8 +98,8 @@ def test_people_of_shards_are_read_into_memory_until_all_are_found(shards):
     assert list(photos) == ["person00", "person01", "person02"]
     assert [level(sample.reference) for sample in PhotoFaces(photos, resolution=8)] == [0, 1, 2]
     (shards / "faces-003.tar").write_bytes(b"never read")
-    wanted = ["person12", "person04"]
-    assert list(read_shard_photos(list_shards(shards), names=wanted, num=2)) == ["person04", "person12"]
+    names = ["person12", "person04"]
+    assert list(read_shard_photos(list_shards(shards), names=names, num=2)) == ["person04", "person12"]
     assert list(read_shard_photos(list_shards(shards), held_out=["person00"], num=1)) == ["person01"]
     assert read_shard_photos(list_shards(shards), num=0) == {}
 
