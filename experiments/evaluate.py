@@ -36,6 +36,7 @@ def evaluate_methods(config: Evaluate) -> None:
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
     from hdb.methods.table import make_methods, methods_named
+    from hdb.metrics.embedders import check_judges_exist
     from hdb.metrics.judges import Judges, load_classifier
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.prompts import read_prompts, remove_identifier
@@ -52,7 +53,7 @@ def evaluate_methods(config: Evaluate) -> None:
     curves = read_searches(config.searches)
     check_run_folder(output, config)
     check_networks_exist(hypernet=hypernet_path, encoder=config.encoder)
-    config.judges.refuse_missing()
+    check_judges_exist(config.judges)
     source = open_people(config.faces)
     people = select_unseen_people(source, config.protocol, hypernet=hypernet_path)
 

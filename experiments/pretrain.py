@@ -125,11 +125,12 @@ def check_inputs(config: Pretrain, output: Path) -> None:
     """Raises ValueError if the run cannot begin: before gigabytes are read."""
     from experiments.runs import check_run_folder
     from hdb.hypernet.trained import check_networks_exist, resolve_checkpoint
+    from hdb.metrics.embedders import check_judges_exist
 
     config.check_targets()
     initial_network = None if config.init_from is None else resolve_checkpoint(config.init_from)
     check_networks_exist(hypernet=initial_network, encoder=config.hypernet.encoder)
-    config.judges.refuse_missing()
+    check_judges_exist(config.judges)
     check_run_folder(output, config)
 
 

@@ -32,6 +32,7 @@ def search(config: Search, argv: list[str]) -> None:
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
     from hdb.methods.table import SCALE, make_methods
+    from hdb.metrics.embedders import check_judges_exist
     from hdb.metrics.judges import Judges
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.prompts import read_prompts, remove_identifier
@@ -49,7 +50,7 @@ def search(config: Search, argv: list[str]) -> None:
     device = select_device(config.accelerator)
     with shared_folder(output, find_inputs(config, hypernet_path)):
         check_networks_exist(hypernet=hypernet_path, encoder=config.encoder)
-        config.judges.refuse_missing()
+        check_judges_exist(config.judges)
         source = open_people(config.faces)
         people = select_unseen_people(source, config.protocol, hypernet=hypernet_path, split="val")
 

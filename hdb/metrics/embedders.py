@@ -7,7 +7,7 @@ Each takes images in [0, 1] of any size and preprocesses them itself, as its lib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import timm
@@ -25,6 +25,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hdb.metrics.networks import BATCH, Preprocessing, TimmNetwork, refuse_empty, require_files
+from hdb.metrics.similarity import ImageEmbedder
+from hdb.metrics.table import JudgeOptions
 
 FACENET_WEIGHTS = "20180402-114759-vggface2.pt"  # facenet-pytorch's release v2.2.9
 
@@ -244,6 +246,27 @@ def refuse_missing_folder(source: str) -> None:
     """Raises ValueError for a folder that lacks a network; a name that can be downloaded passes."""
     if is_local(source):
         require_files(source, "config.json", "model.safetensors")
+
+
+class EmbedderEntry(NamedTuple):
+    """How a judge is loaded from a name or a folder, and how a missing folder is refused before that."""
+
+    load: Callable[[str], ImageEmbedder]
+    refuse_missing: Callable[[str], None]
+
+
+# By the fields of `JudgeOptions`.
+EMBEDDERS: dict[str, EmbedderEntry] = {
+    "recognizer": EmbedderEntry(load_recognizer, refuse_missing_recognizer),
+    "dino": EmbedderEntry(TimmEmbedder.dino, refuse_missing_folder),
+    "clip": EmbedderEntry(ClipEmbedder.from_pretrained, refuse_missing_folder),
+}
+
+
+def check_judges_exist(options: JudgeOptions) -> None:
+    """Raises ValueError if a judge is a folder and does not exist. Called before anything large is read."""
+    for name, embedder in EMBEDDERS.items():
+        embedder.refuse_missing(getattr(options, name))
 
 
 def embed_in_batches(

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hdb.metrics.embedders import EMBEDDERS
 from hdb.metrics.networks import AttributeClassifier
-from hdb.metrics.similarity import EmbeddingMetric, ImageEmbedder
-from hdb.metrics.table import EMBEDDERS, METRICS, JudgeOptions
+from hdb.metrics.similarity import EmbeddingMetric, ImageEmbedder, cosine_similarity
+from hdb.metrics.table import METRICS, JudgeOptions
 
 # Name of a judge -> its unit vectors (n, d) of the same n pictures or prompts.
 Embeddings = Mapping[str, Float[Tensor, "_ _"]]
@@ -42,7 +43,7 @@ class Scores:
 
     def __init__(self, judges: Judges) -> None:
         self.judges = judges
-        self.metrics = {name: EmbeddingMetric(entry.score) for name, entry in METRICS.items()}
+        self.metrics = {name: EmbeddingMetric(entry.score or cosine_similarity) for name, entry in METRICS.items()}
 
     def update(
         self,

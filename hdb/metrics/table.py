@@ -1,21 +1,12 @@
-"""The list of metrics, and the networks that embed pictures and prompts for them.
+"""The list of metrics, in a file without torch so that commands check their settings at once.
 
-A new metric is a line in `METRICS`. Scores, table columns, the keys at W&B and the choices of `best_metric` follow from
+A new metric is a line in `METRICS`. Scores, columns of tables, keys at W&B and the choices of `best_metric` follow from
 it. If no judge embeds as the metric needs it, its network is a field of `JudgeOptions` and a line in `EMBEDDERS`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-from hdb.metrics.embedders import (
-    ClipEmbedder,
-    TimmEmbedder,
-    load_recognizer,
-    refuse_missing_folder,
-    refuse_missing_recognizer,
-)
-from hdb.metrics.similarity import ImageEmbedder, Score, cosine_similarity
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -25,13 +16,18 @@ class MetricEntry:
     Args:
         judge: the network that embeds, by its name in `EMBEDDERS`.
         compared_with: what a picture is compared with, embedded by the same network.
-        score: compares embeddings row by row.
+        score: compares embeddings row by row, (n, d), (m, d) -> (n,); None is their cosine.
     """
 
     judge: str
     compared_with: Literal["references", "prompts"] = "references"
-    score: Score = cosine_similarity
+    score: Callable[[Any, Any], Any] | None = None
     higher_is_better: bool = True
+
+    @property
+    def mode(self) -> str:
+        """Lightning's word for what is better: "max" or "min"."""
+        return "max" if self.higher_is_better else "min"
 
 
 # By the names that results.json, tables and W&B have for them.
@@ -50,23 +46,3 @@ class JudgeOptions:
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
     clip: str = "openai/clip-vit-base-patch32"
-
-    def refuse_missing(self) -> None:
-        """Raises ValueError if one of them is a folder and not there: before something large is read for nothing."""
-        for name, embedder in EMBEDDERS.items():
-            embedder.refuse_missing(getattr(self, name))
-
-
-class EmbedderEntry(NamedTuple):
-    """How a judge is loaded from a name or a folder, and how a missing folder is refused before that."""
-
-    load: Callable[[str], ImageEmbedder]
-    refuse_missing: Callable[[str], None]
-
-
-# By the fields of `JudgeOptions`.
-EMBEDDERS: dict[str, EmbedderEntry] = {
-    "recognizer": EmbedderEntry(load_recognizer, refuse_missing_recognizer),
-    "dino": EmbedderEntry(TimmEmbedder.dino, refuse_missing_folder),
-    "clip": EmbedderEntry(ClipEmbedder.from_pretrained, refuse_missing_folder),
-}

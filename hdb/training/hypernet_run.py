@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
 from hdb.limits import choice_field, number_field
+from hdb.metrics.table import METRICS
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import (
@@ -26,15 +27,8 @@ from hdb.training.ranks import broadcast_from_rank_zero, is_rank_zero
 from hdb.training.stopping import StopBetweenSteps
 
 LOG_EVERY = 10  # steps; reading a number waits for the device
-METRIC_MODES = {
-    "val/face_rec": "max",
-    "val/dino": "max",
-    "val/clip_i": "max",
-    "val/clip_t": "max",
-    "val/own_better": "max",
-    "val/own_minus_other": "min",
-    "val/diffusion_loss": "min",
-}
+METRIC_MODES = {f"val/{name}": metric.mode for name, metric in METRICS.items()}
+METRIC_MODES |= {"val/own_better": "max", "val/own_minus_other": "min", "val/diffusion_loss": "min"}
 
 
 @dataclass

@@ -10,8 +10,9 @@ from tiny import tiny_judges
 from white_noise import evaluation
 
 from hdb.evaluation.summary import logged_means
+from hdb.metrics.embedders import EMBEDDERS, EmbedderEntry
 from hdb.metrics.judges import Judges
-from hdb.metrics.table import EMBEDDERS, METRICS, EmbedderEntry, JudgeOptions, MetricEntry
+from hdb.metrics.table import METRICS, JudgeOptions, MetricEntry
 
 SIZE = (3, 2, 2)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny import tiny_judges
 
+from hdb.metrics.embedders import EMBEDDERS, EmbedderEntry
 from hdb.metrics.judges import Judges, Scores
-from hdb.metrics.table import EMBEDDERS, METRICS, EmbedderEntry, JudgeOptions, MetricEntry
+from hdb.metrics.table import METRICS, JudgeOptions, MetricEntry
 from hdb.training.hypernet_run import METRIC_MODES
 
 PROMPTS = ["a photo of a face", "a face, oil painting", "a face in the snow", "a photo of a face"]
@@ -90,8 +91,7 @@ def test_a_metric_under_a_network_of_its_own_is_a_line_in_each_list(tiny_weights
 
 
 def test_a_network_may_be_the_best_by_every_metric_of_the_list():
-    modes = {f"val/{name}": "max" if entry.higher_is_better else "min" for name, entry in METRICS.items()}
-    assert modes.items() <= METRIC_MODES.items()
+    assert {f"val/{name}": entry.mode for name, entry in METRICS.items()}.items() <= METRIC_MODES.items()
 
 
 def test_a_recognizer_that_is_not_there_is_refused():
