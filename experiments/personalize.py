@@ -109,11 +109,14 @@ def personalize(config: Personalize) -> None:
 
 
 def open_photo(path: str) -> Image:
-    """A photo that messages call by its path; raises FaceError if it cannot be read."""
+    """A photo that messages call by its path. Prints remarks; raises FaceError if it cannot be read."""
     from hdb.faces.picture import open_picture
 
-    image = open_picture(path)
+    remarks: list[str] = []
+    image = open_picture(path, remarks=remarks)
     image.filename = path
+    for remark in remarks:
+        print(remark)
     return image
 
 
@@ -129,7 +132,7 @@ def digest_photos(photos: Sequence[Image], *, face: int | None) -> str:
 
 
 def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int) -> list[Tensor]:
-    """The photos, each (3, resolution, resolution): cut out and aligned, or as they are framed.
+    """The photos, each (3, resolution, resolution): cut out and aligned, or as they are framed. Prints remarks.
 
     Raises:
         FaceError: one of them shows no face that can be used.
@@ -137,14 +140,13 @@ def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int)
     from hdb.faces.crop import FaceCropper
 
     cropper = FaceCropper(min_size=config.min_face)
-    views = []
-    for photo in photos:
-        crop = config.crop
-        if crop is None:
-            crop = not cropper.is_face_crop(photo)
-            choice = "the face is cut out; crop=false keeps the framing"
-            print(f"{photo.filename}: {choice if crop else 'a face crop, whose framing is kept; crop=true aligns it'}")
-        views.append(cropper.read(photo, resolution=resolution, crop=crop, face=config.face))
+    remarks: list[str] = []
+    views = [
+        cropper.read(photo, resolution=resolution, crop=config.crop, face=config.face, remarks=remarks)
+        for photo in photos
+    ]
+    for remark in dict.fromkeys(remarks):
+        print(remark)
     return views
 
 

@@ -130,7 +130,7 @@ class FaceCropper:
         Args:
             crop: True cuts the face out, like `crop`. False keeps the framing, like `check`. None keeps the framing of
                 a picture that is framed as a crop would be, and cuts the face out of all others.
-            remarks: gets the warnings, see `open_picture`.
+            remarks: gets the warnings, see `open_picture`; for None, also which of the two was done.
 
         Raises:
             FaceError: see `crop`.
@@ -139,6 +139,11 @@ class FaceCropper:
         image, chosen = self.find_face(open_picture(picture, remarks=remarks), name=name, face=face, remarks=remarks)
         if crop is None:
             crop = not is_face_crop(image, chosen)
+            if remarks is not None:
+                done = "the face is cut out (crop=false keeps the framing)"
+                remarks.append(
+                    f"{name}: {done if crop else 'a face crop, whose framing is kept (crop=true aligns it)'}"
+                )
         if not crop:
             return center_square(image, resolution=resolution)
         outside = share_outside(crop_corners(chosen, margin=self.margin), image.size)
