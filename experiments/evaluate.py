@@ -35,14 +35,9 @@ def evaluate_methods(config: Evaluate) -> None:
     from hdb.hypernet.trained import check_networks_exist, modification_time, resolve_hypernet_path
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
-<<<<<<< HEAD
     from hdb.methods.table import make_methods, methods_named
     from hdb.metrics.embedders import check_judges_exist
-=======
-    from hdb.methods.table import check_method_names, make_methods, methods_named
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
     from hdb.metrics.judges import Judges, load_classifier
-    from hdb.metrics.table import check_judges_exist
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.prompts import read_prompts, remove_identifier
     from hdb.runs.outputs import resolve_output
@@ -50,7 +45,6 @@ def evaluate_methods(config: Evaluate) -> None:
 
     # What can be wrong is checked before gigabytes are read.
     method_names = methods_named(config.methods.names)
-    check_method_names(config.protocol.without_identity_guidance)
     dtype = parse_dtype(config.dtype)
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)

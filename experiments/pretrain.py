@@ -30,7 +30,7 @@ def pretrain(config: Pretrain, *, started: float) -> None:
     from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
     from hdb.faces.datamodule import FaceData
     from hdb.faces.splits import SPLITS_FILE
-    from hdb.hypernet.hypernet import build_hypernet
+    from hdb.hypernet.options import build_hypernet
     from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
     from hdb.metrics.judges import Judges
     from hdb.runs.outputs import resolve_output
@@ -125,11 +125,7 @@ def check_inputs(config: Pretrain, output: Path) -> None:
     """Raises ValueError if the run cannot begin: before gigabytes are read."""
     from experiments.runs import check_run_folder
     from hdb.hypernet.trained import check_networks_exist, resolve_checkpoint
-<<<<<<< HEAD
     from hdb.metrics.embedders import check_judges_exist
-=======
-    from hdb.metrics.table import check_judges_exist
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
     config.check_targets()
     initial_network = None if config.init_from is None else resolve_checkpoint(config.init_from)

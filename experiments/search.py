@@ -31,14 +31,9 @@ def search(config: Search, argv: list[str]) -> None:
     from hdb.hypernet.trained import check_networks_exist, modification_time, resolve_hypernet_path
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
-<<<<<<< HEAD
     from hdb.methods.table import SCALE, make_methods
     from hdb.metrics.embedders import check_judges_exist
-=======
-    from hdb.methods.table import SCALE, check_method_names, make_methods
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
     from hdb.metrics.judges import Judges
-    from hdb.metrics.table import check_judges_exist
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.prompts import read_prompts, remove_identifier
     from hdb.runs.folder import shared_folder
@@ -48,7 +43,6 @@ def search(config: Search, argv: list[str]) -> None:
     # What can be wrong is checked before gigabytes are read.
     words_of_methods = plan_settings(config.grids, config.methods.names)
     settings_of = {words: load(Search, [*argv, *words]) for settings in words_of_methods.values() for words in settings}
-    check_method_names(config.protocol.without_identity_guidance)
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     dtype = parse_dtype(config.dtype)
     hypernet_path = resolve_hypernet_path(config.hypernet)

@@ -131,7 +131,7 @@ def save_tiny_judges(folder: Path) -> Path:
 def tiny_judges(weights: Path):
     """The judges that `save_tiny_judges` wrote in judges/ of a folder."""
     from hdb.metrics.judges import Judges
-    from hdb.metrics.options import JudgeOptions
+    from hdb.metrics.table import JudgeOptions
 
     folders = {name: str(weights / "judges" / name) for name in ("recognizer", "dino", "clip")}
     return Judges.from_options(JudgeOptions(**folders))

@@ -8,14 +8,8 @@ from torch import Tensor
 
 from hdb.metrics.embedders import EMBEDDERS
 from hdb.metrics.networks import AttributeClassifier
-<<<<<<< HEAD
 from hdb.metrics.similarity import EmbeddingMetric, ImageEmbedder, cosine_similarity
 from hdb.metrics.table import METRICS, JudgeOptions
-=======
-from hdb.metrics.options import JudgeOptions
-from hdb.metrics.similarity import EmbeddingMetric, ImageEmbedder
-from hdb.metrics.table import EMBEDDERS, METRICS
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 # Name of a judge -> its unit vectors (n, d) of the same n pictures or prompts.
 Embeddings = Mapping[str, Float[Tensor, "_ _"]]

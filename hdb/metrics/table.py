@@ -6,21 +6,7 @@ it. If no judge embeds as the metric needs it, its network is a field of `JudgeO
 
 from collections.abc import Callable
 from dataclasses import dataclass
-<<<<<<< HEAD
 from typing import Any, Literal
-=======
-from typing import Literal, NamedTuple
-
-from hdb.metrics.embedders import (
-    ClipEmbedder,
-    TimmEmbedder,
-    load_recognizer,
-    refuse_missing_folder,
-    refuse_missing_recognizer,
-)
-from hdb.metrics.options import JudgeOptions
-from hdb.metrics.similarity import ImageEmbedder, Score, cosine_similarity
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,6 @@ METRICS: dict[str, MetricEntry] = {
 }
 
 
-<<<<<<< HEAD
 @dataclass
 class JudgeOptions:
     """Networks that score pictures: names of published ones for photos, folders for faceworld's own."""
@@ -61,24 +46,3 @@ class JudgeOptions:
     recognizer: str = "vggface2"
     dino: str = "vit_small_patch16_224.dino"
     clip: str = "openai/clip-vit-base-patch32"
-=======
-class EmbedderEntry(NamedTuple):
-    """How a judge is loaded from a name or a folder, and how a missing folder is refused before that."""
-
-    load: Callable[[str], ImageEmbedder]
-    refuse_missing: Callable[[str], None]
-
-
-# By the fields of `JudgeOptions`.
-EMBEDDERS: dict[str, EmbedderEntry] = {
-    "recognizer": EmbedderEntry(load_recognizer, refuse_missing_recognizer),
-    "dino": EmbedderEntry(TimmEmbedder.dino, refuse_missing_folder),
-    "clip": EmbedderEntry(ClipEmbedder.from_pretrained, refuse_missing_folder),
-}
-
-
-def check_judges_exist(options: JudgeOptions) -> None:
-    """Raises ValueError if a judge is a folder and does not exist. Called before anything large is read."""
-    for name, embedder in EMBEDDERS.items():
-        embedder.refuse_missing(getattr(options, name))
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)

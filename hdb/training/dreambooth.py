@@ -1,5 +1,7 @@
 """DreamBoothFinetuning: UNet and text encoder finetuned as a whole on one person."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,11 +9,10 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.weights import named_weights
+from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import Steps
-from hdb.training.options import DreamBoothOptions
 from hdb.training.prior import Prior
-<<<<<<< HEAD
 from hdb.training.stage import Stage, timesteps_field
 
 
@@ -29,9 +30,6 @@ class DreamBoothOptions:
     timesteps: str = timesteps_field()
     prior_preservation: float = number_field(1.0, ge=0)
     num_class_pictures: int = number_field(200, ge=1)
-=======
-from hdb.training.stage import Stage, TimestepSampler
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 
 class DreamBoothFinetuning(Stage):

@@ -1,6 +1,7 @@
 """A whole pretraining run, from the first step or a checkpoint to the saved network and its scores."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
-<<<<<<< HEAD
 from hdb.limits import choice_field, number_field
 from hdb.metrics.table import METRICS
-=======
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import (
@@ -24,13 +22,11 @@ from hdb.training.checkpoints import (
     last_checkpoint_callback,
 )
 from hdb.training.curves import write_curve
-from hdb.training.options import METRIC_MODES, ScheduleOptions
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.ranks import broadcast_from_rank_zero, is_rank_zero
 from hdb.training.stopping import StopBetweenSteps
 
 LOG_EVERY = 10  # steps; reading a number waits for the device
-<<<<<<< HEAD
 METRIC_MODES = {f"val/{name}": metric.mode for name, metric in METRICS.items()}
 METRIC_MODES |= {"val/own_better": "max", "val/own_minus_other": "min", "val/diffusion_loss": "min"}
 
@@ -53,8 +49,6 @@ class ScheduleOptions:
     best_metric: str | None = choice_field(
         None, METRIC_MODES, message="{name} is {value!r}, expected one of {expected}, or null"
     )
-=======
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 
 def fit_hypernet(

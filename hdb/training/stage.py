@@ -1,10 +1,6 @@
 """Stage: the base class of the LightningModules here, with private random generators and sampled timesteps."""
 
-<<<<<<< HEAD
 from typing import Any
-=======
-from dataclasses import dataclass
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 import lightning as L
 import numpy as np
@@ -15,6 +11,7 @@ from torch import Tensor
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
+from hdb.limits import choice_field
 
 # Of the distributions of timesteps: the density at t, from 0 (the picture) to 1 (noise), grows as t^(exponent - 1).
 TIMESTEP_EXPONENTS = {"uniform": 1.0, "high_noise": 3.0}
@@ -48,46 +45,11 @@ def sample_timesteps(
     >>> sample_timesteps(4, "uniform", num_train_timesteps=1000, generator=private_generator(0), stratified=True) // 250
     tensor([0, 1, 2, 3])
     """
-<<<<<<< HEAD
     u = torch.rand(num, generator=generator)
     if stratified:
         u = (u + torch.arange(num)) / num
     t = u ** (1 / TIMESTEP_EXPONENTS[distribution])
     return (t * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
-=======
-
-    low: float = 0.0
-    high: float = 1.0
-    exponent: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"timesteps need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
-        if self.exponent <= 0:
-            raise ValueError(f"timesteps need an exponent above 0, not {self.exponent}")
-
-    @classmethod
-    def from_name(cls, name: str) -> "TimestepSampler":
-        """The sampler called `uniform` or `high_noise`."""
-        samplers = {"uniform": cls(), "high_noise": cls(exponent=3.0)}
-        if name not in samplers:
-            raise ValueError(f"timesteps is {name!r}, expected {' or '.join(samplers)}")
-        return samplers[name]
-
-    def sample(
-        self, num: int, *, num_train_timesteps: int, generator: torch.Generator, stratified: bool = False
-    ) -> Int[Tensor, " num"]:
-        """Samples timesteps of a scheduler, on the CPU.
-
-        Args:
-            stratified: Put one timestep into each of `num` equal shares of the distribution.
-        """
-        u = torch.rand(num, generator=generator)
-        if stratified:
-            u = (u + torch.arange(num)) / num
-        t = self.low + (self.high - self.low) * u ** (1 / self.exponent)
-        return (t * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 
 def private_generator(*key: int) -> torch.Generator:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from hdb.diffusion.options import SAMPLERS, SamplingOptions
-from hdb.diffusion.sampling import draw
+from hdb.diffusion.sampling import SAMPLERS, SamplingOptions, draw
 
 PROMPTS = ["a face", "a face in the snow"]
 

@@ -12,12 +12,7 @@ from white_noise import evaluation
 from hdb.evaluation.summary import logged_means
 from hdb.metrics.embedders import EMBEDDERS, EmbedderEntry
 from hdb.metrics.judges import Judges
-<<<<<<< HEAD
 from hdb.metrics.table import METRICS, JudgeOptions, MetricEntry
-=======
-from hdb.metrics.options import JudgeOptions
-from hdb.metrics.table import EMBEDDERS, METRICS, EmbedderEntry, MetricEntry
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 SIZE = (3, 2, 2)
 

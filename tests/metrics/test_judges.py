@@ -8,14 +8,8 @@ from tiny import tiny_judges
 
 from hdb.metrics.embedders import EMBEDDERS, EmbedderEntry
 from hdb.metrics.judges import Judges, Scores
-<<<<<<< HEAD
 from hdb.metrics.table import METRICS, JudgeOptions, MetricEntry
 from hdb.training.hypernet_run import METRIC_MODES
-=======
-from hdb.metrics.options import JudgeOptions
-from hdb.metrics.table import EMBEDDERS, METRICS, EmbedderEntry, MetricEntry
-from hdb.training.options import METRIC_MODES
->>>>>>> 5c98df7 (Move options into files without torch, so that a wrong word is refused at once)
 
 PROMPTS = ["a photo of a face", "a face, oil painting", "a face in the snow", "a photo of a face"]
 

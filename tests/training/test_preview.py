@@ -7,12 +7,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from tiny import tiny_judges
 
-from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.sampling import SamplingOptions
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.lidb.residuals import Residuals
 from hdb.metrics.judges import Scores
-from hdb.training.callbacks import PreviewPeople
-from hdb.training.options import PreviewOptions
+from hdb.training.callbacks import PreviewOptions, PreviewPeople
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting"]
 
