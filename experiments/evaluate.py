@@ -35,7 +35,7 @@ def evaluate_methods(config: Evaluate) -> None:
     from hdb.hypernet.trained import check_networks_exist, modification_time, resolve_hypernet_path
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
-    from hdb.methods.table import make_methods, methods_named
+    from hdb.methods.table import check_method_names, make_methods, methods_named
     from hdb.metrics.embedders import check_judges_exist
     from hdb.metrics.judges import Judges, load_classifier
     from hdb.pipeline import HyperDreamBoothPipeline
@@ -45,6 +45,7 @@ def evaluate_methods(config: Evaluate) -> None:
 
     # What can be wrong is checked before gigabytes are read.
     method_names = methods_named(config.methods.names)
+    check_method_names(config.protocol.without_identity_guidance)
     dtype = parse_dtype(config.dtype)
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)

@@ -33,7 +33,7 @@ def save_portrait(config: RenderFaceworld, path: Path) -> None:
 def render_splits(config: RenderFaceworld) -> None:
     """Renders the people of each split, as far as they are not on disk."""
     from hdb.faceworld.dataset import FaceWorldDataset
-    from hdb.faceworld.world import SPLITS
+    from hdb.faceworld.splits import SPLITS
     from hdb.runs.outputs import check_room
 
     unknown = [split for split in config.splits if split not in SPLITS]

@@ -18,7 +18,8 @@ def measure_gate(config: MeasureGate) -> None:
 
     from experiments.people import open_people
     from hdb.evaluation.gate import Gate, GateObservations, observe, recognizer_likeness, separation_auc
-    from hdb.evaluation.people import ProtocolOptions, select_unseen_people
+    from hdb.evaluation.options import ProtocolOptions
+    from hdb.evaluation.people import select_unseen_people
     from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, resolve_hypernet_path
     from hdb.methods.context import TrainingContext
     from hdb.metrics.embedders import load_recognizer

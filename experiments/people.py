@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from hdb.evaluation.scores import ExpectedAttributes
-from hdb.faces.people import SOURCES, People, PeopleOptions, PeopleSource
+from hdb.faces.options import PeopleOptions
+from hdb.faces.people import SOURCES, People, PeopleSource
 from hdb.faces.sources import check_choice
 from hdb.faceworld.captions import parse
 from hdb.faceworld.oracle import Oracle

@@ -37,6 +37,7 @@ def personalize(config: Personalize) -> None:
     from hdb.lidb.file import parse_dtype
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.training.device import select_device
+    from hdb.training.personalize import check_finetuning
 
     output = resolve_safetensors_output(config.output)
     dtype = parse_dtype(config.dtype)
@@ -66,7 +67,7 @@ def personalize(config: Personalize) -> None:
             instance_prompt=config.instance_prompt,
         )
         views = read_views(photos, config, resolution=pipeline.diffusion.resolution)
-        config.finetuning.check(pipeline.personalized.layout)
+        check_finetuning(config.finetuning, pipeline.personalized.layout)
         started = time.perf_counter()
         with wandb_run(config, stage="personalize", output="outputs/personalize", keep_id=False) as logger:
             for warning in prompt_warnings(pipeline.diffusion, [config.instance_prompt, *config.prompts]):

@@ -21,13 +21,14 @@ def prepare(config: Prepare) -> None:
 
     from experiments.outputs import find_inputs
     from hdb.faces.duplicates import drop_duplicate_crops
-    from hdb.faces.people import People, PeopleOptions
+    from hdb.faces.options import PeopleOptions
+    from hdb.faces.people import People
     from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
     from hdb.runs.locks import locked
     from hdb.runs.outputs import check_room, refuse_inputs, resolve_output
-    from hdb.training.caches import write_caches
+    from hdb.training.caches import check_cache_networks, write_caches
 
-    config.cache.refuse_missing()
+    check_cache_networks(config.cache)
     people = People(
         PeopleOptions(
             source=config.source,

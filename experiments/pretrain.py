@@ -30,7 +30,7 @@ def pretrain(config: Pretrain, *, started: float) -> None:
     from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
     from hdb.faces.datamodule import FaceData
     from hdb.faces.splits import SPLITS_FILE
-    from hdb.hypernet.options import build_hypernet
+    from hdb.hypernet.hypernet import build_hypernet
     from hdb.hypernet.trained import initialize_hypernet, load_face_encoder
     from hdb.metrics.judges import Judges
     from hdb.runs.outputs import resolve_output

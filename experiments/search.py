@@ -31,7 +31,7 @@ def search(config: Search, argv: list[str]) -> None:
     from hdb.hypernet.trained import check_networks_exist, modification_time, resolve_hypernet_path
     from hdb.lidb.file import parse_dtype
     from hdb.methods.context import MethodContext, TrainingContext
-    from hdb.methods.table import SCALE, make_methods
+    from hdb.methods.table import SCALE, check_method_names, make_methods
     from hdb.metrics.embedders import check_judges_exist
     from hdb.metrics.judges import Judges
     from hdb.pipeline import HyperDreamBoothPipeline
@@ -43,6 +43,7 @@ def search(config: Search, argv: list[str]) -> None:
     # What can be wrong is checked before gigabytes are read.
     words_of_methods = plan_settings(config.grids, config.methods.names)
     settings_of = {words: load(Search, [*argv, *words]) for settings in words_of_methods.values() for words in settings}
+    check_method_names(config.protocol.without_identity_guidance)
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     dtype = parse_dtype(config.dtype)
     hypernet_path = resolve_hypernet_path(config.hypernet)

@@ -33,12 +33,12 @@ _PUBLIC = {
     "SubjectFinetuning": "hdb.training.personalize",
     "Preoptimization": "hdb.training.preoptimize",
     "FaceData": "hdb.faces.datamodule",
-    "BaseOptions": "hdb.diffusion.base",
+    "BaseOptions": "hdb.diffusion.options",
     "LiDBOptions": "hdb.lidb.options",
     "HyperNetOptions": "hdb.hypernet.options",
-    "PretrainingOptions": "hdb.training.pretraining_options",
-    "FinetuningOptions": "hdb.training.finetuning_options",
-    "SamplingOptions": "hdb.diffusion.sampling",
+    "PretrainingOptions": "hdb.training.options",
+    "FinetuningOptions": "hdb.training.options",
+    "SamplingOptions": "hdb.diffusion.options",
 }
 
 __all__ = ["__version__", *_PUBLIC]

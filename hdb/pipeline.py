@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hdb.diffusion.base import BaseOptions, load_base
+from hdb.diffusion.base import load_base
+from hdb.diffusion.options import BaseOptions, SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import SamplingOptions, tiled_batches
+from hdb.diffusion.sampling import tiled_batches
 from hdb.diffusion.sheet import to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.crop import FaceCropper
@@ -41,7 +42,7 @@ from hdb.methods.theta import PersonalTheta
 from hdb.methods.unpersonalized import NoPersonalization
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import configure_device
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions
 
 SHIPPED_BASE = "hdb/faceworld/weights/base"
 SHIPPED_HYPERNET = "hdb/faceworld/weights/hypernet"

@@ -23,7 +23,7 @@ from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.names import find_target_layers
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 
 BASE, RANK, DRAWS = "hdb/faceworld/weights/base", 4, 4

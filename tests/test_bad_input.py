@@ -69,10 +69,10 @@ WORDS = [
     (
         evaluate,
         "methods.names=[dreamboth,hyperdreambooth]",
-        "unknown method 'dreamboth', expected hyperdreambooth and some",
+        "unknown method 'dreamboth', expected some of",
     ),
     (evaluate, "instance_prompt=somebody", "the instance prompt 'somebody' has no .V., the word whose embedding"),
-    (search, "methods.names=[dreamboth]", "unknown method 'dreamboth', expected hyperdreambooth and some"),
+    (search, "methods.names=[dreamboth]", "unknown method 'dreamboth', expected some of"),
     (search, "methods.names=[oracle]", "grids has no field for oracle, expected one at least"),
     (evaluate, "protocol.num_identities=0", "num_identities is 0 .*expected at least 1"),
     (evaluate, "protocol.num_identities=11", "num_identities is 11, but faceworld has 10 test people"),

@@ -20,9 +20,10 @@ from experiments import pretrain
 from experiments.config import Pretrain, Search, load
 from hdb.diffusion.base import AUTOCAST_DTYPES, prepare_for_device
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import SamplingOptions, draw, sample
-from hdb.evaluation.workloads import WorkloadOptions
+from hdb.diffusion.sampling import draw, sample
+from hdb.evaluation.options import WorkloadOptions
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder
@@ -33,12 +34,11 @@ from hdb.limits import check_limits
 from hdb.metrics.embedders import FaceNet
 from hdb.metrics.judges import Judges, Scores, load_classifier
 from hdb.training import device, ranks
-from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.dreambooth import DreamBoothFinetuning
+from hdb.training.options import DreamBoothOptions, FinetuningOptions, PretrainingOptions
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.prior import Prior
 from hdb.training.textual_inversion import TextualInversionFitting
 

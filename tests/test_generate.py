@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from experiments import generate
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions, tiled_batches
+from hdb.diffusion.sampling import tiled_batches
 from hdb.diffusion.weights import named_weights
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout

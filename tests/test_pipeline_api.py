@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from hdb import HyperDreamBoothPipeline, Subject
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.sheet import to_pil
 from hdb.faces.picture import FaceError
 from hdb.faceworld.world import FaceWorld

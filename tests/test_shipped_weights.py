@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import quality
-from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.faceworld.splits import SPLITS
+from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.residuals import Residuals

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.evaluation.evaluate import Outcome, evaluate
-from hdb.evaluation.people import ProtocolOptions, UnseenPeople
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import UnseenPeople
 from hdb.evaluation.report import write_report
 from hdb.evaluation.scores import Scorer
 from hdb.methods.protocol import Photos

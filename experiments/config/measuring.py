@@ -6,18 +6,15 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.config.parts import PHOTO_PROMPT, EvaluationJudges, TrainingOnBase, Variant
-from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import ProtocolOptions
-from hdb.evaluation.plan import RateOptions
-from hdb.evaluation.workloads import WorkloadOptions
-from hdb.faces.people import PeopleOptions
+from hdb.diffusion.options import SamplingOptions
+from hdb.evaluation.options import ProtocolOptions, RateOptions, WorkloadOptions
+from hdb.faces.options import PeopleOptions
 from hdb.limits import choice_field, number_field, seed_field, texts_field
-from hdb.methods.context import MethodOptions
+from hdb.methods.options import MethodOptions
 from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.options import WandbOptions
-from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.ranks import ProcessOptions
+from hdb.training.options import FinetuningOptions, ProcessOptions
 
 
 @dataclass

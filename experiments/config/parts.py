@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from hdb.diffusion.base import MEMORY, BaseOptions
-from hdb.faces.people import PeopleOptions
+from hdb.diffusion.options import MEMORY, BaseOptions
+from hdb.faces.options import PeopleOptions
 from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import accelerator_field, check_precision, precision_field
+from hdb.training.options import accelerator_field, check_precision, precision_field
 
 PHOTO_PROMPT = f"a photo of {INSTANCE_PROMPT}"
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from experiments.config.parts import PHOTO_PROMPT, OnBase, TrainingOnBase
-from hdb.diffusion.base import BaseOptions
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import BaseOptions, SamplingOptions
+from hdb.lidb.options import LiDBOptions
 from hdb.limits import choice_field, number_field, texts_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.options import PersonalWandbOptions
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions
 
 METHODS = ("hyperdreambooth", "only_hyper", "no_hyper")
 
@@ -119,3 +119,16 @@ class Export:
     preview: str | None = None
     base: BaseOptions = field(default_factory=BaseOptions)
     overwrite: bool = False
+
+
+@dataclass
+class Inspect:
+    """What a file of a person says of itself, or which slots a base has; a base needs its configuration only.
+
+    `subject` is a file of one person. `base` is a folder, a hub id, or sd15-config: the published configuration of
+    Stable Diffusion 1.5.
+    """
+
+    subject: str | None = None
+    base: str | None = None
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)

@@ -6,20 +6,21 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from experiments.config.parts import LoadedPeople, ReadPeople, TrainingOnBase
-from hdb.faceworld.base.measure import MeasureOptions
-from hdb.faceworld.base.parts import PARTS
-from hdb.faceworld.world import SPLITS
+from hdb.faceworld.base.options import PARTS, MeasureOptions
+from hdb.faceworld.splits import SPLITS
 from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.options import LiDBOptions
 from hdb.limits import number_field, seed_field, texts_field
 from hdb.metrics.table import JudgeOptions
 from hdb.runs.options import WandbOptions
-from hdb.training.caches import CacheOptions
-from hdb.training.callbacks import PreviewOptions
-from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.preoptimize import PreoptimizationOptions
-from hdb.training.pretraining_options import PretrainingOptions
-from hdb.training.ranks import ProcessOptions
+from hdb.training.options import (
+    CacheOptions,
+    PreoptimizationOptions,
+    PretrainingOptions,
+    PreviewOptions,
+    ProcessOptions,
+    ScheduleOptions,
+)
 
 
 @dataclass

@@ -1,11 +1,9 @@
 """Loads the base that options name and prepares it for the device."""
 
-from dataclasses import dataclass
-
 import torch
 
-from hdb.diffusion.stable_diffusion import CHECKS, DEFAULT_BASE, StableDiffusion
-from hdb.limits import choice_field
+from hdb.diffusion.options import MEMORY, BaseOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The dtype of autocast for each of Lightning's mixed precisions.
@@ -15,29 +13,6 @@ AUTOCAST_DTYPES = {
     "16-mixed": torch.float16,
     "16": torch.float16,
 }
-MEMORY = ("normal", "low")
-
-
-@dataclass
-class BaseOptions:
-    """The frozen text-to-image model: a folder in diffusers' layout, a hub id, or a single file.
-
-    `path` is that folder, id or file. `revision` is the branch, tag or commit of a hub id. `dtype` is the precision of
-    the weights.
-
-    A single safetensors file is in the original layout of Stable Diffusion 1.x. `config` is a folder or hub id that
-    describes it and has its tokenizer, null Stable Diffusion 1.5.
-    `variant` fp16 takes weights called *.fp16.safetensors; null those without such a name, or what is in the folder.
-    `check` shapes accepts personal weights made for another finetune of the same shapes, with a warning; digest refuses
-    them.
-    """
-
-    path: str = DEFAULT_BASE
-    config: str | None = None
-    revision: str | None = None
-    variant: str | None = None
-    dtype: str = choice_field("float32", DTYPES)
-    check: str = choice_field(CHECKS[0], CHECKS)
 
 
 def load_base(

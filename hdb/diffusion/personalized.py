@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.denoise import DenoisingOutput, denoise
-from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.layout import Layout

@@ -2,60 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.guidance import ClassifierFreeGuidance, Denoiser, IdentityGuidance, UnboundContext
+from hdb.diffusion.options import SAMPLERS, SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
-from hdb.limits import choice_field, number_field
 from hdb.prompts import IDENTIFIER, has_identifier
-
-# Classes of diffusers. Those that need further libraries are left out.
-SAMPLERS = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
-
-
-@dataclass
-class SamplingOptions:
-    """How pictures are sampled.
-
-    `num_inference_steps` is the number of denoising steps. `guidance_scale` is the strength of the prompt, with 1 for
-    no guidance. `batch_size` is the number of pictures sampled together.
-
-    `identity_guidance_scale` is a separate strength of the identity, with 0 for the base's picture and null for
-    classifier-free guidance alone, as other programs do it. Higher values resemble the photo more. It takes a third
-    prediction per step.
-
-    `scheduler` is the sampler by its class name in diffusers, null for DDIMScheduler. Of 1,000 training timesteps at
-    most 999 can be steps: with all of them DDIM's spacing goes beyond the last one.
-    """
-
-    num_inference_steps: int = number_field(50, ge=1, le=999)
-    guidance_scale: float = number_field(7.5, ge=0)
-    batch_size: int = number_field(8, ge=1)
-    identity_guidance_scale: float | None = number_field(None, ge=0)
-    scheduler: str | None = choice_field(None, SAMPLERS)
-
-    @property
-    def num_predictions(self) -> int:
-        """UNet evaluations per picture and step."""
-        if self.identity_guidance_scale is not None:
-            return 3
-        return 1 if self.guidance_scale == 1 else 2
 
 
 @torch.no_grad()

@@ -17,13 +17,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.digest import compute_autoencoder_digest, compute_base_digest
 from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.options import CHECKS, DEFAULT_BASE
 from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.transfer import to_device
 from hdb.diffusion.word import LearnedWord
 from hdb.prompts import IDENTIFIER, replace_identifier
-
-DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-CHECKS = ("digest", "shapes")  # whether personal weights must be made for this base, or for one of the same shapes
 
 
 class StableDiffusion(nn.Module):

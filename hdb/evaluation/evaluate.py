@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import ProtocolOptions, UnseenPeople
+from hdb.diffusion.options import SamplingOptions
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import UnseenPeople
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.scores import Scorer
 from hdb.evaluation.sheet import comparison_sheet

@@ -12,20 +12,21 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.random_base import build_random_stable_diffusion, resolve_base_configs
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.evaluation.cost import CPU_ATTENTION
 from hdb.faces.caches import CachedTensors
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.folder import read_config
-from hdb.hypernet.options import HyperNetOptions, build_hypernet
+from hdb.hypernet.hypernet import build_hypernet
+from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.layout import LiDBOptions
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.options import PretrainingOptions
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 META = torch.device("meta")
 

@@ -1,6 +1,5 @@
 """The protocol of an evaluation, and its people: unseen ones, their references, and the gallery of rank_1."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,41 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.evaluation.options import ProtocolOptions
 from hdb.faces.people import PeopleSource
-from hdb.limits import choices_field, number_field
 from hdb.methods.protocol import Photos
-from hdb.methods.table import METHODS
-
-
-@dataclass
-class ProtocolOptions:
-    """How much is drawn of how many. Paper: 100 identities, 30 prompts, 10 pictures each.
-
-    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
-    the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
-    first `num_photos` of the references of each person; those that take one photo are given the first.
-    `without_identity_guidance` names methods that are drawn guided by the prompt alone, because that is better for them
-    on validation people. `subjects_per_batch` people are personalized together. `num_resamples` is of the bootstrap
-    intervals.
-    """
-
-    subjects_per_batch: int = number_field(1, ge=1)
-    num_identities: int = 100
-    num_references: int = 1
-    num_photos: int = number_field(1, ge=1)
-    num_gallery: int = 200
-    prompts: str = "configs/prompts/people.txt"
-    num_prompts: int = 30
-    num_pictures: int = number_field(10, ge=1)
-    num_resamples: int = number_field(10_000, ge=1)
-    without_identity_guidance: list[str] = choices_field(METHODS)
-
-    def sampling_for(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
-        """The options that this method's pictures are drawn with."""
-        if method in self.without_identity_guidance:
-            return replace(sampling, identity_guidance_scale=None)
-        return sampling
 
 
 class UnseenPeople(NamedTuple):

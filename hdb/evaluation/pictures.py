@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.sheet import save_image, to_pil
 from hdb.evaluation.people import UnseenPeople
 from hdb.faces.picture import to_tensor

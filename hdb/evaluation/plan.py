@@ -8,36 +8,22 @@ from functools import cached_property
 import torch
 
 from hdb.diffusion.base import DTYPES
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.evaluation.cost import matmul_ceiling
 from hdb.evaluation.operations import Pass, Pieces
-from hdb.evaluation.people import ProtocolOptions
-from hdb.limits import choice_field, number_field
-from hdb.methods.context import MethodOptions
+from hdb.evaluation.options import DEVICES, ProtocolOptions, RateOptions
+from hdb.methods.options import MethodOptions
 from hdb.methods.table import OURS, SCALE, methods_named
-from hdb.training.callbacks import PreviewOptions
 from hdb.training.device import select_device
-from hdb.training.dreambooth import DreamBoothOptions
-from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.preoptimize import PreoptimizationOptions
-from hdb.training.pretraining_options import PretrainingOptions
-from hdb.training.textual_inversion import TextualInversionOptions
-
-# Dense products in bfloat16 and in float32, TFLOP/s. Source: NVIDIA's data sheets of H100 SXM, A100 SXM and RTX 4090.
-DEVICES = {"h100": (989.0, 67.0), "a100": (312.0, 19.5), "4090": (165.2, 82.6)}
-
-
-@dataclass
-class RateOptions:
-    """How many operations a second: `tflops`, or the share `utilization` of what the device's data sheet says.
-
-    `device` this measures matrix products on this machine.
-    """
-
-    device: str = choice_field("h100", (*DEVICES, "this"))
-    utilization: float = number_field(0.4, gt=0, le=1)
-    tflops: float | None = number_field(None, gt=0)
+from hdb.training.options import (
+    DreamBoothOptions,
+    FinetuningOptions,
+    PreoptimizationOptions,
+    PretrainingOptions,
+    PreviewOptions,
+    ScheduleOptions,
+    TextualInversionOptions,
+)
 
 
 def rate_of(options: RateOptions, *, half: bool) -> float:

@@ -9,8 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hdb.diffusion.sampling import SamplingOptions
-from hdb.evaluation.people import ProtocolOptions, UnseenPeople
+from hdb.diffusion.options import SamplingOptions
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import UnseenPeople
 from hdb.evaluation.pictures import Pictures
 from hdb.evaluation.scores import ReferenceEmbeddings, Scorer
 from hdb.evaluation.subjects import personalize_people

@@ -1,6 +1,5 @@
 """The pieces of the way from one photo to pictures, as calls whose time can be measured."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning as L
@@ -8,53 +7,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hdb.diffusion.base import DTYPES, MEMORY, BaseOptions, load_base, prepare_for_device
+from hdb.diffusion.base import DTYPES, load_base, prepare_for_device
+from hdb.diffusion.options import BaseOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.random_base import CONFIGS, build_random_stable_diffusion, is_random_base
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.sheet import save_image, to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import StepClock
+from hdb.evaluation.options import WorkloadOptions
 from hdb.faces.crop import FaceCropper
 from hdb.faces.picture import center_square, open_picture
 from hdb.faces.sources import FaceBatch
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.options import HyperNetOptions, build_hypernet
+from hdb.hypernet.hypernet import build_hypernet
 from hdb.hypernet.trained import predict
 from hdb.lidb.file import Subject
-from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.limits import choice_field, number_field
-from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.device import accelerator_field, check_precision, measure_seconds, precision_field
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.device import measure_seconds
+from hdb.training.options import (
+    PreoptimizationOptions,
+    PretrainingOptions,
+)
 from hdb.training.personalize import SubjectFinetuning
-from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions
+from hdb.training.preoptimize import Preoptimization
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
-
-
-@dataclass
-class WorkloadOptions:
-    """What is measured. `base` is a base or a folder of configs alone; `batch_size` is that of pretraining."""
-
-    base: str = "sd15-config"
-    dtype: str = choice_field("float32", DTYPES)
-    lidb: LiDBOptions = field(default_factory=LiDBOptions)
-    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
-    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
-    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=25))
-    instance_prompt: str = INSTANCE_PROMPT
-    batch_size: int = number_field(8, ge=1)
-    num_pictures: int = number_field(4, ge=1)
-    num_steps: int = number_field(10, ge=1)
-    accelerator: str = accelerator_field()
-    precision: str = precision_field()
-    memory: str = choice_field("normal", MEMORY)
-
-    def check_conflicts(self, prefix: str) -> None:
-        """Raises ValueError if gradients would not survive in such a base."""
-        check_precision(self.precision, self.dtype)
 
 
 def load_or_build_base(options: WorkloadOptions, device: torch.device) -> StableDiffusion:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hdb.faces.people import People, PeopleOptions
+from hdb.faces.options import PeopleOptions
+from hdb.faces.people import People
 from hdb.faces.photos import detect_source
 from hdb.faces.picture import FaceError
 from hdb.faces.shards import ShardFaces

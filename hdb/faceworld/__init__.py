@@ -6,24 +6,30 @@
 `people` and `oracle` plug it into training and evaluation; `base` trained what `weights/` holds.
 """
 
-from hdb.faceworld.captions import VOCABULARY, PromptLabels, caption, parse
-from hdb.faceworld.identity import Identity, sample_identity
-from hdb.faceworld.view import HELD_OUT_PAIRS, HELD_OUT_STYLES, KINDS, View, sample_view
-from hdb.faceworld.world import SPLITS, VERSION, FaceWorld
+from importlib import import_module
 
-__all__ = [
-    "HELD_OUT_PAIRS",
-    "HELD_OUT_STYLES",
-    "KINDS",
-    "SPLITS",
-    "VERSION",
-    "VOCABULARY",
-    "FaceWorld",
-    "Identity",
-    "PromptLabels",
-    "View",
-    "caption",
-    "parse",
-    "sample_identity",
-    "sample_view",
-]
+# Imported on first use: commands read the options of `base` without waiting for the renderer.
+_PUBLIC = {
+    "HELD_OUT_PAIRS": "view",
+    "HELD_OUT_STYLES": "view",
+    "KINDS": "view",
+    "SPLITS": "splits",
+    "VERSION": "world",
+    "VOCABULARY": "captions",
+    "FaceWorld": "world",
+    "Identity": "identity",
+    "PromptLabels": "captions",
+    "View": "view",
+    "caption": "captions",
+    "parse": "captions",
+    "sample_identity": "identity",
+    "sample_view": "view",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(import_module(f"hdb.faceworld.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'hdb.faceworld' has no attribute {name!r}, expected one of {', '.join(__all__)}")

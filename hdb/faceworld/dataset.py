@@ -15,8 +15,9 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from hdb.faceworld.captions import caption
+from hdb.faceworld.splits import SPLITS
 from hdb.faceworld.view import ACCESSORIES, CONTEXTS, EXPRESSIONS, KINDS, STYLES, View
-from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.faceworld.world import FaceWorld
 from hdb.files import write_files
 
 # A file holds eight neighboring people in one view of each kind. That is a second or two of one process, which is all

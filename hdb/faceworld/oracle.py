@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.faceworld.world import FaceWorld
 from hdb.methods.protocol import Photos
 

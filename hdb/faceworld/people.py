@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdb.faces.people import TARGETS, PeopleOptions, PeopleSource, References
+from hdb.faces.options import TARGETS, PeopleOptions
+from hdb.faces.people import PeopleSource, References
 from hdb.faces.sources import FaceSample, FaceSource, check_choice
 from hdb.faces.splits import Splits
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
+from hdb.faceworld.splits import SPLITS
 from hdb.faceworld.view import KINDS
-from hdb.faceworld.world import SPLITS, FaceWorld
+from hdb.faceworld.world import FaceWorld
 from hdb.prompts import IDENTIFIER
 
 

@@ -1,8 +1,6 @@
 """FaceWorld: people who do not exist, rendered as photos, drawings and statues, and the true answer to each prompt."""
 
 import hashlib
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -17,9 +15,6 @@ from hdb.faceworld.scene import Pair
 from hdb.faceworld.view import View, sample_nuisances, sample_view
 
 VERSION = 2  # grows whenever a pixel changes
-SPLITS: Mapping[str, range] = MappingProxyType(
-    {"train": range(2000), "val": range(2000, 2200), "test": range(2200, 2400)}
-)
 # Two faces whose landmarks differ less (root mean square, in head units: a face is 1.5 wide) are twins. It is the 5 %
 # quantile of the distance to the nearest neighbor over 2,400 people; its median is 0.0147, that of all pairs 0.033.
 TWIN_DISTANCE = 0.0126

@@ -17,6 +17,7 @@ from hdb.hypernet.bases import LearnedBases
 from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.encoder import FaceEncoder, FaceFeatures
 from hdb.hypernet.folder import read_network, write_network
+from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.layout import Layout
 from hdb.prompts import IDENTIFIER
 
@@ -326,3 +327,32 @@ class HyperNet(nn.Module):
 def _check_iterations(iterations: int) -> None:
     if iterations < 0:
         raise ValueError(f"iterations must be 0 or more, not {iterations}")
+
+
+def build_hypernet(
+    options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = ""
+) -> HyperNet:
+    """Builds an untrained hypernetwork around an encoder.
+
+    Args:
+        layout: Of the decoder's output.
+        base_digest: Digest of the base it will be trained on.
+    """
+    decoder = WeightDecoder(
+        layout,
+        encoder,
+        width=options.width,
+        num_layers=options.num_layers,
+        num_heads=options.num_heads,
+        seed=options.seed,
+    )
+    return HyperNet(
+        encoder,
+        decoder,
+        layout,
+        iterations=options.iterations,
+        linear_path=options.linear_path,
+        freeze_encoder=options.freeze_encoder,
+        learn_bases=options.learn_bases,
+        base_digest=base_digest,
+    )

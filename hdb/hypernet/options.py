@@ -1,11 +1,7 @@
-"""Options of a new hypernetwork, and the network they describe."""
+"""Options of a new hypernetwork, in a file without torch so that commands check their settings at once."""
 
 from dataclasses import dataclass
 
-from hdb.hypernet.decoder import WeightDecoder
-from hdb.hypernet.encoder import FaceEncoder
-from hdb.hypernet.hypernet import HyperNet
-from hdb.lidb.layout import Layout
 from hdb.limits import number_field, seed_field
 
 
@@ -36,32 +32,3 @@ class HyperNetOptions:
             raise ValueError(
                 f"{prefix}width is {self.width}, expected a multiple of {prefix}num_heads, which is {self.num_heads}"
             )
-
-
-def build_hypernet(
-    options: HyperNetOptions, encoder: FaceEncoder, layout: Layout, *, base_digest: str = ""
-) -> HyperNet:
-    """Builds an untrained hypernetwork around an encoder.
-
-    Args:
-        layout: Of the decoder's output.
-        base_digest: Digest of the base it will be trained on.
-    """
-    decoder = WeightDecoder(
-        layout,
-        encoder,
-        width=options.width,
-        num_layers=options.num_layers,
-        num_heads=options.num_heads,
-        seed=options.seed,
-    )
-    return HyperNet(
-        encoder,
-        decoder,
-        layout,
-        iterations=options.iterations,
-        linear_path=options.linear_path,
-        freeze_encoder=options.freeze_encoder,
-        learn_bases=options.learn_bases,
-        base_digest=base_digest,
-    )

@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hdb.diffusion.guidance import UnboundContext
-from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import copy_weights, exchange_weights, named_weights, weights_checksum
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person_file, write_person_file
-from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
+from hdb.training.dreambooth import DreamBoothFinetuning
+from hdb.training.options import DreamBoothOptions
 
 Weights = Mapping[str, Tensor]
 

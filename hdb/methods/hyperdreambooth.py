@@ -15,8 +15,8 @@ from hdb.lidb.residuals import Residuals
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.theta import PersonalTheta
-from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.personalize import SubjectFinetuning
+from hdb.training.options import FinetuningOptions
+from hdb.training.personalize import SubjectFinetuning, check_finetuning
 
 
 def predict_residuals(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
@@ -96,7 +96,7 @@ class HyperDreamBooth:
         name: str = "hyperdreambooth",
         iterations: int | None = None,
     ) -> None:
-        finetuner.options.check(hypernet.layout)
+        check_finetuning(finetuner.options, hypernet.layout)
         finetuner.context.diffusion.set_identifier(hypernet.identifier)  # the one it was trained with
         self.hypernet = hypernet
         self.finetuner = finetuner
@@ -124,7 +124,7 @@ class NoHyper:
 
     def __init__(self, finetuner: Finetuner, *, name: str = "no_hyper") -> None:
         self.layout = finetuner.context.personalized.layout
-        finetuner.options.check(self.layout)
+        check_finetuning(finetuner.options, self.layout)
         self.finetuner = finetuner
         self.name = name
 

@@ -93,11 +93,17 @@ def methods_named(names: Sequence[str] | None) -> tuple[str, ...]:
     """
     if names is None:
         return tuple(METHODS)
-    unknown = sorted(set(names) - set(METHODS))
-    if unknown or OURS not in names:
-        problem = f"unknown method {unknown[0]!r}" if unknown else f"methods is {', '.join(names)}"
-        raise ValueError(f"{problem}, expected {OURS} and some of {', '.join(METHODS)} to compare it with")
+    check_method_names(names)
+    if OURS not in names:
+        raise ValueError(f"methods is {', '.join(names)}, expected {OURS} and some of {', '.join(METHODS)}")
     return tuple(method for method in METHODS if method in names)
+
+
+def check_method_names(names: Sequence[str]) -> None:
+    """Raises ValueError if there is no method of one of these names."""
+    unknown = sorted(set(names) - set(METHODS))
+    if unknown:
+        raise ValueError(f"unknown method {unknown[0]!r}, expected some of {', '.join(METHODS)}")
 
 
 def make_methods(names: Sequence[str], context: MethodContext) -> list[Method]:

@@ -10,12 +10,14 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.methods.context import TrainingContext
 from hdb.methods.protocol import Photos
 from hdb.methods.stored import check_person_file, write_person_file
-from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions, check_has_identifier
+from hdb.training.options import TextualInversionOptions
+from hdb.training.textual_inversion import TextualInversionFitting, check_has_identifier
 
 
 class TextualInversion:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.lidb.file import Subject
 from hdb.lidb.residuals import Residuals
 from hdb.methods.stored import THETA

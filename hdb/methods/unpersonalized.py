@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.methods.protocol import Photos
 
 

@@ -1,7 +1,6 @@
 """Writes caches beside shards: the latents and face features of their pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -12,39 +11,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hdb.diffusion.base import BaseOptions, load_base
+from hdb.diffusion.base import load_base
 from hdb.diffusion.folder import find_pipeline
+from hdb.diffusion.options import BaseOptions
 from hdb.faces.caches import EMBEDDING, FEATURES, LATENTS, TOKENS, cache_path
 from hdb.faces.picture import center_square, open_picture
 from hdb.faces.shard_writer import read_about
 from hdb.faces.shards import ShardReader
 from hdb.files import write_safetensors
 from hdb.hypernet.trained import check_networks_exist, load_face_encoder
-from hdb.limits import number_field
-from hdb.training.device import accelerator_field, select_device
+from hdb.training.device import select_device
+from hdb.training.options import CacheOptions
 
 Pictures = Float[Tensor, "n 3 h w"]
 
 
-@dataclass
-class CacheOptions:
-    """The caches that training reads instead of encoding pictures.
-
-    `base` is the folder or hub id of the base whose autoencoder makes the latents. `encoder` is the name or folder of
-    the face encoder that makes embeddings and tokens. Null writes no cache. `batch_size` counts pictures.
-    """
-
-    base: str | None = None
-    revision: str | None = None
-    encoder: str | None = None
-    batch_size: int = number_field(8, ge=1)
-    accelerator: str = accelerator_field()
-
-    def refuse_missing(self) -> None:
-        """Raises ValueError if base or encoder do not exist. Called before thousands of photos are cropped."""
-        if self.base is not None:
-            find_pipeline(self.base, revision=self.revision, weights=False)
-        check_networks_exist(encoder=self.encoder)
+def check_cache_networks(options: CacheOptions) -> None:
+    """Raises ValueError if base or encoder do not exist. Called before thousands of photos are cropped."""
+    if options.base is not None:
+        find_pipeline(options.base, revision=options.revision, weights=False)
+    check_networks_exist(encoder=options.encoder)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Callbacks of training: the loss curve, and unseen people drawn and scored at each validation."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,14 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions, tiled_batches
+from hdb.diffusion.sampling import tiled_batches
 from hdb.diffusion.sheet import picture_grid, save_image, to_pil
 from hdb.faces.datamodule import first_references
 from hdb.faces.sources import FaceSource
 from hdb.lidb.residuals import Residuals
-from hdb.limits import number_field, texts_field
 from hdb.metrics.judges import Embeddings, Judges, Scores
-from hdb.prompts import INSTANCE_PROMPT, remove_identifier
-
-PREVIEW_PROMPTS = (
-    f"a photo of {INSTANCE_PROMPT}",
-    f"a photo of {INSTANCE_PROMPT} on a beach",
-    f"an oil painting of {INSTANCE_PROMPT}",
-    f"a bronze statue of {INSTANCE_PROMPT}",
-)
+from hdb.prompts import remove_identifier
+from hdb.training.options import PreviewOptions
 
 
 class LossCurve(L.Callback):
@@ -76,15 +68,6 @@ class LossCurve(L.Callback):
         self.step = state_dict["step"]
         self.total = state_dict["total"]
         self.count = state_dict["count"]
-
-
-@dataclass
-class PreviewOptions:
-    """What is drawn at each validation: `num_identities` people, each under all of `prompts`."""
-
-    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=10))
-    num_identities: int = number_field(16, ge=1)
-    prompts: list[str] = texts_field(lambda: list(PREVIEW_PROMPTS))
 
 
 class PreviewPeople(L.Callback):

@@ -8,42 +8,6 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from hdb.limits import choice_field
-
-
-def accelerator_field() -> Any:
-    """A dataclass field with the Trainer's `accelerator`."""
-    return choice_field("auto", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
-
-
-def precision_field() -> Any:
-    """A dataclass field with the Trainer's `precision`."""
-    names = ("32-true", "16-mixed", "bf16-mixed", "64-true", "32", "16", "bf16", "64")
-    message = "{name} is {value!r}, expected one of {expected}: what is trained stays in float32"
-    return choice_field("32-true", names, message=message)
-
-
-def check_precision(precision: str, dtype: str) -> None:
-    """Checks that the precision of the Trainer suits the dtype of the base.
-
-    Gradients flow through a half-precision base whatever the Trainer computes in. In float16 most of them vanish
-    without a gradient scaler. In bfloat16 they do not, and the scaler's autocast would cast the base at every step.
-
-    Raises:
-        ValueError: A base in float16 without `16-mixed`, or one in bfloat16 with it.
-    """
-    has_scaler = precision in ("16-mixed", "16")
-    if dtype == "float16" and not has_scaler:
-        raise ValueError(
-            f"the base is in float16 and precision is {precision!r}, where no scaler keeps its gradients: "
-            "expected precision 16-mixed, or a base in bfloat16"
-        )
-    if dtype == "bfloat16" and has_scaler:
-        raise ValueError(
-            f"the base is in bfloat16 and precision is {precision!r}, which would cast all of it at every step: "
-            "expected precision bf16-mixed, or a base in float16"
-        )
-
 
 def select_device(accelerator: str) -> torch.device:
     """The device that a Trainer with this accelerator uses, configured by `configure_device`.

@@ -1,7 +1,5 @@
 """DreamBoothFinetuning: UNet and text encoder finetuned as a whole on one person."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,27 +7,11 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.weights import named_weights
-from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import Steps
+from hdb.training.options import DreamBoothOptions
 from hdb.training.prior import Prior
-from hdb.training.stage import Stage, timesteps_field
-
-
-@dataclass
-class DreamBoothOptions:
-    """How the base is finetuned. Paper: 1,200 iterations. The other values are those of diffusers' example.
-
-    `prior_preservation` is the weight of the loss on `num_class_pictures` pictures drawn by the base; 0 turns it off.
-    `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
-    """
-
-    num_steps: int = number_field(1200, ge=1)
-    lr: float = number_field(5e-6, gt=0)
-    batch_size: int = number_field(1, ge=1)
-    timesteps: str = timesteps_field()
-    prior_preservation: float = number_field(1.0, ge=0)
-    num_class_pictures: int = number_field(200, ge=1)
+from hdb.training.stage import Stage
 
 
 class DreamBoothFinetuning(Stage):

@@ -13,7 +13,7 @@ from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.framing import face_weight
 from hdb.lidb.residuals import Residuals
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions
 from hdb.training.prior import Prior
 from hdb.training.stage import Stage
 

@@ -1,7 +1,6 @@
 """A whole pretraining run, from the first step or a checkpoint to the saved network and its scores."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 
 from hdb.faces.datamodule import FaceData
-from hdb.limits import choice_field, number_field
-from hdb.metrics.table import METRICS
 from hdb.training.averaging import AveragedWeights
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import (
@@ -22,33 +19,12 @@ from hdb.training.checkpoints import (
     last_checkpoint_callback,
 )
 from hdb.training.curves import write_curve
+from hdb.training.options import METRIC_MODES, ScheduleOptions
 from hdb.training.pretrain import HyperNetPretraining
 from hdb.training.ranks import broadcast_from_rank_zero, is_rank_zero
 from hdb.training.stopping import StopBetweenSteps
 
 LOG_EVERY = 10  # steps; reading a number waits for the device
-METRIC_MODES = {f"val/{name}": metric.mode for name, metric in METRICS.items()}
-METRIC_MODES |= {"val/own_better": "max", "val/own_minus_other": "min", "val/diffusion_loss": "min"}
-
-
-@dataclass
-class ScheduleOptions:
-    """How long a run is and what happens how often. `val_every` and `checkpoint_every` count optimizer steps.
-
-    `max_minutes` ends a run early, before its learning rate has fallen to zero. A step takes the gradients of
-    `accumulate_grad_batches` batches, or of those left at the end of an epoch. `ema_decay` validates and saves a moving
-    average of the weights in their place. `best_metric` keeps the checkpoint of the best validation beside the last.
-    """
-
-    max_steps: int = number_field(100_000, ge=1)
-    max_minutes: float | None = number_field(None, gt=0)
-    val_every: int = number_field(1000, ge=1)
-    checkpoint_every: int = number_field(200, ge=1)
-    accumulate_grad_batches: int = number_field(1, ge=1)
-    ema_decay: float | None = number_field(None, ge=0, le=0.99999)
-    best_metric: str | None = choice_field(
-        None, METRIC_MODES, message="{name} is {value!r}, expected one of {expected}, or null"
-    )
 
 
 def fit_hypernet(

@@ -6,11 +6,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.fitting import ThetaFitting
+from hdb.training.options import DEFAULT_LR, FinetuningOptions
 from hdb.training.prior import Prior
+from hdb.training.stage import check_timesteps
 
 
 class SubjectFinetuning(ThetaFitting):
@@ -59,7 +61,7 @@ class SubjectFinetuning(ThetaFitting):
         seed: int = 0,
     ) -> None:
         options = options or FinetuningOptions()
-        options.check(start.layout)
+        check_finetuning(options, start.layout)
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         views = reference if reference.ndim == 5 else reference[:, None]
@@ -74,3 +76,26 @@ class SubjectFinetuning(ThetaFitting):
             prior=prior,
             seed=seed,
         )
+
+
+def check_finetuning(options: FinetuningOptions, layout: Layout) -> None:
+    """Checks that a prediction can be finetuned with these options.
+
+    Args:
+        layout: Of the prediction.
+
+    Raises:
+        ValueError: An unknown basis, mask or name of timesteps, lidb where the prediction has left the bases, or a rank
+            below the prediction's.
+    """
+    if options.basis not in DEFAULT_LR:
+        raise ValueError(f"finetuning.basis is {options.basis!r}, expected {' or '.join(DEFAULT_LR)}")
+    if options.basis == "lidb" and layout.free:
+        raise ValueError(
+            "finetuning.basis is lidb, but the hypernetwork learned bases of its own and predicts a free LoRA; "
+            "expected finetuning.basis=free, and finetuning.lr=null no_hyper_lr=null or rates for it, about a tenth"
+        )
+    if options.mask not in (None, "face"):
+        raise ValueError(f"mask is {options.mask!r}, expected face or null")
+    check_timesteps(options.timesteps)
+    Residuals.initial(layout).relax(options.rank, free=options.basis == "free")

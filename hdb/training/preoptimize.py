@@ -1,7 +1,6 @@
 """Preoptimization: the best theta of many identities at once, and the files that keep them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,26 +12,9 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.files import write_safetensors
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.limits import number_field
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.fitting import ThetaFitting
-from hdb.training.stage import timesteps_field
-
-
-@dataclass
-class PreoptimizationOptions:
-    """How the hypernetwork's targets are fitted. The paper leaves it open.
-
-    `views_per_step` counts draws of a view with noise and timestep, per identity and step. `mean_pull` is a decay
-    towards the mean theta per unit of learning rate; with 0 the identities are independent.
-    """
-
-    num_steps: int = number_field(500, ge=1)
-    lr: float = number_field(5e-3, gt=0)
-    views_per_step: int = number_field(1, ge=1)
-    mean_pull: float = number_field(0.0, ge=0)
-    timesteps: str = timesteps_field()
+from hdb.training.options import FinetuningOptions, PreoptimizationOptions
 
 
 class Preoptimization(ThetaFitting):

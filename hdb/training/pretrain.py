@@ -20,7 +20,7 @@ from hdb.lidb.residuals import Residuals
 from hdb.losses import check_distance, identity_loss, weight_space_loss
 from hdb.metrics.people_mean import PeopleMean
 from hdb.prompts import INSTANCE_PROMPT
-from hdb.training.pretraining_options import PretrainingOptions
+from hdb.training.options import PretrainingOptions
 from hdb.training.ranks import rank_shard, world_size
 from hdb.training.stage import Stage, private_generator
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +19,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hdb.files import write_json
-from hdb.limits import Limit, limited_field, number_field
 from hdb.training.device import configure_device, probe_trainer
+from hdb.training.options import ProcessOptions
 
 T = TypeVar("T")
 Items = TypeVar("Items", bound=Sequence | torch.Tensor)
@@ -31,29 +30,7 @@ LOST_PROCESS = (
 )
 GRACE_PERIOD = 20  # seconds in which a process that lost another one may end by itself
 _LOST_PROCESS_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
-_STRATEGY_LIMIT = Limit(
-    lambda name: not name.endswith(("_spawn", "_fork", "_notebook")),
-    "one whose processes run the whole command (auto, ddp, ddp_find_unused_parameters_true, ...)",
-)
 _finished = threading.Event()  # set once the end of another process is no failure
-
-
-@dataclass
-class ProcessOptions:
-    """The processes of a run, as Lightning's Trainer takes them.
-
-    `devices` on each of `num_nodes` machines: a number, auto, or a list of GPUs like 0,2. On a CPU it counts processes.
-    Several machines are started by torchrun or SLURM.
-    """
-
-    devices: str = "1"
-    num_nodes: int = number_field(1, ge=1)
-    strategy: str = limited_field("auto", _STRATEGY_LIMIT)
-
-    @property
-    def trainer_args(self) -> dict[str, Any]:
-        """The arguments of a Trainer that runs on all processes."""
-        return {"devices": self.devices, "num_nodes": self.num_nodes, "strategy": self.strategy}
 
 
 def start_processes(options: ProcessOptions, *, accelerator: str) -> torch.device:

@@ -1,7 +1,5 @@
 """Stage: the base class of the LightningModules here, with private random generators and sampled timesteps."""
 
-from typing import Any
-
 import lightning as L
 import numpy as np
 import torch
@@ -11,15 +9,7 @@ from torch import Tensor
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
-from hdb.limits import choice_field
-
-# Of the distributions of timesteps: the density at t, from 0 (the picture) to 1 (noise), grows as t^(exponent - 1).
-TIMESTEP_EXPONENTS = {"uniform": 1.0, "high_noise": 3.0}
-
-
-def timesteps_field() -> Any:
-    """A dataclass field with the name of a distribution of timesteps."""
-    return choice_field("uniform", TIMESTEP_EXPONENTS)
+from hdb.training.options import TIMESTEP_EXPONENTS
 
 
 def check_timesteps(distribution: str) -> None:

@@ -17,8 +17,9 @@ from hdb.hypernet.encoder import FaceEncoder
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint, last_checkpoint_callback, remove_checkpoints
+from hdb.training.options import PreoptimizationOptions
 from hdb.training.predictability import Predictability, compute_predictability
-from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
+from hdb.training.preoptimize import Preoptimization, load_thetas, save_thetas, shard_path
 from hdb.training.ranks import all_gather, is_rank_zero, rank_shard, write_json_on_rank_zero
 from hdb.training.stopping import StopBetweenSteps
 

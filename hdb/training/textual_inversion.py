@@ -1,33 +1,15 @@
 """TextualInversionFitting: one learned token embedding per person, the base frozen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
-from hdb.limits import number_field
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
-from hdb.training.finetuning_options import FinetuningOptions
 from hdb.training.fitting import RowFitting
-from hdb.training.stage import timesteps_field
-
-
-@dataclass
-class TextualInversionOptions:
-    """How the embedding of the identifier is learned. Paper: 5,000 iterations. Rate and batch are diffusers' example's.
-
-    `initial_word` is the word whose embedding everyone starts from. `batch_size` counts draws of noise and timestep per
-    person and step.
-    """
-
-    num_steps: int = number_field(5000, ge=1)
-    lr: float = number_field(5e-4, gt=0)
-    batch_size: int = number_field(1, ge=1)
-    timesteps: str = timesteps_field()
-    initial_word: str = "face"
+from hdb.training.options import FinetuningOptions, TextualInversionOptions
 
 
 class TextualInversionFitting(RowFitting):

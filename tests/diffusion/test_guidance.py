@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from hdb.diffusion.sampling import SAMPLERS, SamplingOptions, draw
+from hdb.diffusion.options import SAMPLERS, SamplingOptions
+from hdb.diffusion.sampling import draw
 
 PROMPTS = ["a face", "a face in the snow"]
 

@@ -8,24 +8,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import plan
 from experiments.config import Pretrain, load
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import CPU_ATTENTION
 from hdb.evaluation.operations import Pieces
-from hdb.evaluation.people import ProtocolOptions
-from hdb.evaluation.plan import Planner, RateOptions, rate_of
+from hdb.evaluation.options import ProtocolOptions, RateOptions
+from hdb.evaluation.plan import Planner, rate_of
 from hdb.faces.sources import FaceBatch
-from hdb.hypernet.options import HyperNetOptions, build_hypernet
+from hdb.hypernet.hypernet import build_hypernet
+from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
-from hdb.methods.context import MethodOptions
-from hdb.training.callbacks import PreviewOptions
-from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.hypernet_run import ScheduleOptions
-from hdb.training.preoptimize import PreoptimizationOptions
+from hdb.methods.options import MethodOptions
+from hdb.training.options import (
+    FinetuningOptions,
+    PreoptimizationOptions,
+    PretrainingOptions,
+    PreviewOptions,
+    ScheduleOptions,
+)
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 LIDB = LiDBOptions(a=4, b=3)
 

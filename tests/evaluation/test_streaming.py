@@ -11,11 +11,12 @@ import torch
 from tiny import tiny_judges
 from torch import Tensor, nn
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.weights import named_weights
 from hdb.evaluation.evaluate import evaluate
-from hdb.evaluation.people import ProtocolOptions, UnseenPeople
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import UnseenPeople
 from hdb.evaluation.pictures import PictureBatch, Pictures
 from hdb.evaluation.scores import Scorer
 from hdb.evaluation.search import Trial

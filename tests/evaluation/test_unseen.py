@@ -8,9 +8,11 @@ import pytest
 import torch
 from gray import level, seven_pictures, three_shards
 
-from hdb.evaluation.people import ProtocolOptions, select_unseen_people
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import select_unseen_people
 from hdb.faces import sources
-from hdb.faces.people import People, PeopleOptions
+from hdb.faces.options import PeopleOptions
+from hdb.faces.people import People
 from hdb.faces.picture import picture_name
 
 FEW = {"resolution": 8, "crop": False, "num_val_identities": 2, "num_test_identities": 1}

@@ -9,7 +9,8 @@ import wandb
 from gray import level, seven_pictures, three_shards, write_shard
 
 from experiments import evaluate, preoptimize, pretrain
-from hdb.faces.people import People, PeopleOptions, refuse_trained
+from hdb.faces.options import PeopleOptions
+from hdb.faces.people import People, refuse_trained
 from hdb.faces.shards import ShardFaces
 from hdb.faces.sources import identity_number
 from hdb.faces.splits import Splits

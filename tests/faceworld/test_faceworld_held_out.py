@@ -11,8 +11,8 @@ import pytest
 
 from experiments.config import Preoptimize, Pretrain, TrainBase, load
 from hdb.faceworld.people import FaceworldPeople
+from hdb.faceworld.splits import SPLITS
 from hdb.faceworld.view import CONTEXTS, HELD_OUT_PAIRS, HELD_OUT_STYLES, TRAINING_STYLES, View, sample_view
-from hdb.faceworld.world import SPLITS
 
 CONFIGS, WEIGHTS = Path("configs/faceworld"), Path("hdb/faceworld/weights")
 TRAINED: dict[str, dict] = json.loads((WEIGHTS / "report.json").read_text())["trained"]

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from hdb.evaluation.people import ProtocolOptions, select_unseen_people
-from hdb.faces.people import PeopleOptions
+from hdb.evaluation.options import ProtocolOptions
+from hdb.evaluation.people import select_unseen_people
+from hdb.faces.options import PeopleOptions
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
 from hdb.faceworld.people import FaceworldFaces, FaceworldPeople

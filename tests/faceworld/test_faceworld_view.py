@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hdb.faceworld.identity import sample_identity
+from hdb.faceworld.splits import SPLITS
 from hdb.faceworld.view import (
     ACCESSORIES,
     CONTEXTS,
@@ -17,7 +18,6 @@ from hdb.faceworld.view import (
     sample_nuisances,
     sample_view,
 )
-from hdb.faceworld.world import SPLITS
 
 
 @pytest.fixture(scope="module")

@@ -8,23 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion
-from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.faceworld.oracle import Oracle
 from hdb.faceworld.world import FaceWorld
 from hdb.files import write_safetensors
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
-from hdb.methods.context import MethodContext, MethodOptions, TrainingContext
+from hdb.methods.context import MethodContext, TrainingContext
+from hdb.methods.options import MethodOptions
 from hdb.methods.protocol import Method, Personalization, Photos, StoredPersonalization, StoringMethod
 from hdb.methods.stored import read_kind
 from hdb.methods.table import METHODS, OURS, SCALE, make_methods, methods_named
 from hdb.methods.unpersonalized import NoPersonalization
 from hdb.pipeline import HyperDreamBoothPipeline
-from hdb.training.dreambooth import DreamBoothOptions
-from hdb.training.finetuning_options import FinetuningOptions
-from hdb.training.textual_inversion import TextualInversionOptions
+from hdb.training.options import DreamBoothOptions, FinetuningOptions, TextualInversionOptions
 
 FEW = SamplingOptions(num_inference_steps=2, guidance_scale=3.0)
 PROMPTS = ["a photo of a [V] face"] * 2
@@ -290,7 +289,7 @@ def test_methods_come_in_the_order_of_the_table_and_unknown_ones_are_refused(con
     assert methods_named(None) == tuple(METHODS)
     assert methods_named(["oracle", OURS]) == (OURS, "oracle")
     assert {OURS, *SCALE} <= set(METHODS)
-    with pytest.raises(ValueError, match="unknown method 'lora', expected hyperdreambooth and some of unpersonalized"):
+    with pytest.raises(ValueError, match="unknown method 'lora', expected some of unpersonalized"):
         methods_named(["lora", OURS])
     with pytest.raises(ValueError, match="methods is oracle, expected hyperdreambooth"):
         methods_named(["oracle"])

@@ -9,7 +9,7 @@ from tiny import tiny_judges
 from hdb.metrics.embedders import EMBEDDERS, EmbedderEntry
 from hdb.metrics.judges import Judges, Scores
 from hdb.metrics.table import METRICS, JudgeOptions, MetricEntry
-from hdb.training.hypernet_run import METRIC_MODES
+from hdb.training.options import METRIC_MODES
 
 PROMPTS = ["a photo of a face", "a face, oil painting", "a face in the snow", "a photo of a face"]
 

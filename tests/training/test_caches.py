@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load
 from torch.utils.data import DataLoader
 
-from hdb.diffusion.base import BaseOptions, load_base
+from hdb.diffusion.base import load_base
+from hdb.diffusion.options import BaseOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.faces.caches import CacheKeys, cache_path
 from hdb.faces.shard_writer import About, write_shard
@@ -21,9 +22,9 @@ from hdb.hypernet.decoder import WeightDecoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
-from hdb.training.caches import CacheOptions, write_caches
+from hdb.training.caches import write_caches
+from hdb.training.options import CacheOptions, PretrainingOptions
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 
 def picture(number: int) -> bytes:

@@ -8,10 +8,11 @@ from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
 
 from hdb.diffusion.digest import compute_base_digest
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.weights import exchange_weights, named_weights, weights_checksum
 from hdb.lidb.residuals import Residuals
-from hdb.training.dreambooth import DreamBoothFinetuning, DreamBoothOptions
+from hdb.training.dreambooth import DreamBoothFinetuning
+from hdb.training.options import DreamBoothOptions
 from hdb.training.prior import Prior, draw_class_latents
 from hdb.training.stage import private_generator
 

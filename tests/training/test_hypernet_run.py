@@ -10,9 +10,9 @@ from hdb.faces.sources import FaceSample, FaceSource
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import initialize_hypernet
 from hdb.training.curves import read_curve
-from hdb.training.hypernet_run import ScheduleOptions, fit_hypernet
+from hdb.training.hypernet_run import fit_hypernet
+from hdb.training.options import PretrainingOptions, ScheduleOptions
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 
 class Colors(FaceSource):

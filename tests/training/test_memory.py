@@ -10,13 +10,13 @@ from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
 from hdb.faces.sources import FaceSample, FaceSource
-from hdb.hypernet.options import HyperNetOptions, build_hypernet
+from hdb.hypernet.hypernet import build_hypernet
+from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions, PretrainingOptions
 from hdb.training.personalize import SubjectFinetuning
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from experiments.config import Evaluate, load
 from hdb.lidb.residuals import Residuals
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner
-from hdb.training.finetuning_options import FinetuningOptions
+from hdb.training.options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 
 

@@ -5,7 +5,8 @@ from torch.testing import assert_close
 
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
-from hdb.training.preoptimize import Preoptimization, PreoptimizationOptions, load_thetas, save_thetas, shard_path
+from hdb.training.options import PreoptimizationOptions
+from hdb.training.preoptimize import Preoptimization, load_thetas, save_thetas, shard_path
 
 PROMPTS = [["a [V] face", "a [V] face in the snow"], ["a [V] face", "a face"], ["a [V] face", "a [V] face, clay"]]
 

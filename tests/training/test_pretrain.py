@@ -10,8 +10,8 @@ from hdb.faces.sources import FaceBatch, FaceSample, FaceSource
 from hdb.hypernet.hypernet import HyperNet
 from hdb.lidb.layout import Layout
 from hdb.losses import weight_space_loss
+from hdb.training.options import PretrainingOptions
 from hdb.training.pretrain import HyperNetPretraining, someone_else
-from hdb.training.pretraining_options import PretrainingOptions
 from hdb.training.stage import private_generator
 
 

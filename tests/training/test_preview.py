@@ -7,11 +7,12 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from tiny import tiny_judges
 
-from hdb.diffusion.sampling import SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.faces.sources import FaceSample, FaceSource
 from hdb.lidb.residuals import Residuals
 from hdb.metrics.judges import Scores
-from hdb.training.callbacks import PreviewOptions, PreviewPeople
+from hdb.training.callbacks import PreviewPeople
+from hdb.training.options import PreviewOptions
 
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting"]
 

@@ -11,8 +11,9 @@ from transformers import AddedToken
 
 from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.diffusion.word import tokenize_with_placeholder, word_embedding
+from hdb.training.options import TextualInversionOptions
 from hdb.training.stage import private_generator
-from hdb.training.textual_inversion import TextualInversionFitting, TextualInversionOptions
+from hdb.training.textual_inversion import TextualInversionFitting
 
 OLD = ["a face", "", "a photo of a face in the snow", "[ v ]"]
 NEW = ["a [V] face", "[V]", "[V], [V]", "a  [V]face", "the [V]s", "a [V] face" + " in the snow" * 8]

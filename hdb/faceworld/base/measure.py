@@ -18,39 +18,31 @@ from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sheet import picture_grid, save_image
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.datamodule import FaceLoader
-from hdb.faces.people import PeopleOptions
+from hdb.faces.options import PeopleOptions
 from hdb.faceworld.base import quality
-from hdb.faceworld.base.parts import NETWORKS, BaseTrainingOptions
+from hdb.faceworld.base.options import MeasureOptions
+from hdb.faceworld.base.parts import NETWORKS
 from hdb.faceworld.base.report import CURVES_FILE, markdown, training_records
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import LABEL_NAMES, FaceWorldDataset
 from hdb.faceworld.people import FaceworldFaces, render_people
+from hdb.faceworld.splits import SPLITS
 from hdb.faceworld.view import HELD_OUT_PAIRS, sample_nuisances
-from hdb.faceworld.world import SPLITS
 from hdb.files import write_json, write_text
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.trained import load_hypernet
-from hdb.limits import number_field
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.judges import load_classifier
 from hdb.prompts import CLASS_PROMPT, remove_identifier
 from hdb.training.curves import curves_sheet
 from hdb.training.device import select_device
+from hdb.training.options import PretrainingOptions
 from hdb.training.pretrain import HyperNetPretraining
-from hdb.training.pretraining_options import PretrainingOptions
 
 ROWS, COLUMNS = 10, 20  # of the sheet of generated pictures
 NUM_FACES = 100  # faces that are generated to measure novelty
 Measures = dict[str, float]
-
-
-@dataclass
-class MeasureOptions(BaseTrainingOptions):
-    """How much is measured: `num_measured` people and `num_generated` pictures of the base."""
-
-    num_measured: int = number_field(200, ge=1)
-    num_generated: int = number_field(600, ge=1)
 
 
 @dataclass(frozen=True)

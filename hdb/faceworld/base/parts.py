@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,87 +19,26 @@ from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining
+from hdb.faceworld.base.options import PARTS, BaseTrainingOptions
 from hdb.faceworld.base.report import safetensors_digest
 from hdb.faceworld.base.selfsupervised import SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
-from hdb.faceworld.base.training import OPTIMIZERS, PartTraining
+from hdb.faceworld.base.training import PartTraining
 from hdb.faceworld.base.views import Views
 from hdb.faceworld.dataset import FaceWorldDataset
-from hdb.faceworld.world import SPLITS
+from hdb.faceworld.splits import SPLITS
 from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
-from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 from hdb.training.callbacks import LossCurve
 from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from hdb.training.curves import write_curve
-from hdb.training.device import accelerator_field, precision_field, select_device, synchronized_time
+from hdb.training.device import select_device, synchronized_time
 from hdb.training.stopping import StopBetweenSteps
 
-# Part -> its folder within the weights, in the order of training: the denoiser needs the two parts before it.
-PARTS = {
-    "autoencoder": "base/vae",
-    "text": "clip",
-    "denoiser": "base",
-    "encoder": "encoder",
-    "recognizer": "recognizer",
-    "dino": "dino",
-    "classifier": "classifier",
-}
 NETWORKS = PARTS | {"denoiser": "base/unet"}  # folders that hold the weights of one part alone
 CENTERED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-
-
-@dataclass
-class PartOptions:
-    """How one network of faceworld's base is trained.
-
-    `share` is its share of `minutes`, where those are given. `optimizer` is adamw or muon, which takes a rate ten times
-    that of adamw.
-    """
-
-    steps: int = number_field(1000, ge=1)
-    batch_size: int = number_field(32, ge=1)
-    lr: float = number_field(1e-3, gt=0)
-    share: float = number_field(0.1, gt=0, le=1)
-    optimizer: str = choice_field("adamw", OPTIMIZERS)
-
-
-@dataclass
-class BaseTrainingOptions:
-    """How the parts of the base are trained. `minutes` is the time for all parts together; null counts steps."""
-
-    root: str = "data/faceworld"
-    resolution: int = number_field(128, ge=16)
-    num_identities: int | None = number_field(None, ge=1)
-    views_per_identity: int = number_field(12, ge=1)
-    num_workers: int = number_field(2, ge=0)
-    output: str = "outputs/base"
-    weights: str = "outputs/base/weights"
-    minutes: float | None = number_field(None, gt=0)
-    autoencoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 32, 2e-3, 0.18))
-    text: PartOptions = field(default_factory=lambda: PartOptions(2000, 128, 1e-3, 0.06))
-    denoiser: PartOptions = field(default_factory=lambda: PartOptions(40000, 64, 6e-4, 0.44))
-    encoder: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
-    recognizer: PartOptions = field(default_factory=lambda: PartOptions(4000, 64, 1e-3, 0.10))
-    dino: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 5e-4, 0.08))
-    classifier: PartOptions = field(default_factory=lambda: PartOptions(2000, 64, 1e-3, 0.04))
-    accelerator: str = accelerator_field()
-    precision: str = precision_field()
-    seed: int = seed_field()
-
-    def part(self, name: str) -> PartOptions:
-        """The options of one part."""
-        return {
-            "autoencoder": self.autoencoder,
-            "text": self.text,
-            "denoiser": self.denoiser,
-            "encoder": self.encoder,
-            "recognizer": self.recognizer,
-            "dino": self.dino,
-            "classifier": self.classifier,
-        }[name]
 
 
 def training_people(options: BaseTrainingOptions) -> FaceWorldDataset:

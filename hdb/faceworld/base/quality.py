@@ -13,7 +13,8 @@ from torchmetrics.functional.classification import binary_auroc, binary_roc
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from hdb.diffusion.sampling import SamplingOptions, draw
+from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.captions import parse
 from hdb.metrics.networks import AttributeClassifier

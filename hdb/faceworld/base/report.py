@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hdb.faces.splits import SPLITS_FILE, Splits
-from hdb.faceworld.world import SPLITS
+from hdb.faceworld.splits import SPLITS
 from hdb.training.curves import Curve, read_curve
 
 # Title, file beside the weights, text above it. Files that do not exist are left out.

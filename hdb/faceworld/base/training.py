@@ -10,10 +10,9 @@ from lightning import LightningModule
 from timm.optim import Muon
 from torch import Tensor, nn
 
+from hdb.faceworld.base.options import OPTIMIZERS
 from hdb.faceworld.base.views import Views
 from hdb.training.fitting import Steps
-
-OPTIMIZERS = ("adamw", "muon")
 
 
 class PartTraining(LightningModule):

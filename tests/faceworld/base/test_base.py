@@ -22,7 +22,8 @@ from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
 from hdb.faceworld.base.denoiser import DenoiserTraining
 from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
-from hdb.faceworld.base.parts import PARTS, BaseTrainingOptions, build_training
+from hdb.faceworld.base.options import PARTS, BaseTrainingOptions
+from hdb.faceworld.base.parts import build_training
 from hdb.faceworld.base.selfsupervised import Prototypes, SelfSupervisedTraining
 from hdb.faceworld.base.text import TextTraining
 from hdb.faceworld.base.views import Views

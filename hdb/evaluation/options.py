@@ -1,0 +1,78 @@
+"""Options of evaluations and measurements, in a file without torch so that commands check their settings at once."""
+
+from dataclasses import dataclass, field, replace
+
+from hdb.diffusion.options import DTYPES, MEMORY, SamplingOptions
+from hdb.hypernet.options import HyperNetOptions
+from hdb.lidb.options import LiDBOptions
+from hdb.limits import choice_field, number_field
+from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.options import FinetuningOptions, accelerator_field, check_precision, precision_field
+
+# Dense products in bfloat16 and in float32, TFLOP/s. Source: NVIDIA's data sheets of H100 SXM, A100 SXM and RTX 4090.
+DEVICES = {"h100": (989.0, 67.0), "a100": (312.0, 19.5), "4090": (165.2, 82.6)}
+
+
+@dataclass
+class ProtocolOptions:
+    """How much is drawn of how many. Paper: 100 identities, 30 prompts, 10 pictures each.
+
+    `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
+    the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
+    first `num_photos` of the references of each person; those that take one photo are given the first.
+    `without_identity_guidance` names methods that are drawn guided by the prompt alone, because that is better for them
+    on validation people. `subjects_per_batch` people are personalized together. `num_resamples` is of the bootstrap
+    intervals.
+    """
+
+    subjects_per_batch: int = number_field(1, ge=1)
+    num_identities: int = 100
+    num_references: int = 1
+    num_photos: int = number_field(1, ge=1)
+    num_gallery: int = 200
+    prompts: str = "configs/prompts/people.txt"
+    num_prompts: int = 30
+    num_pictures: int = number_field(10, ge=1)
+    num_resamples: int = number_field(10_000, ge=1)
+    without_identity_guidance: list[str] = field(default_factory=list)
+
+    def sampling_for(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
+        """The options that this method's pictures are drawn with."""
+        if method in self.without_identity_guidance:
+            return replace(sampling, identity_guidance_scale=None)
+        return sampling
+
+
+@dataclass
+class RateOptions:
+    """How many operations a second: `tflops`, or the share `utilization` of what the device's data sheet says.
+
+    `device` this measures matrix products on this machine.
+    """
+
+    device: str = choice_field("h100", (*DEVICES, "this"))
+    utilization: float = number_field(0.4, gt=0, le=1)
+    tflops: float | None = number_field(None, gt=0)
+
+
+@dataclass
+class WorkloadOptions:
+    """What is measured. `base` is a base or a folder of configs alone; `batch_size` is that of pretraining."""
+
+    base: str = "sd15-config"
+    dtype: str = choice_field("float32", DTYPES)
+    lidb: LiDBOptions = field(default_factory=LiDBOptions)
+    hypernet: HyperNetOptions = field(default_factory=HyperNetOptions)
+    finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(num_inference_steps=25))
+    instance_prompt: str = INSTANCE_PROMPT
+    batch_size: int = number_field(8, ge=1)
+    num_pictures: int = number_field(4, ge=1)
+    num_steps: int = number_field(10, ge=1)
+    accelerator: str = accelerator_field()
+    precision: str = precision_field()
+    memory: str = choice_field("normal", MEMORY)
+
+    def check_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if gradients would not survive in such a base."""
+        check_precision(self.precision, self.dtype)
