@@ -122,7 +122,7 @@ def stages(personalized, latents, place):
     """Every stage that fits people to a base, each with what it can be asked for beside that."""
     start, prior = Residuals.initial(personalized.layout), Prior(latents[0])
     reference = latents[:, 0]
-    yield Preoptimization(personalized, latents=latents, start=start)
+    yield Preoptimization(personalized, latents=latents)
     for basis, mask in (("lidb", "face"), ("free", None)):
         options = FinetuningOptions(basis=basis, mask=mask, prior_preservation=0.5, batch_size=2)
         yield SubjectFinetuning(personalized, reference=reference, start=start, options=options, prior=prior)

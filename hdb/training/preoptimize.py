@@ -29,10 +29,9 @@ class Preoptimization(ThetaFitting):
     Args:
         latents: Of v views of each of n identities.
         prompts: One for all views, or one per identity and view.
-        start: n rows, or one row for all. By default the layout's shared start.
 
     Raises:
-        ValueError: A start of another base, of another number of people or that is not finite.
+        ValueError: Prompts that do not match the latents.
 
     Source: Ruiz et al., HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -43,7 +42,6 @@ class Preoptimization(ThetaFitting):
         *,
         latents: Float[Tensor, "n v c h w"],
         prompts: str | Sequence[Sequence[str]] = INSTANCE_PROMPT,
-        start: Residuals | None = None,
         options: PreoptimizationOptions | None = None,
         seed: int = 0,
     ) -> None:
@@ -52,7 +50,7 @@ class Preoptimization(ThetaFitting):
             personalized,
             latents=latents,
             prompts=prompts,
-            start=Residuals.initial(personalized.layout) if start is None else start,
+            start=Residuals.initial(personalized.layout),
             options=FinetuningOptions(
                 num_steps=options.num_steps,
                 lr=options.lr,

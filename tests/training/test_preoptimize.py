@@ -151,16 +151,6 @@ def test_shards_that_do_not_fit_are_refused_in_one_sentence(tmp_path, lidb):
         load_thetas(tmp_path, layout)
 
 
-def test_starts_and_prompts_that_do_not_fit_are_refused(personalized, latents):
-    def build(**options):
-        return Preoptimization(personalized, latents=latents, **options)
-
-    layout, size = personalized.layout, personalized.layout.size
-    with pytest.raises(ValueError, match="not 2 for 3 people"):
-        build(start=Residuals(torch.zeros(2, size), layout))
-    with pytest.raises(ValueError, match=rf"shape \(1, 5\), expected \(n, {size}\)"):
-        build(start=Residuals(torch.zeros(1, 5), layout))
-    with pytest.raises(ValueError, match=f"{size} values of {size} that are not finite"):
-        build(start=Residuals(torch.full((1, size), float("inf")), layout))
+def test_prompts_that_do_not_match_the_latents_are_refused(personalized, latents):
     with pytest.raises(ValueError, match="prompts must be 3 x 2"):
-        build(prompts=[["a face"], ["a face"], ["a face"]])
+        Preoptimization(personalized, latents=latents, prompts=[["a face"], ["a face"], ["a face"]])
