@@ -92,10 +92,12 @@ class FinetuningOptions:
     is the number of iterations. `batch_size` counts draws of noise and timestep per subject and step. `timesteps` names
     the distribution they are drawn from; `stratified` spreads those of a step evenly over it.
 
-    `train_text_encoder` false leaves the text encoder's layers as they start. Ours; it keeps more of the prompt, and
-    LoRA trainers do so by default. `prior_preservation` is the weight of DreamBooth's loss on `num_class_pictures`
-    pictures of the class prompt drawn by the base. `mask` face weighs the loss to the face in the photo. Both are ours,
-    are off by default, and keep finetuning from copying more of the photo than the person.
+    `train_text_encoder` false leaves the text encoder's layers as they start. Ours; it keeps more of the prompt and
+    bears twice the rate. LoRA trainers do so by default.
+
+    `prior_preservation` is the weight of DreamBooth's loss on `num_class_pictures` pictures of the class prompt, drawn
+    by the base. `mask` face weighs the loss to the face in the photo. Both are ours, are off by default, and keep
+    finetuning from copying more of the photo than the person.
     """
 
     basis: str = choice_field("lidb", ("lidb", "free"))
