@@ -81,7 +81,7 @@ class HyperDreamBooth:
         iterations: Passes of the decoder. None is the number that the network was built with.
 
     Raises:
-        ValueError: The options of finetuning do not suit the predictions, see `FinetuningOptions.check`.
+        ValueError: The options of finetuning do not suit the predictions, see `check_finetuning`.
 
     Source: Ruiz et al., HyperDreamBooth, section 4, https://arxiv.org/abs/2307.06949
     """

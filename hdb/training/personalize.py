@@ -44,7 +44,7 @@ class SubjectFinetuning(ThetaFitting):
 
     Raises:
         ValueError: A start of another base, of another number of people or that is not finite; options that do not suit
-            it, see `FinetuningOptions.check`; prior preservation without class pictures.
+            it, see `check_finetuning`; prior preservation without class pictures.
 
     Source: Ruiz et al., HyperDreamBooth, section 4.3, https://arxiv.org/abs/2307.06949
     """
