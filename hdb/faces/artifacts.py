@@ -7,11 +7,15 @@ import wandb
 from wandb.sdk.lib.wbauth import read_netrc_auth
 
 
+# Environment variables of W&B that say who is logged in, and where. An invalid value of another one is no matter here.
+LOGIN_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CREDENTIALS_FILE", "WANDB_IDENTITY_TOKEN_FILE")
+
+
 def client_settings() -> wandb.Settings:
-    """W&B's settings as its client reads them, from its files and the environment, but without WANDB_MODE."""
+    """W&B's settings of the login as its client reads them, from its files and the environment."""
     settings = wandb.Settings()
     settings.update_from_system_settings()
-    settings.update_from_env_vars({name: value for name, value in os.environ.items() if name != wandb.env.MODE})
+    settings.update_from_env_vars({name: os.environ[name] for name in LOGIN_VARIABLES if name in os.environ})
     return settings
 
 
@@ -19,7 +23,7 @@ def mode_in_files() -> str | None:
     """The mode that `wandb offline` or `wandb disabled` wrote; None if neither was called."""
     try:
         mode = client_settings().mode
-    except (OSError, ValueError):  # pydantic's are ValueErrors
+    except (wandb.Error, OSError, ValueError):  # pydantic's are ValueErrors
         return None
     return None if mode == "online" else mode  # online is the default
 
