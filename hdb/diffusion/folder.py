@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hdb.diffusion.family import check_configs, check_index, read_configs
 from hdb.diffusion.published import publish
 from hdb.files import atomic_write, read_safetensors_header
+from hdb.progress import hidden_loading_bars
 
 # The weights file of each part that has weights.
 WEIGHTS = {
@@ -229,14 +230,15 @@ def _read_weights(
     Args:
         dtype_name: The library's name of the argument: torch_dtype in diffusers, dtype in transformers.
     """
-    model, loading_info = model_class.from_pretrained(
-        folder / part,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        variant=variant,
-        **{dtype_name: torch.float32},
-    )
+    with hidden_loading_bars():
+        model, loading_info = model_class.from_pretrained(
+            folder / part,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            variant=variant,
+            **{dtype_name: torch.float32},
+        )
     path = folder / part / WEIGHTS[part]
     for problem, names in (
         ("lacks", loading_info["missing_keys"]),

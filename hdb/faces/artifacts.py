@@ -6,7 +6,6 @@ import sys
 import wandb
 from wandb.sdk.lib.wbauth import read_netrc_auth
 
-
 # Environment variables of W&B that say who is logged in, and where. An invalid value of another one is no matter here.
 LOGIN_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CREDENTIALS_FILE", "WANDB_IDENTITY_TOKEN_FILE")
 

@@ -6,6 +6,7 @@ Each takes images in [0, 1] of any size and preprocesses them itself, as its lib
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
@@ -27,6 +28,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from hdb.metrics.networks import BATCH, Preprocessing, TimmNetwork, refuse_empty, require_files
 from hdb.metrics.similarity import ImageEmbedder
 from hdb.metrics.table import JudgeOptions
+from hdb.progress import hidden_loading_bars
 
 FACENET_WEIGHTS = "20180402-114759-vggface2.pt"  # facenet-pytorch's release v2.2.9
 
@@ -86,7 +88,8 @@ class ClipEmbedder(nn.Module):
             names = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json")
             require_files(source, *names)
         try:
-            model = CLIPModel.from_pretrained(source, use_safetensors=True).float()
+            with hidden_loading_bars() if is_local(source) else nullcontext():
+                model = CLIPModel.from_pretrained(source, use_safetensors=True).float()
             tokenizer = CLIPTokenizer.from_pretrained(source)
             processor = CLIPImageProcessor.from_pretrained(source)
         except (OSError, SafetensorError, RuntimeError) as error:

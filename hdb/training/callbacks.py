@@ -9,6 +9,7 @@ import wandb
 from jaxtyping import Float, Int
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.sampling import tiled_batches
@@ -68,6 +69,28 @@ class LossCurve(L.Callback):
         self.step = state_dict["step"]
         self.total = state_dict["total"]
         self.count = state_dict["count"]
+
+
+class StepProgressBar(L.Callback):
+    """Shows a bar over the steps of a run. Lightning's own bar counts epochs, of which there is no last one here."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar = tqdm(
+            total=trainer.max_steps, initial=trainer.global_step, desc="steps", disable=trainer.global_rank > 0
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class PreviewPeople(L.Callback):

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 
 from hdb.faces.datamodule import FaceData
 from hdb.training.averaging import AveragedWeights
-from hdb.training.callbacks import LossCurve
+from hdb.training.callbacks import LossCurve, StepProgressBar
 from hdb.training.checkpoints import (
     AtomicCheckpointIO,
     best_checkpoint_callback,
@@ -55,8 +55,8 @@ def fit_hypernet(
         curve,
         StopBetweenSteps(),
     ]
-    if trainer_args.get("enable_progress_bar", True):
-        callbacks.append(TQDMProgressBar(refresh_rate=LOG_EVERY))
+    if trainer_args.pop("enable_progress_bar", True):
+        callbacks.append(StepProgressBar())
     average = None
     if schedule.ema_decay is not None:
         average = AveragedWeights(decay=schedule.ema_decay)
@@ -78,6 +78,7 @@ def fit_hypernet(
         gradient_clip_val=1.0,
         log_every_n_steps=LOG_EVERY,
         enable_model_summary=False,
+        enable_progress_bar=False,
         plugins=[AtomicCheckpointIO()],
         callbacks=callbacks,
         **trainer_args,

@@ -16,6 +16,7 @@ from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.training.callbacks import StepProgressBar
 from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint, last_checkpoint_callback, remove_checkpoints
 from hdb.training.options import PreoptimizationOptions
 from hdb.training.predictability import Predictability, compute_predictability
@@ -92,8 +93,13 @@ class ShardedPreoptimization:
             max_steps=self.options.num_steps,
             logger=False,
             enable_model_summary=False,
+            enable_progress_bar=False,
             plugins=[AtomicCheckpointIO()],
-            callbacks=[last_checkpoint_callback(last, every=self.checkpoint_every), StopBetweenSteps()],
+            callbacks=[
+                last_checkpoint_callback(last, every=self.checkpoint_every),
+                StopBetweenSteps(),
+                StepProgressBar(),
+            ],
             **self.trainer,
         )
         stage = self.stage(members)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -31,7 +31,7 @@ from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.training.callbacks import LossCurve
+from hdb.training.callbacks import LossCurve, StepProgressBar
 from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from hdb.training.curves import write_curve
 from hdb.training.device import select_device, synchronized_time
@@ -208,7 +208,7 @@ def train_part(
                 save_on_exception=True,
                 enable_version_counter=False,
             ),
-            TQDMProgressBar(refresh_rate=20),
+            StepProgressBar(),
             curve,
             StopBetweenSteps(),
         ],
@@ -216,6 +216,7 @@ def train_part(
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
+        enable_progress_bar=False,
     )
     trainer.fit(training, ckpt_path=find_checkpoint(folder / "last.ckpt"), weights_only=True)
     training.cpu().save(Path(options.weights) / PARTS[name])
