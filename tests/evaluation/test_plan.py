@@ -152,7 +152,7 @@ def test_plans_of_several_configs_are_printed_and_unknown_words_refused(call, ti
     said = capsys.readouterr().out
     assert "10 steps of 8" in said and "40 steps of 4 draws" in said and said.count("at 1 TFLOP/s") == 2
     assert call(plan, "pretrain.yaml", "nothing=1") == 2
-    assert "'nothing=1' is no field of pretrain.yaml, nor of the plan: device" in capsys.readouterr().err
+    assert "'nothing=1' is no setting of pretrain.yaml, nor of the plan: device" in capsys.readouterr().err
     assert call(plan, "device=h100") == 2
     assert "no config was named" in capsys.readouterr().err
     assert call(plan, "pretrain.yaml", "base.path=nowhere") == 2

@@ -11,6 +11,8 @@ import torch
 from tiny import tiny_judges
 from torch import Tensor, nn
 
+from experiments import evaluate as evaluate_command
+from experiments import search as search_command
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.weights import named_weights
@@ -22,7 +24,6 @@ from hdb.evaluation.scores import Scorer
 from hdb.evaluation.search import Trial
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
-from hdb.limits import check_limits
 from hdb.methods import dreambooth
 from hdb.methods.protocol import Photos
 from hdb.methods.table import OURS
@@ -224,6 +225,7 @@ def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judge
     assert set(map(astuple, again.samplings)) == alone
 
 
-def test_what_is_drawn_otherwise_must_be_a_method():
-    with pytest.raises(ValueError, match="without_identity_guidance is .'lora'., expected some of unpersonalized, "):
-        check_limits(ProtocolOptions(without_identity_guidance=["lora"]))
+def test_what_is_drawn_otherwise_must_be_a_method(call, capsys):
+    for command in (evaluate_command, search_command):
+        assert call(command, "protocol.without_identity_guidance=[lora]") == 2
+        assert "unknown method 'lora', expected some of unpersonalized, " in capsys.readouterr().err
