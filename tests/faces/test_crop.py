@@ -189,7 +189,7 @@ def test_a_photo_is_cropped_unless_it_is_framed_as_a_crop_would_be(cropper, case
     assert not torch.equal(kept, cropped)
 
 
-def test_personalize_refuses_a_photo_in_one_sentence_with_exit_code_2(call, astronaut, portraits, tmp_path, capsys):
+def test_personalize_refuses_a_photo_in_one_sentence(call, astronaut, tiny_weights, tmp_path, capsys):
     astronaut.resize((256, 256)).save(tmp_path / "far.png")
     pair = Image.new("RGB", (1024, 512))
     pair.paste(astronaut, (0, 0))
@@ -204,13 +204,14 @@ def test_personalize_refuses_a_photo_in_one_sentence_with_exit_code_2(call, astr
         (["reference=phone.jpg"], "phone.jpg is a HEIC picture, which is not supported; save it as JPEG or PNG first"),
     ):
         before = sorted(tmp_path.rglob("*"))
-        assert call(personalize, "crop=true", "min_face=64", *words) == 2
+        assert call(personalize, f"hypernet={tiny_weights}/hypernet", "crop=true", "min_face=64", *words) == 2
         assert f"error: {sentence}" in capsys.readouterr().err
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_personalize_refuses_a_turned_face(call, turned, tmp_path, capsys):
+def test_personalize_refuses_a_turned_face(call, turned, tiny_weights, tmp_path, capsys):
     turned.save(tmp_path / "turned.png")
-    assert call(personalize, "crop=true", "min_face=16", "reference=turned.png") == 2
+    words = [f"hypernet={tiny_weights}/hypernet", "crop=true", "min_face=16", "reference=turned.png"]
+    assert call(personalize, *words) == 2
     message = capsys.readouterr().err
     assert "turned.png is turned by about 5" in message and "expected at most 45" in message
