@@ -110,12 +110,6 @@ class FaceCropper:
         """
         return self.read(picture, resolution=resolution, crop=True, face=face, remarks=remarks)
 
-    def check(
-        self, picture: Picture, *, resolution: int, face: int | None = None, remarks: list[str] | None = None
-    ) -> Float[Tensor, "3 r r"]:
-        """Keeps the framing of a picture that is a face crop already; raises like `crop` where its face is unusable."""
-        return self.read(picture, resolution=resolution, crop=False, face=face, remarks=remarks)
-
     def read(
         self,
         picture: Picture,
@@ -128,8 +122,9 @@ class FaceCropper:
         """Reads a photo as a face crop.
 
         Args:
-            crop: True cuts the face out, like `crop`. False keeps the framing, like `check`. None keeps the framing of
-                a picture that is framed as a crop would be, and cuts the face out of all others.
+            crop: True cuts the face out, like `crop`. False keeps the framing of a picture that is a face crop already,
+                and raises like `crop` where its face is unusable. None keeps the framing of a picture that is framed
+                as a crop would be, and cuts the face out of all others.
             remarks: gets the warnings, see `open_picture`; for None, also which of the two was done.
 
         Raises:

@@ -42,7 +42,9 @@ def test_faceworld_views_pass_at_every_resolution(portraits, resolution):
     cropper = FaceCropper(min_size=16)
     for portrait in portraits:
         small = portrait.resize((resolution, resolution), Image.Resampling.BOX)
-        assert torch.equal(cropper.check(small, resolution=resolution), to_tensor(small))  # the framing is kept
+        assert torch.equal(
+            cropper.read(small, resolution=resolution, crop=False), to_tensor(small)
+        )  # the framing is kept
 
 
 def test_crop_of_a_tilted_photo_is_upright(cropper, photo):
@@ -184,7 +186,7 @@ READ = {
 def test_a_photo_is_cropped_unless_it_is_framed_as_a_crop_would_be(cropper, case):
     make, keeps_framing = READ[case]
     picture = make(to_pil(cropper.crop(woman(), resolution=128)))
-    kept, cropped = cropper.check(picture, resolution=64), cropper.crop(picture, resolution=64)
+    kept, cropped = (cropper.read(picture, resolution=64, crop=crop) for crop in (False, True))
     assert torch.equal(cropper.read(picture, resolution=64), kept if keeps_framing else cropped)
     assert not torch.equal(kept, cropped)
 
