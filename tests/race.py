@@ -45,7 +45,7 @@ def ours(num_people: int, *, steps: int) -> Callable[[], object]:
 
 def rival(*, steps: int) -> Callable[[], object]:
     base = StableDiffusion.from_pretrained(BASE)
-    found = set(find_target_layers(unet=base.unet, text_encoder=base.text_encoder).values())
+    found = set(find_target_layers(base.components).values())
     unet, text_encoder = (
         get_peft_model(
             model,
@@ -55,7 +55,7 @@ def rival(*, steps: int) -> Callable[[], object]:
         )
         for model in (base.unet, base.text_encoder)
     )
-    scheduler, ids = base.noise_scheduler, base.tokenize([INSTANCE_PROMPT])
+    scheduler, ids = base.noise_schedule, base.tokenize([INSTANCE_PROMPT])
     latents = torch.randn(1, *base.latent_shape).expand(DRAWS, -1, -1, -1)
     weights = [weight for weight in chain(unet.parameters(), text_encoder.parameters()) if weight.requires_grad]
 

@@ -105,7 +105,7 @@ def files(tiny_weights, tmp_path_factory) -> dict[str, bytes]:
     for name in ("pickle.safetensors", "pickle.ckpt"):
         torch.save({"theta": torch.zeros(1)}, folder / name)
     diffusion = StableDiffusion.from_pretrained(tiny_weights / "base")
-    layout = Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(diffusion.components, a=4, b=3)
     subject = Subject(layout.initial_theta(), layout, {"base": diffusion.name, "base_digest": diffusion.digest})
     content = subject.save(folder / "good.safetensors").read_bytes()
     (folder / "torn.safetensors").write_bytes(content[:-8])

@@ -66,6 +66,6 @@ def test_judges_with_their_texts_and_the_scores_are_on_the_gpu(tiny_weights, mon
 
 def test_a_tensor_left_on_the_cpu_is_named(tiny_diffusion, monkeypatch):
     tokenize = tiny_diffusion.tokenize
-    monkeypatch.setattr(tiny_diffusion, "tokenize", lambda prompts: tokenize(prompts).cpu())
+    monkeypatch.setattr(tiny_diffusion, "tokenize", lambda *args: tokenize(*args).cpu())
     with faked(monkeypatch), pytest.raises(RuntimeError, match="at least two devices"):
         tiny_diffusion.to(GPU).encode_prompts(["a face"])

@@ -141,7 +141,7 @@ def test_a_step_of_every_fit_is_on_the_device_and_waits_for_nothing(personalized
 @pytest.mark.parametrize("v_prediction", [False, True])
 def test_a_step_of_pretraining_with_all_its_losses_is_on_the_device(personalized, hypernet, batch, place, v_prediction):
     if v_prediction:
-        personalized.diffusion.noise_scheduler.register_to_config(prediction_type="v_prediction")
+        personalized.diffusion.noise_schedule.prediction_type = "v_prediction"
     layout, options = personalized.layout, PretrainingOptions(gamma=1.0, identity_until=1.0)
     targets = layout.initial_theta().repeat(3, 1), batch.identities
     stage = there(HyperNetPretraining(personalized, hypernet, targets=targets, options=options), place)

@@ -29,7 +29,7 @@ def base(tiny_base) -> StableDiffusionPipeline:
 
 @pytest.fixture(params=[False, True], ids=["lidb", "free"])
 def person(request, call, base, tiny_diffusion) -> Subject:
-    layout = Layout.from_models(unet=base.unet, text_encoder=base.text_encoder, a=6, b=3, rank=2)
+    layout = Layout.from_models(base.components, a=6, b=3, rank=2)
     layout = layout.as_lora if request.param else layout
     theta = layout.initial_theta() + 0.3 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     about = {"scale": "0.9", "base_digest": tiny_diffusion.digest, "base": "tiny", "consent": "given"}
@@ -46,7 +46,7 @@ def picture(pipeline: StableDiffusionPipeline) -> np.ndarray:
 
 
 def bound(pipeline: StableDiffusionPipeline, subject: Subject, scale: float) -> np.ndarray:
-    lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=subject.layout)
+    lidb = LiDB({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}, layout=subject.layout)
     lidb.bind(subject, scale=scale)
     drawn = picture(pipeline)
     lidb.detach()
@@ -151,7 +151,7 @@ def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatc
     ],
 )
 def test_what_cannot_be_exported_is_refused(call, tiny_base, tiny_diffusion, capsys, words, message):
-    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=6, b=3)
+    layout = Layout.from_models(tiny_diffusion.components, a=6, b=3)
     Subject(layout.initial_theta(), layout, {"base_digest": "0ther"}).save("me.safetensors")
     before = sorted(Path().rglob("*"))
     assert call(export, "subject=me.safetensors", f"base.path={tiny_base}", *words.split()) == 2

@@ -27,7 +27,7 @@ FEW = SamplingOptions(2, 3.0, identity_guidance_scale=1.5)  # as generate.yaml, 
 @pytest.fixture
 def files(call, tiny_diffusion) -> dict[str, Subject]:
     """Three people: rank 1, rank 3 at half strength, and a free layout in half precision."""
-    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(tiny_diffusion.components, a=4, b=3)
     generator = torch.Generator().manual_seed(0)
     people = {}
     for name, one, scale in (

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from hdb.diffusion.families.table import PUBLISHED_CONFIGS
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.random_base import CONFIGS, build_random_stable_diffusion
+from hdb.diffusion.random_base import build_random_stable_diffusion
 from hdb.diffusion.sampling import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import named_weights
@@ -124,7 +125,9 @@ def measured(tiny_base, tmp_path_factory):
 
 def test_shipped_base_and_published_shapes_keep_their_digests():
     shipped = StableDiffusion.from_pretrained(ROOT / "hdb/faceworld/weights/base")
-    published = build_random_stable_diffusion(CONFIGS["sd15-config"], device=torch.device("meta"), dtype=torch.float32)
+    published = build_random_stable_diffusion(
+        PUBLISHED_CONFIGS["sd15-config"], device=torch.device("meta"), dtype=torch.float32
+    )
     digests = {
         "shipped base": shipped.digest,
         "shipped autoencoder": shipped.autoencoder_digest,

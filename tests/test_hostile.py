@@ -20,7 +20,7 @@ def layout(tiny_base) -> tuple:
     from hdb.diffusion.stable_diffusion import StableDiffusion
 
     diffusion = StableDiffusion.from_pretrained(tiny_base)
-    return diffusion, Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    return diffusion, Layout.from_models(diffusion.components, a=4, b=3)
 
 
 @pytest.fixture

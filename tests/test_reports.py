@@ -65,7 +65,7 @@ def room(call, tmp_path, tiny_diffusion) -> Path:
     """A folder with a photo, a subject and things of the user's."""
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save("me.png")
     Path("link.png").symlink_to("me.png")
-    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(tiny_diffusion.components, a=4, b=3)
     Subject(layout.initial_theta(), layout, {"base_digest": tiny_diffusion.digest}).save("s.safetensors")
     Path("notes.safetensors").write_bytes(b"mine")
     for name in ("photos/ada/1.jpg", "drawn/grid.png", "drawn/00-s-0.png", "run/notes.txt", "run/prompts.txt"):

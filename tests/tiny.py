@@ -7,8 +7,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.families.sd1 import StableDiffusion1
+
 RESOLUTION = 64
 PROMPT_LENGTH = 24
+# The weights file of each part of a Stable Diffusion 1.x in diffusers' layout.
+WEIGHTS = {part: StableDiffusion1().weights_file(part) for part in StableDiffusion1.network_classes}
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -99,7 +103,7 @@ def save_tiny_hypernet(folder: Path, *, base: Path, encoder: Path) -> Path:
 
     diffusion = StableDiffusion.from_pretrained(base)
     face_encoder = FaceEncoder.from_folder(encoder)
-    layout = Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(diffusion.components, a=4, b=3)
     decoder = WeightDecoder(layout, face_encoder, width=8, num_heads=2)
     hypernet = HyperNet(face_encoder, decoder, layout, iterations=1, linear_path=True, base_digest=diffusion.digest)
     hypernet.save(folder, include_encoder=False)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.losses import diffusion_loss
 
@@ -20,7 +21,7 @@ class DenoisingOutput(NamedTuple):
 def denoise(
     diffusion: StableDiffusion,
     latents: Float[Tensor, "m c h w"],
-    prompt_embeds: Float[Tensor, "k l d"],
+    condition: TextCondition,
     *,
     noise: Float[Tensor, "m c h w"],
     timesteps: Int[Tensor, " m"],
@@ -29,12 +30,12 @@ def denoise(
     """Adds the noise to the latents and predicts it.
 
     Args:
-        prompt_embeds: One per sample, or fewer that are tiled.
+        condition: Of one prompt per sample, or of fewer, which are tiled.
         weight: Weight of each latent position in the loss.
     """
-    prompt_embeds = prompt_embeds.repeat(len(latents) // len(prompt_embeds), 1, 1)
+    condition = condition.tile(len(latents) // len(condition))
     noisy_latents = diffusion.add_noise(latents, noise, timesteps)
-    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, prompt_embeds)
+    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, condition)
     target = diffusion.denoising_target(latents, noise, timesteps)
     losses = diffusion_loss(noise_pred, target, weight=weight, reduction="none")
     return DenoisingOutput(losses, noisy_latents, noise_pred)

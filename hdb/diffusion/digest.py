@@ -1,22 +1,26 @@
 """Digests that identify a base and its autoencoder."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL
+from torch import nn
 
 # The autoencoder's decoder, which is often replaced by a sharper one. Neither theta nor latents depend on it.
 _DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
 
 
-def compute_base_digest(vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> str:
+def compute_base_digest(vae: AutoencoderKL, components: Mapping[str, nn.Module]) -> str:
     """Sixteen hex digits that identify a base by what theta depends on.
 
     Hashes names and shapes of all tensors and their first 16 values as float16, without the autoencoder's decoder.
+
+    Args:
+        components: The parts that are personalized, in the order of theta.
     """
     sha = hashlib.sha256()
-    for module in (vae, unet, text_encoder):
+    for module in (vae, *components.values()):
         # Names without `text_model.`, which transformers 5 dropped.
         parameters = {name.replace("text_model.", ""): value for name, value in module.named_parameters()}
         names = sorted(name for name in parameters if module is not vae or not name.startswith(_DECODER_PREFIXES))

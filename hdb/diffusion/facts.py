@@ -4,12 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from hdb.diffusion.family import check_configs, read_configs
+from hdb.diffusion.families.table import PUBLISHED_CONFIGS, family_of_configs
 from hdb.diffusion.folder import check_pipeline, find_pipeline
-from hdb.diffusion.random_base import CONFIGS
 from hdb.lidb.layout import Layout
 from hdb.lidb.options import LiDBOptions
 
@@ -20,16 +17,16 @@ def describe_base(base: str, lidb: LiDBOptions) -> dict[str, object]:
     Raises:
         ValueError: It is not a supported base.
     """
-    folder = CONFIGS.get(base) or find_pipeline(base, weights=False)
+    folder = PUBLISHED_CONFIGS.get(base) or find_pipeline(base, weights=False)
     if (folder / "model_index.json").is_file():
         is_local = Path(base).is_dir()  # the weights of a hub id were not downloaded
         check_pipeline(folder, weights=is_local)
-    configs = read_configs(folder)
-    check_configs(configs, name=base)
+    family = family_of_configs(folder)
+    configs = family.read_configs(folder)
+    family.check_configs(configs, name=base)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(configs["unet"])
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
-    layout = Layout.from_models(unet=unet, text_encoder=text_encoder, **asdict(lidb))
+        components = {part: family.build_network(part, configs[part]) for part in family.components}
+    layout = Layout.from_models(components, **asdict(lidb))
     return {
         "base": base,
         "layout digest": layout.digest,

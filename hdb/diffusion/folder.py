@@ -2,43 +2,42 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DDPMScheduler
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from hdb.diffusion.family import check_configs, check_index, read_configs
+from hdb.diffusion.families.family import Family, read_json
+from hdb.diffusion.families.table import FAMILIES, family_of_pipeline
 from hdb.diffusion.published import publish
 from hdb.files import atomic_write, read_safetensors_header
+from hdb.lidb.names import is_text_encoder
 from hdb.progress import hidden_loading_bars
 
-# The weights file of each part that has weights.
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-PARTS = (*WEIGHTS, "tokenizer", "scheduler")
 _CONFIG_PATTERNS = [
     "model_index.json",
     "*/*.safetensors.index.json",
     "*/*.safetensors.index.*.json",
     "*/config.json",
     "scheduler/*.json",
-    "tokenizer/*.json",
-    "tokenizer/*.txt",
+    "tokenizer*/*.json",
+    "tokenizer*/*.txt",
 ]
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """What is read of a base: networks, tokenizers and scheduler by name, their family, and the pipeline's settings."""
+
+    parts: dict[str, Any]
+    family: Family
+    settings: dict[str, Any]
 
 
 def find_pipeline(
@@ -70,7 +69,8 @@ def find_pipeline(
     patterns = list(_CONFIG_PATTERNS)
     if weights:
         suffix = f".{variant}" if variant else ""
-        for part, file in WEIGHTS.items():
+        weights_files = {part: family.weights_file(part) for family in FAMILIES for part in family.network_classes}
+        for part, file in weights_files.items():
             stem = f"{part}/{Path(file).stem}{suffix}"
             patterns += [f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"]
     try:
@@ -84,48 +84,44 @@ def find_pipeline(
         ) from error
 
 
-def read_pipeline(folder: Path, *, variant: str | None = None) -> dict[str, Any]:
+def read_pipeline(folder: Path, *, variant: str | None = None) -> PipelineParts:
     """Reads the parts of a Stable Diffusion, in float32. Nothing is unpickled, and no tensor is left uninitialized.
 
     Args:
         variant: As in `check_pipeline`.
 
-    Returns:
-        unet, vae, text_encoder, tokenizer and scheduler by name.
-
     Raises:
         ValueError: As `check_pipeline`, or a tensor is missing, unexpected, of another shape or not finite.
     """
     variants = check_pipeline(folder, variant=variant)
+    family = family_of_pipeline(folder)
+    parts: dict[str, Any] = {}
     try:
-        return {
-            "unet": _read_weights(UNet2DConditionModel, folder, "unet", variants["unet"], dtype_name="torch_dtype"),
-            "vae": _read_weights(AutoencoderKL, folder, "vae", variants["vae"], dtype_name="torch_dtype"),
-            "text_encoder": _read_weights(
-                CLIPTextModel, folder, "text_encoder", variants["text_encoder"], dtype_name="dtype"
-            ),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
-        }
+        for part in family.network_classes:
+            parts[part] = _read_weights(family, folder, part, variants[part])
+        for tokenizer in family.tokenizers.values():
+            parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / tokenizer)
+        parts["scheduler"] = DDPMScheduler.from_pretrained(folder / "scheduler")
     except OSError as error:
         raise ValueError(
             f"cannot load a Stable Diffusion from {folder}: {str(error).strip().splitlines()[0]}"
         ) from error
+    return PipelineParts(parts, family, family.pipeline_settings(read_json(folder / "model_index.json")))
 
 
 def write_pipeline(
     folder: str | Path,
+    parts: Mapping[str, Any],
     *,
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    scheduler: DDIMScheduler,
+    family: Family,
+    settings: Mapping[str, Any],
     metadata: Mapping[str, str],
 ) -> Path:
-    """Writes a folder that `StableDiffusionPipeline.from_pretrained` reads, atomically.
+    """Writes a folder that diffusers' pipeline of this family reads, atomically.
 
     Args:
+        parts: Networks, tokenizers and scheduler by name.
+        settings: Further arguments of the pipeline's class.
         metadata: Provenance, written beside the parts as subject.json.
 
     Raises:
@@ -134,18 +130,10 @@ def write_pipeline(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: expected the name of a new folder")
-    for network in (unet, vae):
-        network.register_to_config(_name_or_path="")  # would be a path on this machine
-    pipeline = StableDiffusionPipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    for part in family.network_classes:
+        if not is_text_encoder(part):
+            parts[part].register_to_config(_name_or_path="")  # would be a path on this machine
+    pipeline = family.pipeline_class(**parts, **settings)
     try:
         with atomic_write(folder) as temporary:
             pipeline.save_pretrained(temporary, safe_serialization=True)
@@ -168,19 +156,20 @@ def check_pipeline(folder: Path, *, variant: str | None = None, weights: bool = 
 
     Raises:
         ValueError: It is another family of models or an inpainting model, lacks a part or its weights, fails
-            `check_configs`, or the weights are pickled or damaged.
+            `Family.check_configs`, or the weights are pickled or damaged.
     """
-    check_index(folder)
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    family = family_of_pipeline(folder)
+    missing = [part for part in family.parts if not (folder / part).is_dir()]
     if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}: expected folders {', '.join(PARTS)}")
+        raise ValueError(f"{folder} lacks {', '.join(missing)}: expected folders {', '.join(family.parts)}")
     variants: dict[str, str | None] = {}
     if weights:
-        for part, name in WEIGHTS.items():
+        for part in family.network_classes:
+            name = family.weights_file(part)
             variants[part] = _find_variant(folder / part, name) if variant is None else variant
             for file in _weight_files(folder / part, name, variants[part]):
                 read_safetensors_header(file)
-    check_configs(read_configs(folder), name=str(folder))
+    family.check_configs(family.read_configs(folder), name=str(folder))
     return variants
 
 
@@ -222,16 +211,11 @@ def _weight_files(folder: Path, name: str, variant: str | None) -> list[Path]:
     return [folder / shard for shard in names]
 
 
-def _read_weights(
-    model_class: type[nn.Module], folder: Path, part: str, variant: str | None, *, dtype_name: str
-) -> nn.Module:
-    """Reads a part in float32 and refuses weights that do not match its config.
-
-    Args:
-        dtype_name: The library's name of the argument: torch_dtype in diffusers, dtype in transformers.
-    """
+def _read_weights(family: Family, folder: Path, part: str, variant: str | None) -> nn.Module:
+    """Reads a part in float32 and refuses weights that do not match its config."""
+    dtype_name = "dtype" if is_text_encoder(part) else "torch_dtype"  # in transformers, in diffusers
     with hidden_loading_bars():
-        model, loading_info = model_class.from_pretrained(
+        model, loading_info = family.network_classes[part].from_pretrained(
             folder / part,
             use_safetensors=True,
             output_loading_info=True,
@@ -239,7 +223,7 @@ def _read_weights(
             variant=variant,
             **{dtype_name: torch.float32},
         )
-    path = folder / part / WEIGHTS[part]
+    path = folder / part / family.weights_file(part)
     for problem, names in (
         ("lacks", loading_info["missing_keys"]),
         ("has an unknown", loading_info["unexpected_keys"]),
@@ -251,7 +235,7 @@ def _read_weights(
     for entry in sorted(loading_info["mismatched_keys"], key=str):
         if isinstance(entry, str):  # transformers 4 reports names alone
             name = entry
-            shape = _stored_shape(_weight_files(folder / part, WEIGHTS[part], variant), name)
+            shape = _stored_shape(_weight_files(folder / part, family.weights_file(part), variant), name)
             expected_shape = model.state_dict()[name].shape
         else:
             name, shape, expected_shape = entry

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 # Opens a context in which no residuals are bound, so that the base predicts as it is.
@@ -36,16 +37,15 @@ class ClassifierFreeGuidance:
     ) -> None:
         self.diffusion = diffusion
         self.guidance_scale = guidance_scale
-        self.prompt_embeds = diffusion.encode_prompts(list(prompts))
+        self.condition = diffusion.encode_prompts(prompts)
         if guidance_scale != 1:
-            negative_embeds = diffusion.encode_prompts([""] * num_people)
-            self.negative_prompt_embeds = negative_embeds.repeat(len(prompts) // num_people, 1, 1)
+            self.negative_condition = diffusion.encode_prompts([""] * num_people).tile(len(prompts) // num_people)
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
         if self.guidance_scale == 1:
-            return predict_noise_for_each(self.diffusion, latents, timestep, [self.prompt_embeds])[0]
+            return predict_noise_for_each(self.diffusion, latents, timestep, [self.condition])[0]
         noise_pred_uncond, noise_pred_text = predict_noise_for_each(
-            self.diffusion, latents, timestep, [self.negative_prompt_embeds, self.prompt_embeds]
+            self.diffusion, latents, timestep, [self.negative_condition, self.condition]
         )
         return noise_pred_uncond + self.guidance_scale * (noise_pred_text - noise_pred_uncond)
 
@@ -85,16 +85,16 @@ class IdentityGuidance:
         self.unbound = unbound
         self.guidance_scale = guidance_scale
         self.identity_guidance_scale = identity_guidance_scale
-        self.prompt_embeds = diffusion.encode_prompts(list(prompts))
+        self.condition = diffusion.encode_prompts(prompts)
         with unbound():
-            self.base_prompt_embeds = diffusion.encode_prompts(list(prompts))
-            self.negative_prompt_embeds = diffusion.encode_prompts([""]).repeat(len(prompts), 1, 1)
+            self.base_condition = diffusion.encode_prompts(prompts)
+            self.negative_condition = diffusion.encode_prompts([""]).tile(len(prompts))
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
-        noise_pred_person = predict_noise_for_each(self.diffusion, latents, timestep, [self.prompt_embeds])[0]
+        noise_pred_person = predict_noise_for_each(self.diffusion, latents, timestep, [self.condition])[0]
         with self.unbound():
             noise_pred_uncond, noise_pred_base = predict_noise_for_each(
-                self.diffusion, latents, timestep, [self.negative_prompt_embeds, self.base_prompt_embeds]
+                self.diffusion, latents, timestep, [self.negative_condition, self.base_condition]
             )
         return (
             noise_pred_uncond
@@ -107,10 +107,10 @@ def predict_noise_for_each(
     diffusion: StableDiffusion,
     latents: Float[Tensor, "m c h w"],
     timestep: Real[Tensor, ""],
-    prompt_embeds: Sequence[Float[Tensor, "m l d"]],
+    conditions: Sequence[TextCondition],
 ) -> tuple[Float[Tensor, "m c h w"], ...]:
-    """The noise predictions of the same m latents under each of several prompt embeddings, computed in one batch."""
-    noisy_latents = torch.cat([latents] * len(prompt_embeds))
+    """The noise predictions of the same m latents under each of several conditions, computed in one batch."""
+    noisy_latents = torch.cat([latents] * len(conditions))
     timesteps = timestep.expand(len(noisy_latents))
-    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, torch.cat(list(prompt_embeds)))
-    return noise_pred.float().chunk(len(prompt_embeds))
+    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, TextCondition.cat(conditions))
+    return noise_pred.float().chunk(len(conditions))

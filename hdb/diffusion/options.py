@@ -56,7 +56,8 @@ class SamplingOptions:
     classifier-free guidance alone, as other programs do it. Higher values resemble the photo more. It takes a third
     prediction per step.
 
-    `scheduler` is the sampler by its class name in diffusers, null for DDIMScheduler. Of 1,000 training timesteps at
+    `scheduler` is the sampler by its class name in diffusers, null for that of the base's family: DDIMScheduler, or
+    EulerDiscreteScheduler for Stable Diffusion XL. Of 1,000 training timesteps at
     most 999 can be steps: with all of them DDIM's spacing goes beyond the last one.
     """
 

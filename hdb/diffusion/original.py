@@ -7,29 +7,32 @@ The networks are those of a diffusers folder. Their tensors have other names: bl
 Source: CompVis, stable-diffusion, ldm/modules/diffusionmodules/openaimodel.py and model.py
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from hdb.diffusion.family import read_configs
-from hdb.diffusion.folder import check_pipeline, find_pipeline
+from hdb.diffusion.families.family import Family
+from hdb.diffusion.families.sd1 import StableDiffusion1
+from hdb.diffusion.families.table import family_of_pipeline
+from hdb.diffusion.folder import PipelineParts, check_pipeline, find_pipeline
 from hdb.files import content_hash, read_safetensors_header, write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.modelspec import modelspec_fields, provenance_fields
 
-PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "text_encoder": "cond_stage_model.transformer.",
-}
+if TYPE_CHECKING:
+    from hdb.diffusion.stable_diffusion import StableDiffusion
+
 _OPEN_CLIP_PREFIX = "cond_stage_model.model."  # of the text encoder of 2.x, whose tensors are also split differently
+_SDXL_PREFIX = "conditioner.embedders."
 _UNET_NAMES = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -63,13 +66,14 @@ _VAE_PATTERNS = {
 }
 
 
-def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
+def original_name(part: str, name: str, config: Mapping[str, Any], family: Family | None = None) -> str:
     """The name of a tensor in the original layout.
 
     Args:
         part: unet, vae or text_encoder.
         name: In the state dict of diffusers' or transformers' model.
         config: Of that model.
+        family: Of the base; None is Stable Diffusion 1.x.
 
     >>> original_name("unet", "up_blocks.1.attentions.2.proj_in.weight", {"layers_per_block": 2})
     'model.diffusion_model.output_blocks.5.1.proj_in.weight'
@@ -80,33 +84,35 @@ def original_name(part: str, name: str, config: Mapping[str, Any]) -> str:
         name = _vae_name(name, num_levels=len(config["block_out_channels"]))
     else:
         name = "text_model." + name.removeprefix("text_model.")
-    return PREFIXES[part] + name
+    return (family or StableDiffusion1()).original_prefixes[part] + name
 
 
-def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, title: str, thumbnail: str = "") -> Path:
+def write_checkpoint(
+    path: str | Path, base: StableDiffusion, *, subject: Subject, title: str, thumbnail: str = ""
+) -> Path:
     """Writes a base with a subject merged into it as a single file, atomically.
 
     Args:
-        base: With `unet`, `vae` and `text_encoder`.
         subject: Whose metadata the file gets.
         title: Shown by user interfaces.
         thumbnail: A small picture as a data URL.
 
     Raises:
-        ValueError: The text encoder is that of 2.x, which single files hold in another form.
+        ValueError: The text encoder is not that of 1.x, and single files hold others in another form.
         OSError: It could not be written.
     """
+    _check_has_original_layout(base.family)
     text_width = base.text_encoder.config.hidden_size
     if text_width > 768:
         raise ValueError(
             f"a text encoder {text_width} wide has another form in single files: expected that of 1.x, or a folder"
         )
     tensors = {}
-    for part in PREFIXES:
-        model = getattr(base, part)
+    for part in base.family.original_prefixes:
+        model = base.networks[part]
         config = _naming_config(part, model)
         for name, value in model.state_dict().items():
-            file_name = original_name(part, name, config)
+            file_name = original_name(part, name, config, base.family)
             tensors[file_name] = _to_original_shape(file_name, value.detach().cpu()).contiguous()
     metadata = {"format": "pt"}
     metadata.update(provenance_fields(subject))
@@ -116,28 +122,37 @@ def write_checkpoint(path: str | Path, base: nn.Module, *, subject: Subject, tit
     return write_safetensors(path, tensors, metadata)
 
 
-def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:
+def _check_has_original_layout(family: Family) -> None:
+    """Raises ValueError if single files of this family cannot be read and written."""
+    if not family.original_prefixes:
+        raise ValueError(
+            f"single files of Stable Diffusion {family.versions} are not supported: expected a folder in diffusers' "
+            "layout"
+        )
+
+
+def read_checkpoint(path: Path, config: str | Path) -> PipelineParts:
     """Reads the parts of a single file, in float32. Nothing is unpickled, and no tensor is left uninitialized.
 
     Args:
         config: A pipeline's folder or hub id, for the configurations and the tokenizer, which a single file lacks.
 
-    Returns:
-        unet, vae, text_encoder, tokenizer and scheduler by name.
-
     Raises:
         ValueError: It is not such a file, or a tensor is missing, unexpected, of another shape or not finite.
     """
     header, metadata = read_safetensors_header(path)
-    if not any(name.startswith(PREFIXES["unet"]) for name in header):
-        raise ValueError(
-            f"{path} holds no UNet: expected tensors called {PREFIXES['unet']}..., as whole models have them"
-        )
+    unet_prefix = StableDiffusion1.original_prefixes["unet"]
+    if not any(name.startswith(unet_prefix) for name in header):
+        raise ValueError(f"{path} holds no UNet: expected tensors called {unet_prefix}..., as whole models have them")
+    if any(name.startswith(_SDXL_PREFIX) for name in header):
+        raise ValueError(f"{path} holds the text encoders of an XL: expected a 1.x, or a folder in diffusers' layout")
     if any(name.startswith(_OPEN_CLIP_PREFIX) for name in header):
         raise ValueError(f"{path} holds the text encoder of a 2.x: expected a 1.x, or a folder in diffusers' layout")
     config_folder = find_pipeline(config, weights=False)
     check_pipeline(config_folder, weights=False)
-    configs = read_configs(config_folder)
+    family = family_of_pipeline(config_folder)
+    _check_has_original_layout(family)
+    configs = family.read_configs(config_folder)
     stated_type = metadata.get("modelspec.prediction_type", "")
     prediction_type = "v_prediction" if stated_type == "v" else stated_type
     if prediction_type and prediction_type != configs["scheduler"].get("prediction_type", "epsilon"):
@@ -145,20 +160,16 @@ def read_checkpoint(path: Path, config: str | Path) -> dict[str, Any]:
             f"{path} says prediction_type {stated_type!r}, {config_folder} another: expected base.config of its base"
         )
     with torch.device("meta"):
-        models = {
-            "unet": UNet2DConditionModel.from_config(configs["unet"]),
-            "vae": AutoencoderKL.from_config(configs["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
-        }
+        models = {part: family.build_network(part, configs[part]) for part in family.network_classes}
     with safe_open(path, framework="pt") as file:
         for part, model in models.items():
-            tensors = {name: file.get_tensor(name) for name in header if name.startswith(PREFIXES[part])}
-            _load_weights(model, tensors, part, path)
-    return {
-        **models,
-        "tokenizer": CLIPTokenizer.from_pretrained(config_folder / "tokenizer"),
-        "scheduler": DDPMScheduler.from_config(configs["scheduler"]),
-    }
+            prefix = family.original_prefixes[part]
+            tensors = {name: file.get_tensor(name) for name in header if name.startswith(prefix)}
+            _load_weights(model, tensors, part, path, family)
+    parts: dict[str, Any] = {**models, "scheduler": DDPMScheduler.from_config(configs["scheduler"])}
+    for tokenizer in family.tokenizers.values():
+        parts[tokenizer] = CLIPTokenizer.from_pretrained(config_folder / tokenizer)
+    return PipelineParts(parts, family, family.pipeline_settings({}))
 
 
 def _naming_config(part: str, model: nn.Module) -> Mapping[str, Any]:
@@ -208,12 +219,12 @@ def _to_original_shape(original_name: str, value: Tensor) -> Tensor:
     return value[:, :, None, None] if is_projection and value.ndim == 2 else value
 
 
-def _load_weights(model: nn.Module, tensors: dict[str, Tensor], part: str, path: Path) -> None:
+def _load_weights(model: nn.Module, tensors: dict[str, Tensor], part: str, path: Path, family: Family) -> None:
     """Fills a model on the meta device with the file's tensors, after checking each."""
     state_dict = {}
     config = _naming_config(part, model)
     for name, expected in model.state_dict().items():
-        file_name = original_name(part, name, config)
+        file_name = original_name(part, name, config, family)
         value = tensors.pop(file_name, None)
         if value is None:
             raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.denoise import DenoisingOutput, denoise
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.sampling import draw
@@ -20,7 +21,7 @@ from hdb.lidb.residuals import Residuals
 
 def build_layout(diffusion: StableDiffusion, options: LiDBOptions) -> Layout:
     """The layout of personal weights for this base."""
-    return Layout.from_models(unet=diffusion.unet, text_encoder=diffusion.text_encoder, **asdict(options))
+    return Layout.from_models(diffusion.components, **asdict(options))
 
 
 class PersonalizedDiffusion:
@@ -40,7 +41,7 @@ class PersonalizedDiffusion:
 
     def __init__(self, diffusion: StableDiffusion, layout: Layout) -> None:
         self.diffusion = diffusion
-        self.lidb = LiDB(unet=diffusion.unet, text_encoder=diffusion.text_encoder, layout=layout)
+        self.lidb = LiDB(diffusion.components, layout=layout)
         # Residuals of the innermost `bound`, as they were given and on the base's device.
         self._bound: tuple[Residuals | None, Residuals | None] = (None, None)
 
@@ -92,7 +93,7 @@ class PersonalizedDiffusion:
         self,
         residuals: Residuals,
         latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str] | Float[Tensor, "k l d"],
+        prompts: Sequence[str] | TextCondition,
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
@@ -106,7 +107,7 @@ class PersonalizedDiffusion:
         self,
         residuals: Residuals,
         latents: Float[Tensor, "m c h w"],
-        prompts: Sequence[str] | Float[Tensor, "k l d"],
+        prompts: Sequence[str] | TextCondition,
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
@@ -116,21 +117,21 @@ class PersonalizedDiffusion:
 
         Args:
             residuals: Of n identities; sample i belongs to identity i mod n.
-            prompts: n of them, encoded once and tiled, or m. Or their embeddings from `encode_prompts` under the same
-                residuals, which change the text encoder, too.
+            prompts: n of them, encoded once and tiled, or m. Or their condition from `encode_prompts` under the same
+                residuals, which change the text encoders, too.
             weight: Weight of each latent position in the loss.
         """
         self.bind(residuals)
-        if isinstance(prompts, Tensor):
-            prompt_embeds = prompts
+        if isinstance(prompts, TextCondition):
+            condition = prompts
         else:
-            prompt_embeds = self.diffusion.encode_prompts(list(prompts))
-        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight)
+            condition = self.diffusion.encode_prompts(prompts)
+        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, weight=weight)
 
-    def encode_prompts(self, residuals: Residuals, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+    def encode_prompts(self, residuals: Residuals, prompts: Sequence[str]) -> TextCondition:
         """Encodes k prompts under the residuals of n identities; prompt i belongs to identity i mod n."""
         self.bind(residuals)
-        return self.diffusion.encode_prompts(list(prompts))
+        return self.diffusion.encode_prompts(prompts)
 
     @torch.no_grad()
     def pictures(

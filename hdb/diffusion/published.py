@@ -9,27 +9,37 @@ from transformers import CLIPTokenizerFast
 from hdb.files import write_json, write_safetensors, write_text
 
 PREFIX = "text_model."  # of the text encoder's tensor names; transformers 5 does not write it
+PROJECTION = "text_projection."
 
 
 def publish(folder: Path) -> None:
-    """Rewrites text encoder and tokenizer of a folder that `save_pretrained` wrote.
+    """Rewrites text encoders and tokenizers of a folder that `save_pretrained` wrote.
 
     Older versions of transformers cannot read what transformers 5 writes. Tensors get their published names, and the
     tokenizer is written in both of its forms. The text encoder's config.json says float32, as the other parts are
     loaded by default: a text encoder in half precision beside a float32 UNet could not be used.
     """
-    publish_text_encoder(folder / "text_encoder")
-    publish_tokenizer(folder / "tokenizer")
+    for text_encoder in folder.glob("text_encoder*"):
+        publish_text_encoder(text_encoder)
+    for tokenizer in folder.glob("tokenizer*"):
+        publish_tokenizer(tokenizer)
 
 
 def publish_text_encoder(folder: Path) -> None:
-    """Prefixes all tensor names with `text_model.` and sets float32 in config.json. The values stay the same."""
+    """Prefixes tensor names with `text_model.` and sets float32 in config.json. The values stay the same."""
     weights_path = folder / "model.safetensors"
     config_path = folder / "config.json"
     with safe_open(weights_path, framework="pt") as file:
-        tensors = {PREFIX + name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}
+        tensors = {_published_name(name): file.get_tensor(name) for name in file.keys()}
     write_safetensors(weights_path, tensors, {"format": "pt"})
     write_json(config_path, json.loads(config_path.read_text()) | {"dtype": "float32"})
+
+
+def _published_name(name: str) -> str:
+    """The projection of a text encoder that has one lies beside its text model."""
+    if name.startswith(PROJECTION):
+        return name
+    return PREFIX + name.removeprefix(PREFIX)
 
 
 def publish_tokenizer(folder: Path) -> None:

@@ -1,17 +1,18 @@
 """A base of published shapes and random weights, for measuring costs without a download."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import DDPMScheduler
+from transformers import CLIPTokenizer
 
-from hdb.diffusion.family import check_configs, read_configs
+from hdb.diffusion.families.table import FAMILIES, PUBLISHED_CONFIGS, family_of_configs
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.files import ROOT
 
-CONFIGS = {"sd15-config": ROOT / "configs" / "sd15"}  # folders of published configurations, by name
-CONFIG_NAMES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-config"}  # for hub ids of the same shapes
+# The names of published configurations for hub ids of the same shapes.
+CONFIG_NAMES = {hub_id: family.config_name for family in FAMILIES for hub_id in family.hub_ids}
 TOKENIZER = ROOT / "hdb/faceworld/weights/base/tokenizer"  # has other words, but prompts are padded to equal lengths
 
 
@@ -21,9 +22,9 @@ def resolve_base_configs(base: str) -> Path:
     Raises:
         ValueError: There is none on this machine.
     """
-    folder = CONFIGS.get(CONFIG_NAMES.get(base, base), Path(base))
+    folder = PUBLISHED_CONFIGS.get(CONFIG_NAMES.get(base, base), Path(base))
     if not folder.is_dir():
-        known = ", ".join((*CONFIGS, *CONFIG_NAMES))
+        known = ", ".join((*PUBLISHED_CONFIGS, *CONFIG_NAMES))
         raise ValueError(f"no shapes of the base {base!r} on this machine: expected a folder, or one of {known}")
     return folder
 
@@ -39,17 +40,13 @@ def build_random_stable_diffusion(folder: Path, *, device: torch.device, dtype: 
     Raises:
         ValueError: A configuration is missing or unreadable, or the base is not supported.
     """
-    configs = read_configs(folder)
-    check_configs(configs, name=str(folder))
+    family = family_of_configs(folder)
+    configs = family.read_configs(folder)
+    family.check_configs(configs, name=str(folder))
+    parts: dict[str, Any] = {"scheduler": DDPMScheduler.from_config(configs["scheduler"])}
     with device:
-        unet = UNet2DConditionModel.from_config(configs["unet"])
-        vae = AutoencoderKL.from_config(configs["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
-    return StableDiffusion(
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
-        scheduler=DDPMScheduler.from_config(configs["scheduler"]),
-        name=f"{folder}, random weights",
-    ).to(dtype)
+        for part in family.network_classes:
+            parts[part] = family.build_network(part, configs[part])
+    for tokenizer in family.tokenizers.values():
+        parts[tokenizer] = CLIPTokenizer.from_pretrained(TOKENIZER)
+    return StableDiffusion(parts, family=family, name=f"{folder}, random weights").to(device).cast(dtype)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.guidance import ClassifierFreeGuidance, Denoiser, IdentityGuidance, UnboundContext
-from hdb.diffusion.options import SAMPLERS, SamplingOptions
+from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
 from hdb.prompts import IDENTIFIER, has_identifier
@@ -83,7 +83,7 @@ def sample(
     """
     # Not a pipeline of diffusers: those guide by one scale and only above 1, step in the base's half precision, and
     # wait for the GPU in every step.
-    scheduler = diffusion.sampling_scheduler(sampling.scheduler or SAMPLERS[0])
+    scheduler = diffusion.sampling_scheduler(sampling.scheduler)
     scheduler.set_timesteps(sampling.num_inference_steps)  # on the CPU, where reading a timestep waits for no GPU
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(diffusion.latent_shape, generator=generator) for generator in generators])

@@ -1,40 +1,47 @@
-"""StableDiffusion: the frozen base model: text encoder, autoencoder, UNet and scheduler behind one interface."""
+"""StableDiffusion: the frozen base model: text encoders, autoencoder, UNet and noise schedule behind one interface."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.schedulers import SchedulerMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
+from transformers.utils import ModelOutput
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.digest import compute_autoencoder_digest, compute_base_digest
+from hdb.diffusion.families.family import Family
 from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.noise_schedule import NoiseSchedule
 from hdb.diffusion.options import CHECKS, DEFAULT_BASE
 from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.transfer import to_device
-from hdb.diffusion.word import LearnedWord
+from hdb.diffusion.word import LearnedWord, encode_with_words
 from hdb.prompts import IDENTIFIER, replace_identifier
 
 
 class StableDiffusion(nn.Module):
-    """Autoencoder, text encoder and UNet of Stable Diffusion 1.x or 2.x. No parameter ever has a gradient.
+    """Autoencoder, text encoders and UNet of a Stable Diffusion. No parameter ever has a gradient.
 
-    Works with any pipeline of these classes, whatever its size; `hdb.diffusion.family` checks which are supported. LiDB
-    layers (`hdb.lidb.adapter`) are put into `unet` and `text_encoder` from outside.
+    What differs between Stable Diffusion 1.x and XL is said by its family (`hdb.diffusion.families`). A part is an
+    attribute under its name in diffusers' pipelines: `unet`, `vae`, `text_encoder`, `tokenizer`, ... LiDB layers
+    (`hdb.lidb.adapter`) are put into its `components` from outside.
 
     Args:
-        scheduler: Sets the noise levels and the prediction type.
+        parts: Networks, tokenizers and scheduler by name. The scheduler sets noise levels and prediction type.
+        family: That the parts are of.
         name: For messages.
+        pipeline_settings: Further arguments of the pipeline's class, as `Family.pipeline_settings` returns them.
 
     Attributes:
+        noise_schedule: The noise levels, on the device of the base.
         digest: Identifies the base; stored with all personal weights made for it.
         autoencoder_digest: Identifies the autoencoder; stored with cached latents.
         identifier: What the text encoder reads in place of [V].
@@ -46,28 +53,26 @@ class StableDiffusion(nn.Module):
 
     def __init__(
         self,
+        parts: Mapping[str, Any],
         *,
-        vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler: DDPMScheduler | DDIMScheduler,
+        family: Family,
         name: str = "",
+        pipeline_settings: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.vae = vae
-        self.unet = unet
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.family = family
+        for part in (*family.network_classes, *family.tokenizers.values()):
+            setattr(self, part, parts[part])
+        self.noise_schedule = NoiseSchedule(parts["scheduler"])
+        self.pipeline_settings = dict(family.pipeline_settings({}) if pipeline_settings is None else pipeline_settings)
         self.name = name
         self.identifier = IDENTIFIER
         self.check = CHECKS[0]
         self.autocast_dtype: torch.dtype | None = None
         self.word = LearnedWord()
         self.original_weights: dict[str, torch.Tensor] | None = None
-        self.digest = compute_base_digest(vae, unet, text_encoder)
-        self.autoencoder_digest = compute_autoencoder_digest(vae, resolution=self.resolution)
+        self.digest = compute_base_digest(self.vae, self.components)
+        self.autoencoder_digest = compute_autoencoder_digest(self.vae, resolution=self.resolution)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -93,17 +98,30 @@ class StableDiffusion(nn.Module):
             ValueError: It is missing, incomplete, damaged or of another family of models, as `read_pipeline` and
                 `read_checkpoint` say.
         """
-        # Cast after the digest is computed from float32 weights, so that it is the same in every precision.
         if Path(path).is_file():
-            return cls(**read_checkpoint(Path(path), config or DEFAULT_BASE), name=Path(path).stem).to(dtype)
-        folder = find_pipeline(path, revision=revision, variant=variant)
-        name = Path(path).name if Path(path).is_dir() else str(path)
-        if revision is not None:
-            name = f"{name}@{revision}"
-        return cls(**read_pipeline(folder, variant=variant), name=name).to(dtype)
+            name = Path(path).stem
+            pipeline = read_checkpoint(Path(path), config or DEFAULT_BASE)
+        else:
+            folder = find_pipeline(path, revision=revision, variant=variant)
+            name = Path(path).name if Path(path).is_dir() else str(path)
+            if revision is not None:
+                name = f"{name}@{revision}"
+            pipeline = read_pipeline(folder, variant=variant)
+        base = cls(pipeline.parts, family=pipeline.family, name=name, pipeline_settings=pipeline.settings)
+        # Cast after the digest is computed from float32 weights, so that it is the same in every precision.
+        return base.cast(dtype)
+
+    def cast(self, dtype: torch.dtype) -> StableDiffusion:
+        """Casts all weights, in float16 without the parts that overflow there."""
+        self.to(dtype)
+        if dtype == torch.float16:
+            for part in self.family.float32_parts:
+                getattr(self, part).float()
+                print(f"note: {part} of {self.name} overflows in float16 and stays in float32")
+        return self
 
     def save(self, folder: str | Path, *, metadata: Mapping[str, str]) -> Path:
-        """Writes a pipeline folder that diffusers loads, with a DDIM scheduler, atomically.
+        """Writes a pipeline folder that diffusers loads, with the family's sampler, atomically.
 
         Args:
             metadata: Provenance, written beside the parts.
@@ -111,13 +129,12 @@ class StableDiffusion(nn.Module):
         Raises:
             OSError: The folder exists already or could not be written.
         """
+        tokenizers = {part: getattr(self, part) for part in self.family.tokenizers.values()}
         return write_pipeline(
             folder,
-            unet=self.unet,
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            scheduler=self.sampling_scheduler(),
+            {**self.networks, **tokenizers, "scheduler": self.sampling_scheduler()},
+            family=self.family,
+            settings=self.pipeline_settings,
             metadata=metadata,
         )
 
@@ -149,6 +166,23 @@ class StableDiffusion(nn.Module):
         return {"base_name": self.name, "base_digest": self.digest, "check": self.check}
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The parts that have weights."""
+        return {part: getattr(self, part) for part in self.family.network_classes}
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The parts that are personalized, in the order of theta."""
+        return {part: getattr(self, part) for part in self.family.components}
+
+    @property
+    def text_encoders(self) -> list[tuple[CLIPTokenizer, nn.Module]]:
+        """Each text encoder with its tokenizer."""
+        return [
+            (getattr(self, tokenizer), getattr(self, encoder)) for encoder, tokenizer in self.family.tokenizers.items()
+        ]
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
@@ -159,7 +193,7 @@ class StableDiffusion(nn.Module):
     @property
     def prediction_type(self) -> str:
         """What the UNet predicts: `epsilon`, the noise, or `v_prediction`, the velocity."""
-        return self.noise_scheduler.config.prediction_type
+        return self.noise_schedule.prediction_type
 
     @property
     def resolution(self) -> int:
@@ -178,7 +212,7 @@ class StableDiffusion(nn.Module):
 
     @property
     def num_train_timesteps(self) -> int:
-        return self.noise_scheduler.config.num_train_timesteps
+        return self.noise_schedule.num_train_timesteps
 
     def autocast(self) -> AbstractContextManager[None]:
         """Autocast to `autocast_dtype`, if that is set, as a mixed-precision Trainer does in its steps."""
@@ -186,13 +220,22 @@ class StableDiffusion(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
+    def autoencoder_autocast(self) -> AbstractContextManager[None]:
+        """No autocast to float16 for an autoencoder that overflows in it."""
+        device_type = self.device.type
+        is_float16 = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
+        if "vae" in self.family.float32_parts and is_float16:
+            return torch.autocast(device_type, enabled=False)
+        return nullcontext()
+
     def use_plain_attention(self) -> StableDiffusion:
         """Replaces fused attention by matrix products, which is a quarter faster to train on a CPU.
 
         Measured with a UNet of 6.8 M parameters on 8x8 latents, one core: 47 against 37 samples per second.
         """
         self.unet.set_attn_processor(AttnProcessor())
-        self.text_encoder.set_attn_implementation("eager")
+        for _, text_encoder in self.text_encoders:
+            text_encoder.set_attn_implementation("eager")
         return self
 
     def use_less_memory(self) -> StableDiffusion:
@@ -205,8 +248,9 @@ class StableDiffusion(nn.Module):
         # transformers 5 deprecates the older name, transformers 4 lacks the newer one. Reentrant checkpointing would
         # lose the gradient of theta, which is bound to the layers and no input of the checkpointed block.
         name = "activation_checkpointing_enable"
-        enable_checkpointing = getattr(self.text_encoder, name, None) or self.text_encoder.gradient_checkpointing_enable
-        enable_checkpointing({"use_reentrant": False})
+        for _, text_encoder in self.text_encoders:
+            enable_checkpointing = getattr(text_encoder, name, None) or text_encoder.gradient_checkpointing_enable
+            enable_checkpointing({"use_reentrant": False})
         self.vae.enable_slicing()
         for module in self.modules():
             # Blocks of transformers, and of older diffusers, checkpoint in train mode only. Their children, such as
@@ -221,19 +265,20 @@ class StableDiffusion(nn.Module):
         size = (self.resolution, self.resolution)
         if images.shape[-2:] != size:
             images = nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-        pixels = images.to(self.device, self.dtype) * 2 - 1
-        with self.autocast():
+        pixels = images.to(self.device, self.vae.dtype) * 2 - 1
+        with self.autocast(), self.autoencoder_autocast():
             latents = self.vae.encode(pixels).latent_dist.mean
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Float[Tensor, "n c h8 w8"]) -> Float[Tensor, "n 3 h w"]:
         """Decodes scaled latents to pictures in [0, 1], float32. Gradients flow through it."""
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        pixels = self.vae.decode(latents.to(self.dtype)).sample
+        with self.autoencoder_autocast():
+            pixels = self.vae.decode(latents.to(self.vae.dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def set_identifier(self, identifier: str | None) -> None:
-        """Sets the word that the text encoder reads in place of [V]. None is [V] itself.
+        """Sets the word that the text encoders read in place of [V]. None is [V] itself.
 
         Raises:
             ValueError: It is neither [V] nor a single known token.
@@ -241,66 +286,84 @@ class StableDiffusion(nn.Module):
         if identifier is None:
             identifier = IDENTIFIER
         if identifier != IDENTIFIER:
-            token_ids = self.tokenizer(identifier, add_special_tokens=False, verbose=False).input_ids
-            if len(token_ids) != 1 or token_ids[0] == self.tokenizer.unk_token_id:
-                raise ValueError(
-                    f"identifier is {identifier!r}, {len(token_ids)} tokens of {self.name or 'this base'}: expected "
-                    f"{IDENTIFIER}, or a rare word that is one token, like sks"
-                )
+            for tokenizer, _ in self.text_encoders:
+                token_ids = tokenizer(identifier, add_special_tokens=False, verbose=False).input_ids
+                if len(token_ids) != 1 or token_ids[0] == tokenizer.unk_token_id:
+                    raise ValueError(
+                        f"identifier is {identifier!r}, {len(token_ids)} tokens of {self.name or 'this base'}: "
+                        f"expected {IDENTIFIER}, or a rare word that is one token, like sks"
+                    )
         self.identifier = identifier
 
     @property
     def max_tokens(self) -> int:
-        """Length of the token sequence that the text encoder reads, begin and end of text included."""
-        return self.text_encoder.config.max_position_embeddings
+        """Length of the token sequence that the text encoders read, begin and end of text included."""
+        return min(encoder.config.max_position_embeddings for _, encoder in self.text_encoders)
 
     def num_tokens(self, prompt: str) -> int:
         """Number of tokens of a prompt, begin and end of text included."""
         prompt = replace_identifier(prompt, self.identifier)
-        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        return max(
+            len(tokenizer(prompt, truncation=False, verbose=False).input_ids) for tokenizer, _ in self.text_encoders
+        )
 
-    def tokenize(self, prompts: list[str]) -> Int[Tensor, "n l"]:
-        """Token ids, padded and truncated to `max_tokens`, on the base's device."""
-        input_ids = self.tokenizer(
+    def tokenize(self, prompts: list[str], tokenizer: CLIPTokenizer | None = None) -> Int[Tensor, "n l"]:
+        """Token ids, padded and truncated to `max_tokens`, on the base's device.
+
+        Args:
+            tokenizer: None is that of the first text encoder.
+        """
+        input_ids = (tokenizer or self.tokenizer)(
             prompts, return_tensors="pt", padding="max_length", truncation=True, max_length=self.max_tokens
         ).input_ids
         return to_device(input_ids, self.device)
 
-    def encode_prompts(self, prompts: list[str]) -> Float[Tensor, "n l d"]:
-        """Encodes prompts to prompt_embeds. Gradients flow to bound residuals and to a bound word."""
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
+        """Encodes prompts. Gradients flow to bound residuals and to a bound word."""
+        return self.family.encode_prompts(self, prompts)
+
+    def run_text_encoders(self, prompts: Sequence[str], *, output_hidden_states: bool = False) -> list[ModelOutput]:
+        """What each text encoder makes of prompts with their identifier, or with a bound word in place of it.
+
+        Args:
+            output_hidden_states: Also of the layers before the last one.
+        """
         if self.word.vectors is not None:
-            return self.word.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+            return encode_with_words(
+                prompts, self.word.vectors, self.text_encoders, output_hidden_states=output_hidden_states
+            )
         prompts = [replace_identifier(prompt, self.identifier) for prompt in prompts]
-        return self.text_encoder(self.tokenize(prompts)).last_hidden_state
+        return [
+            text_encoder(self.tokenize(prompts, tokenizer), output_hidden_states=output_hidden_states)
+            for tokenizer, text_encoder in self.text_encoders
+        ]
 
     def add_noise(
         self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        return self.noise_scheduler.add_noise(latents, noise, timesteps)
+        return self.noise_schedule.add_noise(latents, noise, timesteps)
 
     def denoising_target(
         self, latents: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        """The target of `predict_noise` in training: the noise or the velocity, by the prediction type.
-
-        Source: Salimans and Ho, Progressive Distillation, arXiv 2202.00512, appendix D (velocity).
-        """
+        """The target of `predict_noise` in training: the noise or the velocity, by the prediction type."""
         if self.prediction_type == "epsilon":
             return noise
-        return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return self.noise_schedule.velocity(latents, noise, timesteps)
 
     def predict_noise(
         self,
         noisy_latents: Float[Tensor, "n c h w"],
         timesteps: Int[Tensor, " n"] | Float[Tensor, " n"],
-        prompt_embeds: Float[Tensor, "n l d"],
+        condition: TextCondition,
     ) -> Float[Tensor, "n c h w"]:
         """The UNet's prediction: noise or velocity, by the prediction type.
 
         Args:
             timesteps: Some samplers use fractional ones.
         """
-        return self.unet(noisy_latents.to(self.dtype), timesteps, prompt_embeds.to(self.dtype), return_dict=False)[0]
+        dtype = self.dtype
+        return self.family.predict_noise(self.unet, noisy_latents.to(dtype), timesteps, condition.to(dtype))
 
     def predict_clean(
         self,
@@ -308,18 +371,18 @@ class StableDiffusion(nn.Module):
         noise_pred: Float[Tensor, "n c h w"],
         timesteps: Int[Tensor, " n"],
     ) -> Float[Tensor, "n c h w"]:
-        """The clean latents that a prediction of `predict_noise` implies.
+        """The clean latents that a prediction of `predict_noise` implies."""
+        return self.noise_schedule.clean(noisy_latents, noise_pred, timesteps)
 
-            noise:    (noisy - √(1-ᾱ) · pred) / √ᾱ          velocity:    √ᾱ · noisy - √(1-ᾱ) · pred
+    def sampling_scheduler(self, name: str | None = None) -> SchedulerMixin:
+        """A sampler with the noise levels that the base was trained on.
 
-        Source: Ho et al., arXiv 2006.11239, equation 15; Salimans and Ho, arXiv 2202.00512, appendix D.
+        Args:
+            name: Of its class in diffusers. None is the family's default.
         """
-        alphas_cumprod = self.noise_scheduler.alphas_cumprod.to(noisy_latents)
-        alpha_bar = alphas_cumprod[timesteps.to(noisy_latents.device)][:, None, None, None]
-        if self.prediction_type == "epsilon":
-            return (noisy_latents - (1 - alpha_bar).sqrt() * noise_pred) / alpha_bar.sqrt()
-        return alpha_bar.sqrt() * noisy_latents - (1 - alpha_bar).sqrt() * noise_pred
+        return self.noise_schedule.sampler(name or self.family.sampler)
 
-    def sampling_scheduler(self, name: str = "DDIMScheduler") -> SchedulerMixin:
-        """A sampler by its class name in diffusers, with the noise levels that the base was trained on."""
-        return getattr(diffusers, name).from_config({**self.noise_scheduler.config, "clip_sample": False})
+    @property
+    def word_size(self) -> int:
+        """Length of a learned word: its token embeddings for all text encoders."""
+        return sum(encoder.get_input_embeddings().embedding_dim for _, encoder in self.text_encoders)

@@ -11,14 +11,13 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 
 
 def named_weights(diffusion: StableDiffusion) -> dict[str, nn.Parameter]:
-    """All parameters of UNet and text encoder by name. LiDB layers do not change the names.
+    """All parameters of the components that are personalized, by name. LiDB layers do not change the names.
 
     `text_model.` is left out of the names, as in transformers 5.
     """
-    components = {"unet": diffusion.unet, "text_encoder": diffusion.text_encoder}
     return {
         f"{component}.{name.replace('text_model.', '')}": parameter
-        for component, module in components.items()
+        for component, module in diffusion.components.items()
         for name, parameter in module.named_parameters()
     }
 
@@ -33,7 +32,7 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def copy_weights(diffusion: StableDiffusion) -> dict[str, Tensor]:
-    """Copies all parameters of UNet and text encoder, on their device."""
+    """Copies all parameters of the components that are personalized, on their device."""
     return {name: parameter.detach().clone() for name, parameter in named_weights(diffusion).items()}
 
 

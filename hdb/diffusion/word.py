@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import ModelOutput
 
 from hdb.diffusion.transfer import to_device
 from hdb.prompts import IDENTIFIER
@@ -40,34 +41,55 @@ class LearnedWord:
         finally:
             self.vectors = previous
 
-    def encode(
-        self, prompts: Sequence[str], *, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
-    ) -> Float[Tensor, "m l d"]:
-        """Encodes prompts to prompt_embeds. Prompt i is read with the word of person i mod n.
 
-        Raises:
-            ValueError: The number of prompts is not a multiple of the number of people.
-        """
-        if len(prompts) % len(self.vectors):
-            raise ValueError(f"{len(prompts)} prompts for the words of {len(self.vectors)} people: expected a multiple")
+def encode_with_words(
+    prompts: Sequence[str],
+    words: Float[Tensor, "n d"],
+    text_encoders: Sequence[tuple[CLIPTokenizer, CLIPTextModel]],
+    *,
+    output_hidden_states: bool = False,
+) -> list[ModelOutput]:
+    """Runs text encoders on prompts. Prompt i is read with the word of person i mod n.
+
+    Args:
+        words: The token embeddings for all text encoders, side by side.
+        text_encoders: Each with its tokenizer.
+        output_hidden_states: Also of the layers before the last one.
+
+    Raises:
+        ValueError: The number of prompts is not a multiple of the number of people.
+    """
+    if len(prompts) % len(words):
+        raise ValueError(f"{len(prompts)} prompts for the words of {len(words)} people: expected a multiple")
+    widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in text_encoders]
+    outputs = []
+    for (tokenizer, text_encoder), vectors in zip(text_encoders, words.split(widths, dim=1), strict=True):
+        device = text_encoder.device
         input_ids, is_placeholder = tokenize_with_placeholder(
             prompts, tokenizer, length=text_encoder.config.max_position_embeddings
         )
-        input_ids = to_device(input_ids, text_encoder.device)
-        is_placeholder = to_device(is_placeholder, text_encoder.device)
-        vectors = self.vectors.to(text_encoder.device).repeat(len(prompts) // len(self.vectors), 1)
+        tiled_vectors = vectors.to(device).repeat(len(prompts) // len(words), 1)
+        with _words_inserted(text_encoder, tiled_vectors, to_device(is_placeholder, device)):
+            output = text_encoder(to_device(input_ids, device), output_hidden_states=output_hidden_states)
+        outputs.append(output)
+    return outputs
 
-        def insert_word(
-            module: torch.nn.Module, args: tuple, embeddings: Float[Tensor, "m l d"]
-        ) -> Float[Tensor, "m l d"]:
-            return torch.where(is_placeholder[..., None], vectors[:, None].to(embeddings), embeddings)
 
-        # A hook, because CLIPTextModel takes no `inputs_embeds`.
-        hook = text_encoder.get_input_embeddings().register_forward_hook(insert_word)
-        try:
-            return text_encoder(input_ids).last_hidden_state
-        finally:
-            hook.remove()
+@contextmanager
+def _words_inserted(
+    text_encoder: CLIPTextModel, vectors: Float[Tensor, "m d"], is_placeholder: Bool[Tensor, "m l"]
+) -> Iterator[None]:
+    """Reads a vector in place of the token embeddings of the placeholders within a `with` block."""
+
+    def insert(module: torch.nn.Module, args: tuple, embeddings: Float[Tensor, "m l d"]) -> Float[Tensor, "m l d"]:
+        return torch.where(is_placeholder[..., None], vectors[:, None].to(embeddings), embeddings)
+
+    # A hook, because CLIPTextModel takes no `inputs_embeds`.
+    hook = text_encoder.get_input_embeddings().register_forward_hook(insert)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tokenize_with_placeholder(
@@ -91,13 +113,16 @@ def tokenize_with_placeholder(
     return input_ids.masked_fill(is_placeholder, tokenizer.bos_token_id), is_placeholder
 
 
-def word_embedding(word: str, *, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Float[Tensor, " d"]:
-    """The token embedding of a word, on the CPU. For a word of several tokens it is their mean.
+def word_embedding(word: str, text_encoders: Sequence[tuple[CLIPTokenizer, CLIPTextModel]]) -> Float[Tensor, " d"]:
+    """The token embeddings of a word for all text encoders, side by side, on the CPU. Of several tokens their mean.
 
     Raises:
         ValueError: The word has no token.
     """
-    token_ids = tokenizer(word, add_special_tokens=False).input_ids
-    if not token_ids:
-        raise ValueError(f"the word {word!r} has no token, expected one that the base knows, like 'face'")
-    return text_encoder.get_input_embeddings().weight[token_ids].detach().float().mean(0).cpu()
+    embeddings = []
+    for tokenizer, text_encoder in text_encoders:
+        token_ids = tokenizer(word, add_special_tokens=False).input_ids
+        if not token_ids:
+            raise ValueError(f"the word {word!r} has no token, expected one that the base knows, like 'face'")
+        embeddings.append(text_encoder.get_input_embeddings().weight[token_ids].detach().float().mean(0).cpu())
+    return torch.cat(embeddings)

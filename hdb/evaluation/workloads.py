@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hdb.diffusion.base import DTYPES, load_base, prepare_for_device
+from hdb.diffusion.families.table import PUBLISHED_CONFIGS
 from hdb.diffusion.options import BaseOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.random_base import CONFIGS, build_random_stable_diffusion, is_random_base
+from hdb.diffusion.random_base import build_random_stable_diffusion, is_random_base
 from hdb.diffusion.sheet import save_image, to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import StepClock
@@ -37,7 +38,7 @@ def load_or_build_base(options: WorkloadOptions, device: torch.device) -> Stable
     """The base on the device, of random weights if there are only configs."""
     if options.dtype not in DTYPES:
         raise ValueError(f"dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
-    folder = CONFIGS.get(options.base, Path(options.base))
+    folder = PUBLISHED_CONFIGS.get(options.base, Path(options.base))
     if not is_random_base(folder):
         base_options = BaseOptions(path=options.base, dtype=options.dtype)
         return load_base(base_options, device=device, memory=options.memory, precision=options.precision)

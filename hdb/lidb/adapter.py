@@ -1,6 +1,6 @@
-"""LiDB: puts LiDB layers into a UNet and a text encoder, binds residuals to them, merges them, removes them."""
+"""LiDB: puts LiDB layers into a diffusion model, binds residuals to them, merges them, removes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
@@ -22,31 +22,24 @@ class LiDB:
     Replaces linear layers in place. The weights and their names in `state_dict` stay the same.
 
     Args:
-        unet: diffusers' UNet2DConditionModel, or None.
-        text_encoder: transformers' CLIPTextModel, or None.
+        components: The networks that are personalized, by name and in the order of theta.
         layout: Names the layers to replace. Default: `Layout.from_models` with the paper's sizes.
 
     Raises:
         ValueError: The models do not have exactly the layers of the layout, or have LiDB layers already.
 
     >>> block = nn.ModuleDict({"to_q": nn.Linear(8, 8)})
-    >>> lidb = LiDB(unet=block, layout=Layout.from_models(unet=block, a=4, b=2))
+    >>> lidb = LiDB({"unet": block}, layout=Layout.from_models({"unet": block}, a=4, b=2))
     >>> lidb.bind(lidb.layout.initial_theta())
     """
 
-    def __init__(
-        self,
-        *,
-        unet: nn.Module | None = None,
-        text_encoder: nn.Module | None = None,
-        layout: Layout | None = None,
-    ) -> None:
-        self.layout = Layout.from_models(unet=unet, text_encoder=text_encoder) if layout is None else layout
-        originals = find_target_layers(unet=unet, text_encoder=text_encoder)
+    def __init__(self, components: Mapping[str, nn.Module], *, layout: Layout | None = None) -> None:
+        self.layout = Layout.from_models(components) if layout is None else layout
+        originals = find_target_layers(components)
         _check_layers(originals, self.layout)
         parents = {}  # layer -> (parent module, attribute name)
-        for model in (unet, text_encoder):
-            for parent in model.modules() if model is not None else ():
+        for model in components.values():
+            for parent in model.modules():
                 for attribute, child in parent.named_children():
                     parents[child] = (parent, attribute)
         self.layers: dict[str, LiDBLinear] = {}

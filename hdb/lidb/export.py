@@ -7,7 +7,8 @@ from torch import Tensor
 
 from hdb.files import content_hash, write_safetensors
 from hdb.lidb.file import Subject
-from hdb.lidb.modelspec import kohya_fields, modelspec_fields, provenance_fields
+from hdb.lidb.modelspec import kohya_fields, lora_names, modelspec_fields, provenance_fields
+from hdb.lidb.names import diffusers_keys, kohya_layer_names
 from hdb.lidb.residuals import Residuals
 
 # LoRA formats and the programs that read them.
@@ -27,6 +28,7 @@ def to_lora_state_dict(residuals: Residuals, format: str = "kohya", *, scale: fl
     |---|---|---|
     | diffusers | `unet.<path>.lora.down.weight` | `text_encoder.<path>.lora_linear_layer.down.weight` |
     | kohya | `lora_unet_<path>.lora_down.weight` | `lora_te_<path>.lora_down.weight` |
+    | kohya, Stable Diffusion XL | the same, with blocks of the original layout | `lora_te1_<path>`, `lora_te2_<path>` |
 
     kohya's format is read by ComfyUI, A1111, sd-scripts and diffusers. It has an `.alpha` per layer, here equal to the
     rank, so that the loader's factor alpha / rank is 1.
@@ -48,20 +50,20 @@ def to_lora_state_dict(residuals: Residuals, format: str = "kohya", *, scale: fl
     state_dict = {}
     # Not diffusers' convert_state_dict_to_kohya, which calls the text encoder lora_te1, as Stable Diffusion XL does.
     # Folded in float32 on the CPU, whatever the precision of theta, so that half precision rounds only once.
-    for slot_name, (down, up) in residuals.layout.fold(residuals.theta.detach().cpu()).items():
+    layout = residuals.layout
+    layer_names = kohya_layer_names([slot.name for slot in layout.slots], lora_names(layout))
+    for slot_name, (down, up) in layout.fold(residuals.theta.detach().cpu()).items():
         lora_down = down[0]
         lora_up = scale * up[0]
-        component, _, path = slot_name.partition(".")
         if format == "diffusers":
-            infix = "lora" if component == "unet" else "lora_linear_layer"
-            state_dict[f"{slot_name}.{infix}.down.weight"] = lora_down
-            state_dict[f"{slot_name}.{infix}.up.weight"] = lora_up
+            down_key, up_key = diffusers_keys(slot_name)
+            state_dict[down_key] = lora_down
+            state_dict[up_key] = lora_up
         else:
-            prefix = "lora_unet_" if component == "unet" else "lora_te_"
-            layer_name = prefix + path.replace(".", "_")
+            layer_name = layer_names[slot_name]
             state_dict[f"{layer_name}.lora_down.weight"] = lora_down
             state_dict[f"{layer_name}.lora_up.weight"] = lora_up
-            state_dict[f"{layer_name}.alpha"] = torch.tensor(float(residuals.layout.rank))
+            state_dict[f"{layer_name}.alpha"] = torch.tensor(float(layout.rank))
     return state_dict
 
 
@@ -91,4 +93,6 @@ def export_lora(
     )
     if format == "kohya":
         metadata.update(kohya_fields(subject, name=name))
+        if lora_names(subject.layout).original_blocks:
+            metadata["modelspec.implementation"] = "sgm"  # whose names the blocks have
     return write_safetensors(path, tensors, metadata)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdb.lidb.names import find_target_layers
+from hdb.lidb.names import component_of, find_target_layers
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.slot import Slot
 
@@ -70,26 +70,28 @@ class Layout:
     @classmethod
     def from_models(
         cls,
+        components: Mapping[str, nn.Module],
         *,
-        unet: nn.Module | None = None,
-        text_encoder: nn.Module | None = None,
         a: int = LiDBOptions.a,
         b: int = LiDBOptions.b,
         rank: int = LiDBOptions.rank,
         seed: int = LiDBOptions.seed,
     ) -> "Layout":
-        """The layout of a model: q, k, v, out of every attention, and the GEGLU projections of the UNet.
+        """The layout of a model: q, k, v, out of every attention, and the GEGLU projections of the denoiser.
 
         Reads names and shapes only, so models on the meta device will do. a and b are capped at the width of a layer.
+
+        Args:
+            components: The networks that are personalized, by name and in the order of theta.
 
         Raises:
             ValueError: The models have no such layer.
         """
-        layers = find_target_layers(unet=unet, text_encoder=text_encoder)
+        layers = find_target_layers(components)
         if not layers:
             raise ValueError(
-                "no attention or GEGLU projection found in the UNet and text encoder given; expected diffusers' "
-                "UNet2DConditionModel and transformers' CLIPTextModel"
+                f"no attention or GEGLU projection found in {', '.join(components) or 'no components'}; expected "
+                "diffusers' UNet2DConditionModel and transformers' CLIPTextModel"
             )
         slots = tuple(
             Slot(
@@ -111,6 +113,11 @@ class Layout:
     @cached_property
     def _factor_sizes(self) -> list[int]:
         return [self.rank * width for slot in self.slots for width in (slot.a, slot.b)]
+
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        """The names of the components that have slots, in the order of theta."""
+        return tuple(dict.fromkeys(component_of(slot.name) for slot in self.slots))
 
     def lora_size(self, rank: int = 1) -> int:
         """The number of parameters of an ordinary LoRA of this rank over the same layers."""

@@ -8,14 +8,18 @@ import json
 
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
+from hdb.lidb.names import SD1, SD2, SDXL, LoraNames
 from hdb.prompts import escape_brackets
 
 V2_TEXT_WIDTH = 1024  # width of the text embeddings in Stable Diffusion 2.x; 768 in 1.x
 
 
-def is_v2(layout: Layout) -> bool:
-    """Whether the cross-attention of a layout reads text embeddings as wide as those of Stable Diffusion 2.x."""
-    return any(slot.name.endswith("attn2.to_k") and slot.in_features == V2_TEXT_WIDTH for slot in layout.slots)
+def lora_names(layout: Layout) -> LoraNames:
+    """The names that other programs have for the base of a layout, by its components and the width of its text."""
+    if set(layout.components) - set(SD1.kohya_prefixes):
+        return SDXL
+    is_v2 = any(slot.name.endswith("attn2.to_k") and slot.in_features == V2_TEXT_WIDTH for slot in layout.slots)
+    return SD2 if is_v2 else SD1
 
 
 def modelspec_fields(
@@ -32,12 +36,10 @@ def modelspec_fields(
     metadata = subject.metadata
     prompt = metadata["instance_prompt"]
     resolution = metadata["resolution"]
-    if not is_v2(subject.layout):
-        architecture = "stable-diffusion-v1"
-    elif metadata["prediction_type"] == "v_prediction":
-        architecture = "stable-diffusion-v2-768-v"
-    else:
-        architecture = "stable-diffusion-v2-512"
+    names = lora_names(subject.layout)
+    architecture = names.architecture
+    if names is SD2:
+        architecture += "-768-v" if metadata["prediction_type"] == "v_prediction" else "-512"
     usage_hint = f"Write {prompt}, at strength 1"
     if escape_brackets(prompt) != prompt:
         usage_hint += f"; in A1111, where brackets are markup, {escape_brackets(prompt)}"
@@ -68,8 +70,8 @@ def kohya_fields(subject: Subject, *, name: str) -> dict[str, str]:
     """
     metadata = subject.metadata
     rank = subject.layout.rank
-    v2 = is_v2(subject.layout)
-    base_version = "sd_v2" if v2 else "sd_v1"
+    names = lora_names(subject.layout)
+    base_version = names.base_version
     if metadata["prediction_type"] == "v_prediction":
         base_version += "_v"
     # Captions by training folder, whose name is repeats_name in kohya's scripts.
@@ -79,7 +81,7 @@ def kohya_fields(subject: Subject, *, name: str) -> dict[str, str]:
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
         "ss_base_model_version": base_version,
-        "ss_v2": str(v2),
+        "ss_v2": str(names is SD2),
         "ss_sd_model_name": metadata["base"],
         "ss_output_name": name,
         "ss_num_train_images": "1",
@@ -92,7 +94,7 @@ def a1111_metadata(subject: Subject) -> dict[str, str | float]:
     metadata = subject.metadata
     return {
         "description": f"One person, learned from one photo for the base {metadata['base']}.",
-        "sd version": "SD2" if is_v2(subject.layout) else "SD1",
+        "sd version": lora_names(subject.layout).a1111_version,
         "activation text": escape_brackets(metadata["instance_prompt"]),
         "preferred weight": 1.0,
         "hdb_version": metadata["hdb_version"],

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdb.lidb.layout import Layout
+from hdb.lidb.names import component_of, is_text_encoder
 
 
 @dataclass(eq=False)
@@ -83,15 +84,15 @@ class Residuals:
 
         Args:
             scales: One factor per identity.
-            text_encoder_scales: Factors for the layers of the text encoder, if they differ.
+            text_encoder_scales: Factors for the layers of all text encoders, if they differ.
         """
         if text_encoder_scales is None:
             text_encoder_scales = scales
-        unet_factor = self.theta.new_tensor(scales)[:, None, None]
+        denoiser_factor = self.theta.new_tensor(scales)[:, None, None]
         text_encoder_factor = self.theta.new_tensor(text_encoder_scales)[:, None, None]
         rescaled = {}
         for name, (down, up) in self.layout.unpack(self.theta).items():
-            factor = text_encoder_factor if name.startswith("text_encoder.") else unet_factor
+            factor = text_encoder_factor if is_text_encoder(component_of(name)) else denoiser_factor
             rescaled[name] = (down, factor * up)
         return Residuals(self.layout.pack(rescaled), self.layout)
 

@@ -81,7 +81,7 @@ class PersonalWords:
         """
         if scale is not None:
             raise ValueError(f"scale is {scale}, but {paths[0]} holds a word, which has no strength: expected null")
-        size = diffusion.text_encoder.get_input_embeddings().embedding_dim
+        size = diffusion.word_size
         words = []
         for path in paths:
             check_person_file(path, kind=cls.kind, base=diffusion, shapes={"word": (1, size)})

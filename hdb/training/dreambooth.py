@@ -1,4 +1,4 @@
-"""DreamBoothFinetuning: UNet and text encoder finetuned as a whole on one person."""
+"""DreamBoothFinetuning: UNet and text encoders finetuned as a whole on one person."""
 
 import torch
 from jaxtyping import Float, Int
@@ -88,8 +88,8 @@ class DreamBoothFinetuning(Stage):
         timesteps: Int[Tensor, " m"],
     ) -> Float[Tensor, ""]:
         """The diffusion loss of pictures under one prompt."""
-        prompt_embeds = self.diffusion.encode_prompts([prompt])
-        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps).losses.mean()
+        condition = self.diffusion.encode_prompts([prompt])
+        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps).losses.mean()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.gradient_clip)

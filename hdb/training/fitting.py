@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.faces.framing import face_weight
@@ -95,7 +96,7 @@ class RowFitting(Stage):
         self.loss = torch.zeros(())  # mean over people, of the last step
 
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
         """Applies the rows to the base and encodes the prompts; prompt i belongs to person i mod n."""
 
     def losses(
@@ -108,8 +109,8 @@ class RowFitting(Stage):
         weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         """The diffusion loss of each sample under its person's row; sample i belongs to person i mod n."""
-        prompt_embeds = self.encode_prompts(prompts)
-        return denoise(self.diffusion, latents, prompt_embeds, noise=noise, timesteps=timesteps, weight=weight).losses
+        condition = self.encode_prompts(prompts)
+        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, weight=weight).losses
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)
@@ -207,23 +208,23 @@ class ThetaFitting(RowFitting):
             seed=seed,
         )
         self.layout = start.layout
-        self.prompt_embeds: dict[tuple[str, ...], Tensor] = {}  # cached if the text encoder is not trained
+        self.conditions: dict[tuple[str, ...], TextCondition] = {}  # cached if the text encoders are not trained
 
     @property
     def fitted(self) -> Residuals:
         """A copy of the personal weights, on the CPU."""
         return Residuals(self.rows.detach().cpu().clone(), self.layout)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
         people = Residuals(self.rows, self.layout)
         if self.options.train_text_encoder:
             return self.personalized.encode_prompts(people, prompts)
         key = tuple(prompts)
-        if key not in self.prompt_embeds:
+        if key not in self.conditions:
             with torch.no_grad():
-                self.prompt_embeds[key] = self.personalized.encode_prompts(people, prompts)
+                self.conditions[key] = self.personalized.encode_prompts(people, prompts)
         self.personalized.bind(people)
-        return self.prompt_embeds[key]
+        return self.conditions[key]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"] = self.layout.digest

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
@@ -43,7 +44,7 @@ class TextualInversionFitting(RowFitting):
         options = options or TextualInversionOptions()
         base = personalized.diffusion
         check_has_identifier(prompt)
-        start = word_embedding(options.initial_word, tokenizer=base.tokenizer, text_encoder=base.text_encoder)
+        start = word_embedding(options.initial_word, base.text_encoders)
         super().__init__(
             personalized,
             latents=reference[:, None],
@@ -67,9 +68,9 @@ class TextualInversionFitting(RowFitting):
         super().on_fit_start()
         self.personalized.bind(None)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "k l d"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
         with self.diffusion.word.bound(self.rows):
-            return self.diffusion.encode_prompts(list(prompts))
+            return self.diffusion.encode_prompts(prompts)
 
 
 def check_has_identifier(prompt: str) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny import WEIGHTS
 
-from hdb.diffusion.family import check_configs, read_configs
-from hdb.diffusion.folder import WEIGHTS
+from hdb.diffusion.families.sd1 import StableDiffusion1
+from hdb.diffusion.families.table import family_of_configs
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.options import LiDBOptions
 
@@ -74,17 +75,19 @@ def test_inspect_refuses_the_folders_that_loading_refuses(folder, damage):
 
 
 def test_published_configurations_of_1_5_and_2_1_are_supported():
-    configs = read_configs(Path("configs/sd15"))
-    check_configs(configs, name="1.5")
+    family = family_of_configs(Path("configs/sd15"))
+    assert isinstance(family, StableDiffusion1)
+    configs = family.read_configs(Path("configs/sd15"))
+    family.check_configs(configs, name="1.5")
     # Where 2.1 differs: https://huggingface.co/stabilityai/stable-diffusion-2-1
     differences = {
         "unet": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
         "text_encoder": {"hidden_size": 1024, "architectures": ["CLIPTextModel"]},
         "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
     }
-    check_configs({part: configs[part] | differences.get(part, {}) for part in configs}, name="2.1")
+    family.check_configs({part: configs[part] | differences.get(part, {}) for part in configs}, name="2.1")
     with pytest.raises(ValueError, match="of half reads text embeddings 1024 wide, the text encoder makes 768"):
-        check_configs(configs | {"unet": configs["unet"] | differences["unet"]}, name="half")
+        family.check_configs(configs | {"unet": configs["unet"] | differences["unet"]}, name="half")
 
 
 def test_weights_of_a_variant_are_read_from_one_file_or_shards(folder, tiny_diffusion):

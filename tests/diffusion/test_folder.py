@@ -12,8 +12,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from tiny import WEIGHTS
 
-from hdb.diffusion.folder import WEIGHTS, find_pipeline
+from hdb.diffusion.folder import find_pipeline
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def test_a_folder_without_a_part_is_refused_by_its_name(folder, part):
 
 
 @pytest.mark.parametrize(
-    "family", ["StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline", "StableDiffusion3Pipeline", None]
+    "family", ["StableDiffusionXLInpaintPipeline", "StableDiffusionInpaintPipeline", "StableDiffusion3Pipeline", None]
 )
 def test_another_family_of_models_is_refused_by_its_name(folder, family):
     index = json.loads((folder / "model_index.json").read_text())

@@ -18,7 +18,7 @@ from hdb.lidb.layout import Layout
 
 @pytest.fixture
 def subject(tiny_diffusion) -> Subject:
-    layout = Layout.from_models(unet=tiny_diffusion.unet, text_encoder=tiny_diffusion.text_encoder, a=4, b=3)
+    layout = Layout.from_models(tiny_diffusion.components, a=4, b=3)
     return Subject(layout.initial_theta(), layout, {"base": "tiny", "prediction_type": "epsilon", "resolution": "64"})
 
 
@@ -103,7 +103,7 @@ def test_a_single_file_is_read_as_the_base_it_was_written_from(
     for part in ("unet", "vae", "text_encoder"):
         expected = getattr(tiny_diffusion, part).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in getattr(read, part).state_dict().items())
-    assert torch.equal(read.encode_prompts(["a [V] face"]), tiny_diffusion.encode_prompts(["a [V] face"]))
+    assert torch.equal(read.encode_prompts(["a [V] face"]).embeds, tiny_diffusion.encode_prompts(["a [V] face"]).embeds)
     shapes = {
         name: entry["shape"] for name, entry in read_safetensors_header(path)[0].items() if ".attn_1.q.weight" in name
     }

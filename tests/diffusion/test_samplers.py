@@ -21,7 +21,7 @@ def pipeline(tiny_base) -> StableDiffusionPipeline:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampling_equals_diffusers_pipeline(name, pipeline, tiny_diffusion):
-    config = {**tiny_diffusion.noise_scheduler.config, "clip_sample": False}
+    config = {**tiny_diffusion.noise_schedule.config, "clip_sample": False}
     pipeline.scheduler = getattr(diffusers, name).from_config(config)
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     expected = pipeline(

@@ -24,7 +24,7 @@ def sd15():
 
 @pytest.fixture(scope="session")
 def sd15_layout(sd15) -> Layout:
-    return Layout.from_models(**sd15)
+    return Layout.from_models(sd15)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def models(tiny_base):
 
 @pytest.fixture
 def layout(models) -> Layout:
-    return Layout.from_models(**models, a=6, b=3)
+    return Layout.from_models(models, a=6, b=3)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def outputs(models: dict[str, nn.Module], n: int = 3, first: int = 0) -> torch.T
 
 
 def test_merge_equals_bind(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     base = outputs(models)
     lidb.bind(people[:1], scale=0.8)
     bound = outputs(models)
@@ -39,7 +39,7 @@ def test_merge_equals_bind(models, layout, people):
 
 def test_zero_residual_changes_nothing_bitwise(models, layout):
     base = outputs(models)
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     assert torch.equal(outputs(models), base)
     for n in (1, 3):
         lidb.bind(layout.initial_theta().repeat(n, 1))
@@ -48,13 +48,13 @@ def test_zero_residual_changes_nothing_bitwise(models, layout):
 
 def test_zero_scale_is_the_base(models, layout, people):
     base = outputs(models)
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people, scale=0.0)
     assert torch.equal(outputs(models), base)
 
 
 def test_batch_of_identities_equals_loop_over_identities(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     batch = outputs(models)
     for i in range(3):
@@ -63,7 +63,7 @@ def test_batch_of_identities_equals_loop_over_identities(models, layout, people)
 
 
 def test_tiled_batch_gives_each_copy_its_identity(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     tiled = outputs(models, n=6)
     for i in range(6):
@@ -72,7 +72,7 @@ def test_tiled_batch_gives_each_copy_its_identity(models, layout, people):
 
 
 def test_relaxing_does_not_change_the_output(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     before = outputs(models)
     lidb.bind(Residuals(people, layout).relax(3))
@@ -82,19 +82,19 @@ def test_relaxing_does_not_change_the_output(models, layout, people):
 def test_one_adapter_binds_every_rank(models, layout):
     relaxed = replace(layout, rank=3)
     theta = relaxed.initial_theta() + 0.3 * torch.randn(3, relaxed.size, generator=torch.Generator().manual_seed(2))
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(Residuals(theta, relaxed))
     before = outputs(models)
     with lidb.bound(layout.initial_theta()):
         assert not torch.equal(outputs(models), before)
     assert torch.equal(outputs(models), before)
     lidb.detach()
-    LiDB(**models, layout=relaxed).bind(theta)
+    LiDB(models, layout=relaxed).bind(theta)
     assert torch.equal(outputs(models), before)
 
 
 def test_theta_of_other_bases_is_refused_with_both_digests(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     other = replace(layout, seed=1)
     with pytest.raises(ValueError, match=f"theta belongs to layout {other.digest}, expected {layout.digest}"):
         lidb.bind(Residuals(people, other))
@@ -102,7 +102,7 @@ def test_theta_of_other_bases_is_refused_with_both_digests(models, layout, peopl
 
 def test_gradients_reach_theta_and_never_the_base(models, layout, people):
     before = {name: copy.deepcopy(model.state_dict()) for name, model in models.items()}
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     theta = people.clone().requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=0.1)
     lidb.bind(theta)
@@ -119,7 +119,7 @@ def test_gradients_reach_theta_and_never_the_base(models, layout, people):
 
 
 def test_gradients_of_one_sample_reach_its_own_person_only(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     theta = people.clone().requires_grad_()
     lidb.bind(theta)
     outputs(models)[1].square().mean().backward()
@@ -127,7 +127,7 @@ def test_gradients_of_one_sample_reach_its_own_person_only(models, layout, peopl
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(models, layout, people)
 def test_detach_puts_the_original_layers_back(models, layout, people):
     before = {name: dict(model.named_modules()) for name, model in models.items()}
     base = outputs(models)
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     assert not torch.equal(outputs(models), base)
     lidb.detach()
@@ -152,7 +152,7 @@ def test_detach_puts_the_original_layers_back(models, layout, people):
 
 
 def test_bound_restores_what_was_bound_before_even_after_an_error(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people[:1], scale=0.5)
     before = outputs(models)
     with pytest.raises(RuntimeError, match="stop"), lidb.bound(people[1:2]):
@@ -166,7 +166,7 @@ def test_layers_follow_the_model_to_another_precision(models, layout, people):
     latents = torch.randn(3, 4, 8, 8, generator=generator)
     prompt_embeds = torch.randn(3, 24, 16, generator=generator)
     unet = models["unet"]
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     exact = unet(latents, 400, prompt_embeds).sample
     unet.to(torch.float64)
@@ -177,7 +177,7 @@ def test_layers_follow_the_model_to_another_precision(models, layout, people):
 
 
 def test_eight_residuals_cost_at_most_a_quarter_more_work_than_one(models, layout):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
 
     def count_flops(n: int) -> int:
         lidb.bind(layout.initial_theta().repeat(n, 1).requires_grad_())
@@ -191,7 +191,7 @@ def test_eight_residuals_cost_at_most_a_quarter_more_work_than_one(models, layou
 
 
 def test_theta_with_nan_is_refused_and_the_binding_stays(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     before = outputs(models)
     bad = people.clone()
@@ -202,47 +202,47 @@ def test_theta_with_nan_is_refused_and_the_binding_stays(models, layout, people)
 
 
 def test_theta_of_another_layout_is_refused_with_both_sizes(models, layout):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     relaxed = Residuals.initial(layout).relax(2)
     with pytest.raises(ValueError, match=rf"\(1, {relaxed.layout.size}\), expected \(n, {layout.size}\)"):
         lidb.bind(relaxed.theta)
 
 
 def test_several_people_cannot_be_merged(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     with pytest.raises(ValueError, match="weights of 1 person, given 3"):
         lidb.merge(people)
 
 
 def test_a_layout_of_another_model_is_refused_with_the_differing_slot(models, layout):
     with pytest.raises(ValueError, match="only the layout has text_encoder.text_model.encoder.layers.0"):
-        LiDB(unet=models["unet"], layout=layout)
+        LiDB({"unet": models["unet"]}, layout=layout)
     with pytest.raises(ValueError, match="only the model has text_encoder.text_model.encoder.layers.0"):
-        LiDB(**models, layout=Layout.from_models(unet=models["unet"]))
+        LiDB(models, layout=Layout.from_models({"unet": models["unet"]}))
 
 
 def test_a_layer_of_another_shape_is_refused_with_both_shapes(models, layout):
     first = layout.slots[0]
     wider = replace(layout, slots=(replace(first, in_features=first.in_features + 1), *layout.slots[1:]))
     with pytest.raises(ValueError, match="attn1.to_q is 8 -> 8 in the model, 9 -> 8 in the layout"):
-        LiDB(**models, layout=wider)
+        LiDB(models, layout=wider)
 
 
 def test_a_second_adapter_on_the_same_model_is_refused(models, layout):
-    LiDB(**models, layout=layout)
+    LiDB(models, layout=layout)
     with pytest.raises(ValueError, match="has LiDB layers already"):
-        LiDB(**models, layout=layout)
+        LiDB(models, layout=layout)
 
 
 @pytest.mark.parametrize("free_adapter", [False, True])
 def test_a_relaxed_free_layout_is_bound_and_merged_like_the_original(models, layout, people, free_adapter):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people, scale=0.8)
     predicted = outputs(models)
     free = Residuals(people, layout).relax(3, free=True)
     if free_adapter:
         lidb.detach()
-        lidb = LiDB(**models, layout=free.layout)
+        lidb = LiDB(models, layout=free.layout)
         assert not list(models["unet"].named_buffers())  # no identity matrices in place of bases
     lidb.bind(free, scale=0.8)
     torch.testing.assert_close(outputs(models), predicted, **CLOSE)
@@ -254,7 +254,7 @@ def test_gradients_of_new_rows_of_a_free_layout_are_not_confined_to_the_bases(mo
     residuals = Residuals(people, layout).relax(2, free=True)
     theta = residuals.theta.requires_grad_()
     free_layout = residuals.layout
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(residuals)
     outputs(models).square().mean().backward()
     assert all(up_grad.flatten(1).any(dim=1).all() for _, up_grad in free_layout.unpack(theta.grad).values())
@@ -267,9 +267,9 @@ def test_gradients_of_new_rows_of_a_free_layout_are_not_confined_to_the_bases(mo
 
 def test_theta_with_bases_is_refused_by_a_free_adapter_and_free_theta_of_another_model_by_any(models, layout):
     other = replace(layout, slots=layout.slots[:-1]).as_lora
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     with pytest.raises(ValueError, match=f"belongs to layout {other.digest}, expected {layout.digest}"):
         lidb.bind(Residuals.initial(other))
     lidb.detach()
     with pytest.raises(ValueError, match=f"belongs to layout {layout.digest}, expected {layout.as_lora.digest}"):
-        LiDB(**models, layout=layout.as_lora).bind(Residuals.initial(layout))
+        LiDB(models, layout=layout.as_lora).bind(Residuals.initial(layout))

@@ -26,7 +26,7 @@ def pipeline(tiny_base) -> StableDiffusionPipeline:
 @pytest.fixture
 def person(pipeline) -> Subject:
     """A subject of rank 2 with a scale, strong enough to change the picture and the prompt embeddings."""
-    layout = Layout.from_models(unet=pipeline.unet, text_encoder=pipeline.text_encoder, a=6, b=3, rank=2)
+    layout = Layout.from_models({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}, a=6, b=3, rank=2)
     theta = layout.initial_theta() + 0.5 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     return Subject(theta, layout, {"scale": "0.9", "base": "tiny", "source": "me.png"})
 
@@ -50,7 +50,7 @@ def test_load_lora_weights_gives_the_same_picture_as_bind(pipeline, person, tmp_
         person = Subject(relaxed.theta + 0.05 * noise, relaxed.layout, person.metadata)
     base_picture = picture(pipeline)
     base_embeds = prompt_embeds(pipeline)
-    lidb = LiDB(unet=pipeline.unet, text_encoder=pipeline.text_encoder, layout=person.layout)
+    lidb = LiDB({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}, layout=person.layout)
     lidb.bind(person, scale=person.scale)
     bound_picture = picture(pipeline)
     bound_embeds = prompt_embeds(pipeline)
@@ -68,7 +68,7 @@ def test_lora_of_peft_equals_bind(models, layout, people):
     latents = torch.randn(2, 4, 8, 8)
     embeds = torch.randn(2, 24, 16)
     unet = models["unet"]
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people[:1])
     bound = unet(latents, 5, embeds).sample
     lidb.detach()
@@ -160,7 +160,7 @@ def test_each_key_of_kohya_names_one_layer_of_the_original_stable_diffusion(sd15
 def test_alpha_over_rank_times_up_times_down_is_what_merging_adds(models, person):
     state = to_lora_state_dict(person, scale=0.9)
     before = {name: value.clone() for model in models.values() for name, value in model.named_parameters()}
-    LiDB(**models, layout=person.layout).merge(person, scale=0.9)
+    LiDB(models, layout=person.layout).merge(person, scale=0.9)
     changed = 0
     for model, prefix in ((models["unet"], "lora_unet_"), (models["text_encoder"], "lora_te_text_model_")):
         for name, merged in model.named_parameters():

@@ -19,7 +19,7 @@ SMALL = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, 
 def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
     # 859,520,964 and 123,060,480 parameters are those of the published checkpoint.
     assert [sum(p.numel() for p in model.parameters()) for model in sd15.values()] == [859_520_964, 123_060_480]
-    layout = Layout.from_models(**sd15)
+    layout = Layout.from_models(sd15)
     assert len(layout.slots) == 192
     assert layout.size == 28_800
     assert layout.initial_theta().nbytes == 115_200
@@ -30,11 +30,11 @@ def test_stable_diffusion_15_has_the_numbers_of_the_paper(sd15):
 
 def test_digest_of_stable_diffusion_15_is_golden(sd15):
     expected = "0921683c6cfce6ee713211e199936d72dbfb20806b03a9073d786c680486a649"
-    assert Layout.from_models(**sd15).digest == expected
+    assert Layout.from_models(sd15).digest == expected
 
 
 def test_order_is_unet_down_mid_up_then_text_encoder_each_q_k_v_out(sd15):
-    names = [slot.name for slot in Layout.from_models(**sd15).slots]
+    names = [slot.name for slot in Layout.from_models(sd15).slots]
     stages = [".".join(name.split(".")[:2]) for name in names]
     order = ["unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.text_model"]
     assert list(dict.fromkeys(stages)) == order
@@ -51,9 +51,9 @@ def test_order_is_unet_down_mid_up_then_text_encoder_each_q_k_v_out(sd15):
 def test_names_and_digest_do_not_depend_on_the_module_paths_of_transformers(models):
     flat = getattr(models["text_encoder"], "text_model", models["text_encoder"])
     nested = nn.ModuleDict({"text_model": flat})
-    assert Layout.from_models(text_encoder=flat).digest == Layout.from_models(text_encoder=nested).digest
+    assert Layout.from_models({"text_encoder": flat}).digest == Layout.from_models({"text_encoder": nested}).digest
     assert (
-        Layout.from_models(text_encoder=flat).slots[0].name
+        Layout.from_models({"text_encoder": flat}).slots[0].name
         == "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     )
 
@@ -75,7 +75,7 @@ def test_slot_names_are_the_keys_of_published_loras(models, layout):
 
 
 def test_narrow_layers_cap_the_bases(models):
-    layout = Layout.from_models(**models)
+    layout = Layout.from_models(models)
     assert max(slot.a for slot in layout.slots) == 16
     assert all(slot.a == min(100, slot.in_features) and slot.b == min(50, slot.out_features) for slot in layout.slots)
     assert layout.size == sum(slot.a + slot.b for slot in layout.slots)
@@ -214,7 +214,7 @@ def test_packing_without_a_slot_is_refused_by_its_name():
 
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="no attention or GEGLU projection found"):
-        Layout.from_models(unet=nn.Sequential(nn.Linear(3, 3)))
+        Layout.from_models({"unet": nn.Sequential(nn.Linear(3, 3))})
 
 
 def test_the_dictionary_of_a_layout_with_bases_has_no_field_free():

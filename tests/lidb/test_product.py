@@ -43,7 +43,7 @@ def test_a_residual_layer_computes_in_the_precision_of_autocast_and_gives_gradie
 
 
 def test_folding_all_layers_equals_folding_each(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     relaxed = Residuals(people, layout).relax(2)
     lidb.bind(relaxed, scale=0.7)
     for name, (down, up) in relaxed.layout.unpack(relaxed.theta).items():
@@ -67,7 +67,7 @@ class CountProducts(TorchDispatchMode):
 
 
 def test_binding_takes_one_product_per_shape_and_forward_takes_none_for_folding(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     shapes = (
         {(slot.in_features, slot.a) for slot in layout.slots},
         {(slot.out_features, slot.b) for slot in layout.slots},
@@ -82,7 +82,7 @@ def test_binding_takes_one_product_per_shape_and_forward_takes_none_for_folding(
 
 
 def test_one_binding_serves_two_backward_passes_through_all_layers(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     theta = people.requires_grad_()
     lidb.bind(theta, scale=0.5)
     layer = next(iter(lidb.layers.values()))
@@ -95,7 +95,7 @@ def test_one_binding_serves_two_backward_passes_through_all_layers(models, layou
 
 
 def test_layers_hold_views_of_stacked_bases_which_follow_the_models_precision(models, layout, people):
-    lidb = LiDB(**models, layout=layout)
+    lidb = LiDB(models, layout=layout)
     lidb.bind(people)
     exact = [layer.lora_factors() for layer in lidb.layers.values()]
     assert len({layer.down_aux.untyped_storage().data_ptr() for layer in lidb.layers.values()}) < len(lidb.layers) / 2

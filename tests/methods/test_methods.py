@@ -75,17 +75,17 @@ def test_a_person_is_drawn_alike_alone_and_beside_another_and_the_base_stays_as_
     diffusion = context.training.diffusion
     (method,) = make_methods([name], context)
     assert isinstance(method, Method) and method.name == name
-    before, kept = diffusion.encode_prompts(PROMPTS), weights_checksum(named_weights(diffusion))
+    before, kept = diffusion.encode_prompts(PROMPTS).embeds, weights_checksum(named_weights(diffusion))
     people = method.personalize(photos)
     assert isinstance(people, Personalization) and len(people) == len(photos)
     with people[[1]].bound():
-        changed = not torch.equal(diffusion.encode_prompts(PROMPTS), before)
+        changed = not torch.equal(diffusion.encode_prompts(PROMPTS).embeds, before)
     assert changed == (name in {*STORING, "somebody_else"})  # the mean of an untrained network is no residual
     both = draw(people)
     for row in range(2):
         alone = people[[row]].pictures(PROMPTS[:1], seeds=[row], sampling=FEW)
         torch.testing.assert_close(alone[0], both[row], rtol=0, atol=1e-4)
-    assert torch.equal(diffusion.encode_prompts(PROMPTS), before)
+    assert torch.equal(diffusion.encode_prompts(PROMPTS).embeds, before)
     assert weights_checksum(named_weights(diffusion)) == kept
     assert not any(weight.requires_grad or weight.grad is not None for weight in named_weights(diffusion).values())
 
@@ -108,9 +108,9 @@ def test_identity_guidance_begins_at_the_base_and_leads_to_the_person(name, cont
     assert weights_checksum(named_weights(diffusion)) == before
     first = people[[0]]
     with first.bound():  # whose own draw leaves them bound
-        embeds = diffusion.encode_prompts(PROMPTS[:1])
+        embeds = diffusion.encode_prompts(PROMPTS[:1]).embeds
         alone = first.pictures(PROMPTS[:1], seeds=[0], sampling=replace(FEW, identity_guidance_scale=4.0))
-        assert torch.equal(diffusion.encode_prompts(PROMPTS[:1]), embeds)
+        assert torch.equal(diffusion.encode_prompts(PROMPTS[:1]).embeds, embeds)
     torch.testing.assert_close(alone[0], more[0], rtol=0, atol=1e-4)
 
 

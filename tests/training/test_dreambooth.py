@@ -32,7 +32,7 @@ def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, 
         found, loss = {n: p.detach().clone() for n, p in weights.items()}, running.callback_metrics["train/loss"]
 
     unet, text_encoder, tokenizer = diffusion.unet, diffusion.text_encoder, diffusion.tokenizer
-    scheduler = DDPMScheduler.from_config(diffusion.noise_scheduler.config)
+    scheduler = DDPMScheduler.from_config(diffusion.noise_schedule.config)
     generator = private_generator(3, 0, 0, 0)
 
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,7 +84,7 @@ def test_every_weight_moves_and_all_are_put_back_even_after_a_failure(personaliz
                 still = [name for name, weight in weights.items() if torch.equal(weight, start[name])]
                 assert not still
             assert not stage.state_dict()
-        now = compute_base_digest(diffusion.vae, diffusion.unet, diffusion.text_encoder)
+        now = compute_base_digest(diffusion.vae, diffusion.components)
         assert weights_checksum(named_weights(diffusion)) == before and now == digest
         assert not any(weight.requires_grad or weight.grad is not None for weight in named_weights(diffusion).values())
 

@@ -37,7 +37,7 @@ def test_one_step_is_that_of_plain_diffusers_code(tiny_diffusion, personalized, 
 
     tokenizer, text_encoder = with_added_word(tiny_diffusion, start[0])
     table = text_encoder.get_input_embeddings().weight.requires_grad_(True)
-    scheduler = DDPMScheduler.from_config(tiny_diffusion.noise_scheduler.config)
+    scheduler = DDPMScheduler.from_config(tiny_diffusion.noise_schedule.config)
     generator = private_generator(3, 0, 0, 0)
     torch.randint(1, (2,), generator=generator)  # which of the photos
     noise = torch.randn(2, *tiny_diffusion.latent_shape, generator=generator)
@@ -62,12 +62,12 @@ def test_a_learned_word_is_read_as_a_token_that_was_added(tiny_diffusion):
     own_ids, places = tokenize_with_placeholder(OLD + NEW, tiny_diffusion.tokenizer, length=24)
     assert torch.equal(own_ids.masked_fill(places, len(tokenizer) - 1), ids)
     with tiny_diffusion.word.bound(vector):
-        read = tiny_diffusion.encode_prompts(OLD + NEW)
+        read = tiny_diffusion.encode_prompts(OLD + NEW).embeds
     assert_close(read, text_encoder(ids)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_changes_but_one_row_per_person(tiny_diffusion, personalized, latents, trainer):
-    tokens, embeds = tiny_diffusion.tokenize(OLD + NEW), tiny_diffusion.encode_prompts(OLD + NEW)
+    tokens, embeds = tiny_diffusion.tokenize(OLD + NEW), tiny_diffusion.encode_prompts(OLD + NEW).embeds
     before, size = weights_checksum(named_weights(tiny_diffusion)), len(tiny_diffusion.tokenizer)
     stage = TextualInversionFitting(
         personalized, reference=latents[:, 0], options=TextualInversionOptions(num_steps=3, lr=0.05)
@@ -76,9 +76,9 @@ def test_nothing_changes_but_one_row_per_person(tiny_diffusion, personalized, la
     assert stage.fitted.shape == (3, 16) and set(stage.state_dict()) == {"rows"}
     assert weights_checksum(named_weights(tiny_diffusion)) == before and len(tiny_diffusion.tokenizer) == size
     assert torch.equal(tiny_diffusion.tokenize(OLD + NEW), tokens)
-    assert torch.equal(tiny_diffusion.encode_prompts(OLD + NEW), embeds)
+    assert torch.equal(tiny_diffusion.encode_prompts(OLD + NEW).embeds, embeds)
     with tiny_diffusion.word.bound(stage.fitted[:1]):
-        bound = tiny_diffusion.encode_prompts(OLD + NEW)
+        bound = tiny_diffusion.encode_prompts(OLD + NEW).embeds
     assert torch.equal(bound[: len(OLD)], embeds[: len(OLD)])  # old prompts are read alike even then
     assert not any(torch.equal(new, old) for new, old in zip(bound[len(OLD) :], embeds[len(OLD) :], strict=True))
 
@@ -117,5 +117,5 @@ def test_a_word_of_several_tokens_begins_as_their_mean(tiny_diffusion):
     ids = tiny_diffusion.tokenizer("ab", add_special_tokens=False).input_ids
     assert len(ids) == 2
     table = tiny_diffusion.text_encoder.get_input_embeddings().weight
-    embedding = word_embedding("ab", tokenizer=tiny_diffusion.tokenizer, text_encoder=tiny_diffusion.text_encoder)
+    embedding = word_embedding("ab", tiny_diffusion.text_encoders)
     assert_close(embedding, table[ids].mean(0))

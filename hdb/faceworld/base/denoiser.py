@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hdb.diffusion.families.sd1 import StableDiffusion1
 from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import models
@@ -36,13 +37,14 @@ class DenoiserTraining(PartTraining):
         **training,
     ):
         super().__init__(views, **training)
-        base = StableDiffusion(
-            vae=autoencoder,
-            unet=unet,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            scheduler=models.noise_scheduler(),
-        )
+        parts = {
+            "vae": autoencoder,
+            "unet": unet,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "scheduler": models.noise_scheduler(),
+        }
+        base = StableDiffusion(parts, family=StableDiffusion1())
         self._base = [base]  # in a list, so that checkpoints do not hold the frozen networks
         self.unet = base.unet.requires_grad_(True).train()
         self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75)
@@ -78,9 +80,9 @@ class DenoiserTraining(PartTraining):
         latents = latents.to(self.device)
         noise = noise.to(self.device)
         with torch.no_grad():
-            prompt_embeds = self.base.encode_prompts(captions)
+            condition = self.base.encode_prompts(captions)
         noisy_latents = self.base.add_noise(latents, noise, timesteps)
-        noise_pred = self.base.predict_noise(noisy_latents, timesteps, prompt_embeds)
+        noise_pred = self.base.predict_noise(noisy_latents, timesteps, condition)
         target = self.base.denoising_target(latents, noise, timesteps)
         return {"loss": diffusion_loss(noise_pred, target)}
 
@@ -109,7 +111,7 @@ class DenoiserTraining(PartTraining):
             unet=self.unet,
             text_encoder=self.base.text_encoder,
             tokenizer=self.base.tokenizer,
-            scheduler=DDIMScheduler.from_config(self.base.noise_scheduler.config),
+            scheduler=DDIMScheduler.from_config(self.base.noise_schedule.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
