@@ -40,11 +40,16 @@ def sha256(content: bytes) -> str:
 
 
 def content_of(path: Path) -> bytes:
-    """Everything that a safetensors file holds, in alphabetical order: that of its header differs by process."""
+    """What a subject's file holds in alphabetical order, since the order in the header differs by process.
+
+    Without the fields that were added later, and without the checksum, which covers them.
+    """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).numpy().tobytes().hex() for name in file.keys()}
-        content = {"size": path.stat().st_size, "metadata": file.metadata(), "tensors": tensors}
-    return json.dumps(content, sort_keys=True).encode()
+        fields = file.metadata()
+    for name in ("checksum", "reference_digest"):
+        fields.pop(name, None)
+    return json.dumps({"fields": fields, "tensors": tensors}, sort_keys=True).encode()
 
 
 def summarize(tensor: Tensor) -> list[float]:
