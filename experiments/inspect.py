@@ -1,6 +1,7 @@
 """What a subject's file or a base is made of: python -m experiments.inspect subject=me.safetensors
 
-base=sd15-config counts the slots of Stable Diffusion 1.5 without its weights and without a network.
+base=sd15-config counts the slots of Stable Diffusion 1.5 without its weights and without a network, base=sdxl-config
+those of Stable Diffusion XL.
 """
 
 from pathlib import Path

@@ -4,8 +4,15 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from hdb.diffusion.families.sd1 import StableDiffusion1
 
@@ -72,6 +79,47 @@ def tiny_parts(folder: Path) -> dict[str, object]:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
     return {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
+
+
+def tiny_sdxl_parts(folder: Path) -> dict[str, object]:
+    """The seven parts of a Stable Diffusion XL for 64 px pictures and 8x8 latents."""
+    tokenizers = [tiny_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+    common = tiny_parts(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet = UNet2DConditionModel(
+            sample_size=RESOLUTION // 8,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 1, 2),
+            cross_attention_dim=32,
+            attention_head_dim=(1, 2, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=6 * 4 + 16,
+            norm_num_groups=4,
+        )
+        text_encoder_2 = CLIPTextModelWithProjection(tiny_text_config(tokenizers[1]))
+    config = json.loads((Path(__file__).parents[1] / "configs/sdxl/scheduler.json").read_text())
+    return {
+        "unet": unet,
+        "vae": common["vae"],
+        "text_encoder": common["text_encoder"],
+        "text_encoder_2": text_encoder_2,
+        "tokenizer": tokenizers[0],
+        "tokenizer_2": tokenizers[1],
+        "scheduler": EulerDiscreteScheduler.from_config(config),
+    }
+
+
+def save_tiny_sdxl(folder: Path) -> Path:
+    """Writes a pipeline folder of a Stable Diffusion XL in diffusers' layout."""
+    pipeline = StableDiffusionXLPipeline(**tiny_sdxl_parts(folder), add_watermarker=False)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
 
 
 def save_tiny_base(folder: Path) -> Path:

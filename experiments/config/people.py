@@ -125,8 +125,8 @@ class Export:
 class Inspect:
     """What a file of a person says of itself, or which slots a base has; a base needs its configuration only.
 
-    `subject` is a file of one person. `base` is a folder, a hub id, or sd15-config: the published configuration of
-    Stable Diffusion 1.5.
+    `subject` is a file of one person. `base` is a folder, a hub id, or sd15-config or sdxl-config: the published
+    configurations of Stable Diffusion 1.5 and XL.
     """
 
     subject: str | None = None

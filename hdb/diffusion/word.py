@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 from transformers.utils import ModelOutput
 
 from hdb.diffusion.transfer import to_device
@@ -45,7 +45,7 @@ class LearnedWord:
 def encode_with_words(
     prompts: Sequence[str],
     words: Float[Tensor, "n d"],
-    text_encoders: Sequence[tuple[CLIPTokenizer, CLIPTextModel]],
+    text_encoders: Sequence[tuple[CLIPTokenizer, nn.Module]],
     *,
     output_hidden_states: bool = False,
 ) -> list[ModelOutput]:
@@ -77,11 +77,11 @@ def encode_with_words(
 
 @contextmanager
 def _words_inserted(
-    text_encoder: CLIPTextModel, vectors: Float[Tensor, "m d"], is_placeholder: Bool[Tensor, "m l"]
+    text_encoder: nn.Module, vectors: Float[Tensor, "m d"], is_placeholder: Bool[Tensor, "m l"]
 ) -> Iterator[None]:
     """Reads a vector in place of the token embeddings of the placeholders within a `with` block."""
 
-    def insert(module: torch.nn.Module, args: tuple, embeddings: Float[Tensor, "m l d"]) -> Float[Tensor, "m l d"]:
+    def insert(module: nn.Module, args: tuple, embeddings: Float[Tensor, "m l d"]) -> Float[Tensor, "m l d"]:
         return torch.where(is_placeholder[..., None], vectors[:, None].to(embeddings), embeddings)
 
     # A hook, because CLIPTextModel takes no `inputs_embeds`.
@@ -113,7 +113,7 @@ def tokenize_with_placeholder(
     return input_ids.masked_fill(is_placeholder, tokenizer.bos_token_id), is_placeholder
 
 
-def word_embedding(word: str, text_encoders: Sequence[tuple[CLIPTokenizer, CLIPTextModel]]) -> Float[Tensor, " d"]:
+def word_embedding(word: str, text_encoders: Sequence[tuple[CLIPTokenizer, nn.Module]]) -> Float[Tensor, " d"]:
     """The token embeddings of a word for all text encoders, side by side, on the CPU. Of several tokens their mean.
 
     Raises:

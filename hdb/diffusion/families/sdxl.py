@@ -28,7 +28,8 @@ class StableDiffusionXL(Family):
         pooled = projected text embedding of the second one                           (n, 1280)
         time_ids = original size, crop and target size in pixels                      (n, 6)
 
-    The published autoencoder overflows in float16, so it stays in float32 there.
+    The last layer of the first text encoder has slots, as in other programs' LoRA files, but takes no part: its
+    residuals stay at their start. The published autoencoder overflows in float16, so it stays in float32 there.
 
     Source: Podell et al., SDXL, sections 2.1 and 2.2, https://arxiv.org/abs/2307.01952
     """
