@@ -25,13 +25,18 @@ def main(argv: list[str]) -> None:
 
 def serve(config: Demo) -> None:
     """Serves the page until a signal ends the process."""
-    from hdb.demo.visits import Visits
+    import warnings
 
-    with Visits.opened() as visits:
-        from hdb.demo.page import build_page  # Gradio reads the name of the visits' folder when it is imported
+    from hdb.demo.visits import Visits
+    from hdb.demo.worker import Worker
+
+    with Visits.opened(keep_seconds=config.keep_seconds) as visits:
+        from hdb.demo.page import CSS, Page  # Gradio reads the name of the visits' folder when it is imported
 
         portraits = load_portraits(config)
-        blocks = build_page(portraits, visits, prompts=config.prompts)
+        worker = Worker()
+        warnings.simplefilter("ignore")  # those of visitors' photos: visitors see them, the log does not
+        blocks = Page(portraits, visits, worker, prompts=config.prompts).build()
         blocks.launch(
             server_name=config.host,
             server_port=config.port,
@@ -40,14 +45,16 @@ def serve(config: Demo) -> None:
             quiet=True,
             show_error=True,
             footer_links=[],
+            css=CSS,
         )
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
         try:
             while True:
                 time.sleep(1)
         finally:
-            blocks.close(verbose=False)
+            worker.close()
             portraits.close()
+            blocks.close(verbose=False)
 
 
 def load_portraits(config: Demo) -> Portraits:
@@ -59,27 +66,30 @@ def load_portraits(config: Demo) -> Portraits:
     from hdb.faceworld.people import draw_test_face
     from hdb.faceworld.world import FaceWorld
     from hdb.hypernet.trained import check_networks_exist, resolve_hypernet_path
-    from hdb.pipeline import HyperDreamBoothPipeline, PipelineSettings
+    from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.training.device import select_device
 
-    hypernet_path = resolve_hypernet_path(config.hypernet)
+    hypernet_path = encoder = None
+    if config.method != "no_hyper":
+        hypernet_path, encoder = resolve_hypernet_path(config.hypernet), config.encoder
     check_networks_exist(
-        hypernet=hypernet_path, encoder=config.encoder, base=config.base.path if config.hypernet is None else None
+        hypernet=hypernet_path, encoder=encoder, base=config.base.path if config.hypernet is None else None
     )
     pipeline = HyperDreamBoothPipeline.from_pretrained(
         config.base,
         hypernet=hypernet_path,
-        encoder=config.encoder,
+        encoder=encoder,
         device=select_device(config.accelerator),
         memory=config.memory,
         precision=config.precision,
         instance_prompt=config.instance_prompt,
     )
-    pipeline.settings = PipelineSettings(finetuning=config.finetuning, sampling=config.sampling)
     world = FaceWorld(resolution=pipeline.diffusion.resolution)
     return Portraits(
         pipeline,
         hypernet_path=hypernet_path,
+        finetuning=config.finetuning,
+        sampling=config.sampling,
         min_face=config.min_face,
         seed=config.seed,
         example_face=partial(draw_test_face, world),

@@ -32,9 +32,9 @@ def personalize(config: Personalize) -> None:
     from experiments.tracking import check_wandb_mode, log_subject, wandb_run
     from hdb.diffusion.sampling import prompt_warnings
     from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
-    from hdb.evaluation.gate import judge_person
+    from hdb.evaluation.gate import DrawnPictures, judge_subject
     from hdb.hypernet.trained import check_networks_exist, resolve_hypernet_path
-    from hdb.lidb.file import parse_dtype
+    from hdb.lidb.file import Subject, parse_dtype
     from hdb.pipeline import HyperDreamBoothPipeline
     from hdb.training.device import select_device
     from hdb.training.personalize import check_finetuning
@@ -98,12 +98,8 @@ def personalize(config: Personalize) -> None:
             save_image(sheet, sheet_path, description=SHEET)
             save_image(to_pil(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
-            if not has_hypernet:
-                print("fit: not known, as it is measured with the hypernetwork's encoder")
-                return
-            verdict = judge_person(
-                hypernet_path, pipeline.hypernet, views[0], prompts=config.prompts, pictures=pictures
-            )
+            drawn = DrawnPictures(list(config.prompts), config.seed, config.sampling, pictures)
+            verdict = judge_subject(pipeline, hypernet_path, Subject.load(output), views[0], drawn=drawn)
     print(verdict.words)
     if config.strict and not verdict.fits:
         raise SystemExit(DOES_NOT_FIT)

@@ -61,11 +61,14 @@ class Demo(TrainingOnBase):
     """The page: a photo in, pictures out, files to take along. It listens on this machine alone by default.
 
     `host` is the address to listen on, 0.0.0.0 for all of this machine's. `port` null takes the first free one from
-    7860 on. `prompts` are those to choose from. All other settings are those of `Personalize`.
+    7860 on. `prompts` are those to choose from. `keep_seconds` is how long a visitor's files are kept after the page
+    was closed, as it may be loaded again. All other settings are those of `Personalize`.
     """
 
     host: str = "127.0.0.1"
     port: int | None = number_field(None, ge=1, le=65535)
+    keep_seconds: float = number_field(15.0, gt=0)
+    method: str = choice_field("hyperdreambooth", ("hyperdreambooth", "no_hyper"))
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     hypernet: str | None = None
     encoder: str | None = None

@@ -1,1 +1,1 @@
-"""The page for people without a shell: `portraits` computes, `visits` keeps files per visitor, `page` is the view."""
+"""The page for people without a shell: `page` is what it shows, `portraits` what it asks of the model."""

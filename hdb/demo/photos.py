@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from hdb.faces.crop import Face, FaceCropper, crop_corners
+from hdb.faces.crop import Face, FaceCropper, crop_corners, is_face_crop
 from hdb.faces.picture import FaceError, StoredPicture, open_picture
 
 CHOSEN_COLOR = "lime"
@@ -81,7 +81,8 @@ class PhotoReader:
         upright, faces, _ = self.cropper.turn_upright(image)
         crop = None
         try:
-            crop = self.cropper.read(image, resolution=self.resolution, face=face, remarks=remarks)
+            is_framed = len(faces) >= face and is_face_crop(upright, faces[face - 1])
+            crop = self.cropper.read(image, resolution=self.resolution, crop=not is_framed, face=face, remarks=remarks)
         except FaceError as error:
             if len(faces) < 2:
                 raise

@@ -1,7 +1,7 @@
 """Quality gate: how well the pictures of a person fit their photo, compared with people that were measured before."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,14 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from hdb.diffusion.options import SamplingOptions
 from hdb.faces.crop import FaceCropper
 from hdb.files import write_json
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import compute_hypernet_digest
+from hdb.lidb.file import Subject
 from hdb.metrics.embedders import FaceNet, TimmEmbedder
+from hdb.pipeline import HyperDreamBoothPipeline
 
 GATE_FILE = "gate.json"  # beside the hypernetwork
 FAR_SHARE = 0.2  # a person as little like the photo as this share of the measured people is too far from it
@@ -137,25 +140,52 @@ class Gate:
         return Verdict(f"fit: {'poor' if reasons else 'good'}, {'; '.join([comparison, *reasons])}", fits=not reasons)
 
 
-def judge_person(
-    path: Path,
-    hypernet: HyperNet,
+class DrawnPictures(NamedTuple):
+    """Pictures of one person; picture i is of prompt i and has the starting noise of seed + i."""
+
+    prompts: list[str]
+    seed: int
+    sampling: SamplingOptions
+    pictures: Float[Tensor, "p 3 h w"]
+
+
+def judge_subject(
+    pipeline: HyperDreamBoothPipeline,
+    path: Path | None,
+    subject: Subject,
     photo: Float[Tensor, "3 h w"],
     *,
-    prompts: Sequence[str],
-    pictures: Float[Tensor, "p 3 hh ww"],
+    drawn: DrawnPictures | None = None,
+    callback_on_step_end: Callable[[int], None] | None = None,
 ) -> Verdict:
-    """The verdict of the gate beside a hypernetwork, if there is one.
+    """Draws a subject as the people were drawn with whom the gate compares, and judges the pictures.
+
+    The prompts are the gate's, the seeds 0 to p - 1, the sampling that of the pipeline's settings. So a subject gets
+    the same verdict wherever it is judged, whatever else is drawn of it.
 
     Args:
-        path: of the hypernetwork.
-        pictures: of the person of the photo, one for each prompt.
+        path: of the hypernetwork, beside which its gate is; None if there is no hypernetwork.
+        photo: the face crop from which the subject was made.
+        drawn: pictures of the subject that exist already, to be used if they are what would be drawn.
+        callback_on_step_end: called with the number of each finished sampling step.
     """
+    if path is None or pipeline.hypernet is None:
+        return Verdict("fit: not known, as it is measured with the encoder of a hypernetwork", fits=True)
     gate = Gate.load_for(path)
     if gate is None:
         reason = f"as no {GATE_FILE} was measured for these weights (experiments.gate)"
         return Verdict(f"fit: not known, {reason}", fits=True)
-    return gate.judge(prompts, observe(hypernet, photo[None], pictures[None]))
+    sampling = pipeline.settings.sampling
+    if drawn is not None and (drawn.prompts, drawn.seed, drawn.sampling) == (gate.prompts, 0, sampling):
+        pictures = drawn.pictures
+    else:
+        pictures = pipeline.people(subject).pictures(
+            gate.prompts,
+            seeds=range(len(gate.prompts)),
+            sampling=sampling,
+            callback_on_step_end=callback_on_step_end,
+        )
+    return gate.judge(gate.prompts, observe(pipeline.hypernet, photo[None], pictures[None]))
 
 
 def separation_auc(scores: Float[Tensor, " n"], truth: Float[Tensor, " n"], *, share: float = FAR_SHARE) -> float:
