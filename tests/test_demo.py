@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TIMEOUT = 60_000  # ms; a busy machine takes minutes
 KEEP_SECONDS = 10
+DEMO_YAML = str(ROOT / "configs" / "faceworld" / "demo.yaml")
 PROMPTS = ["a photo of a [V] face", "a [V] face, oil painting"]
 SMALL = ["finetuning.num_steps=2", "sampling.num_inference_steps=2", "min_face=16", "accelerator=cpu"]
 
@@ -175,8 +176,8 @@ class Server:
     words: list[str]
 
     def files(self) -> list[Path]:
-        """What lies in the folder of uploads and results."""
-        return [path for folder in self.folder.glob("hdb-*") for path in folder.rglob("*") if path.is_file()]
+        """What lies in the folders of uploads and results."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def server(tiny_weights, tmp_path_factory) -> Iterator[Server]:
     words = [f"base.path={base}", f"encoder={tiny_weights}/encoder", f"hypernet={hypernet}", *SMALL]
     own_words = [f"prompts=[{PROMPTS[0]},'{PROMPTS[1]}']", f"keep_seconds={KEEP_SECONDS}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.demo", "configs/faceworld/demo.yaml", *words, *own_words],
+        [sys.executable, "-m", "experiments.demo", DEMO_YAML, *words, *own_words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -385,7 +386,7 @@ def test_several_photos_a_chosen_face_and_an_opened_file_are_that_person(visitor
 
 
 def test_two_visitors_at_once_get_their_own_person(visitor, server, photos, tmp_path):
-    portraits = load_portraits(load(Demo, server.words))
+    portraits = load_portraits(load(Demo, [DEMO_YAML, *server.words]))
     pages = {name: visitor() for name in ("ann", "bob")}
     for name, page in pages.items():
         upload(page, photos / f"{name}.png")
