@@ -33,6 +33,7 @@ def personalize(config: Personalize) -> None:
     from hdb.diffusion.sampling import prompt_warnings
     from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
     from hdb.evaluation.gate import DrawnPictures, judge_subject
+    from hdb.faces.picture import digest_photos
     from hdb.hypernet.trained import check_networks_exist, resolve_hypernet_path
     from hdb.lidb.file import Subject, parse_dtype
     from hdb.pipeline import HyperDreamBoothPipeline
@@ -115,17 +116,6 @@ def open_photo(path: str) -> Image:
     for remark in remarks:
         print(remark)
     return image
-
-
-def digest_photos(photos: Sequence[Image], *, face: int | None) -> str:
-    """16 hex digits of the pixels of some photos and of which face is chosen in them."""
-    import hashlib
-
-    content = hashlib.sha256(f"face {face or 1}".encode())
-    for photo in photos:
-        content.update(f"{photo.size}".encode())
-        content.update(photo.tobytes())
-    return content.hexdigest()[:16]
 
 
 def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int) -> list[Tensor]:

@@ -25,7 +25,7 @@ from hdb.diffusion.sampling import tiled_batches
 from hdb.diffusion.sheet import to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.crop import FaceCropper
-from hdb.faces.picture import Picture, StoredPicture
+from hdb.faces.picture import Picture, StoredPicture, digest_photos
 from hdb.files import resolve_shipped
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import load_hypernet, resolve_checkpoint
@@ -272,7 +272,14 @@ class HyperDreamBoothPipeline:
                 callbacks = [*context.trainer.get("callbacks", ()), steps]
                 with_steps = replace(context, trainer={**context.trainer, "callbacks": callbacks})
                 result = self.method(with_steps, finetune=finetune, finetuning=options).personalize(given)
-            about = [{"source": names[row], "consent": consent} for row in rows]
+            about = [
+                {
+                    "source": names[row],
+                    "consent": consent,
+                    "reference_digest": digest_photos(people[row], face=face),
+                }
+                for row in rows
+            ]
             for row, subject in zip(rows, result.subjects(about), strict=True):
                 subjects[row] = subject
         return subjects if is_batch else subjects[0]

@@ -128,7 +128,7 @@ def test_every_shipped_variant_can_be_run():
     config = load(Ablate, [str(CONFIGS / "ablations.yaml")])
     assert len(config.variants) > 20
     for name in config.variants:
-        assert words_of_variants.plan(name, config).pretrain[0] == config.pretrain
+        assert words_of_variants.plan_variant(name, config).pretrain[0] == config.pretrain
 
 
 def test_a_variant_with_a_key_of_no_experiment_is_refused_by_name(tmp_path):
@@ -142,7 +142,7 @@ def test_targets_that_would_not_be_used_or_not_fit_are_refused_before_anything_r
         common = Variant(pretrain=tiny_words["pretrain"], preoptimize=tiny_words["preoptimize"])
         paths = {"pretrain": str(CONFIGS / "pretrain.yaml"), "evaluate": str(CONFIGS / "evaluate.yaml")}
         config = Ablate(**paths, preoptimize=yaml, common=common, variants={"it": variant})
-        return words_of_variants.plan("it", config)
+        return words_of_variants.plan_variant("it", config)
 
     beta = ["beta=0.1"]
     assert not plan(Variant()).preoptimize and not plan(Variant(pretrain=[*beta, "thetas=mine"])).preoptimize

@@ -56,6 +56,15 @@ def test_one_photo_becomes_a_file_and_the_file_draws_what_the_subject_draws(pipe
     assert anna.metadata["source"] == "anna0.png" and anna.metadata["base_digest"] == pipe.diffusion.digest
 
 
+def test_the_file_says_of_which_photos_it_is(pipe, photos, anna):
+    digests = [
+        pipe.personalize(*given, finetune=False, progress_bar=False).metadata["reference_digest"]
+        for given in ((photos[0],), (Image.open(photos[0]),), (photos[1],), (photos[0], photos[1]))
+    ]
+    assert anna.metadata["reference_digest"] == digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
 def test_the_person_is_in_the_picture_and_the_bare_base_is_as_it_was(pipe, anna):
     without = pipe(None, "a face", output_type="pt", **ONE_PICTURE).images
     weak = pipe(anna, "a face", output_type="pt", scale=0.0, **ONE_PICTURE).images

@@ -7,9 +7,10 @@ Pillow decodes, turns and converts colors. What it cannot do is done here:
 and in `hdb.faces.damaged`: whole pictures beside damaged metadata.
 """
 
+import hashlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
@@ -349,3 +350,21 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
 def center_square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
     """The largest central square, resized; for pictures that are face crops already."""
     return to_tensor(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
+
+
+def digest_photos(photos: Sequence[Picture | Tensor], *, face: int | None = None) -> str:
+    """16 hex digits that tell references apart: of their pixels, and of which face is chosen in them.
+
+    Raises:
+        FaceError: a photo cannot be read.
+    """
+    digest = hashlib.sha256(f"face {face or 1}".encode())
+    for photo in photos:
+        if isinstance(photo, Tensor):
+            pixels = photo.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+        else:
+            pixels = np.asarray(open_picture(photo))
+        height, width = pixels.shape[:2]
+        digest.update(f"{(width, height)}".encode())
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()[:16]

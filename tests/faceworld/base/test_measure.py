@@ -10,7 +10,7 @@ from facenet_pytorch import MTCNN
 
 from experiments import measure as command
 from experiments import pretrain
-from experiments.config import TrainBase
+from experiments.config import Pretrain, TrainBase, load
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import measure
 from hdb.hypernet.encoder import FaceEncoder
@@ -52,7 +52,8 @@ def test_a_shipped_hypernetwork_is_measured_on_test_people_as_its_training_valid
 
     def measured(**changes: str) -> dict[str, float]:
         Path("mine.yaml").write_text(yaml.safe_dump(settings | changes))
-        (row,) = measure.measure_hypernet(config, tiny_diffusion, command.training_of(config.pretrain)).values()
+        training = command.hypernet_training(load(Pretrain, [config.pretrain]))
+        (row,) = measure.measure_hypernet(config, tiny_diffusion, training).values()
         return row
 
     row = measured()
