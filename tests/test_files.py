@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from hdb.diffusion.sheet import save_image
 from hdb.files import atomic_write, write_files, write_json, write_text
+from hdb.training.checkpoints import AtomicCheckpointIO
 
 
 def names(folder: Path) -> list[str]:
@@ -42,6 +45,33 @@ def test_two_writers_have_different_temporary_names(tmp_path, monkeypatch):
         with atomic_write(tmp_path / "a") as second:
             second.touch()
             assert first != second
+
+
+def test_temporary_names_fit_where_the_name_fits(tmp_path):
+    name = "n" * 250
+    with atomic_write(tmp_path / name) as first, atomic_write(tmp_path / name) as second:
+        first.touch()
+        second.touch()
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_files({path: b"1"}),
+        lambda path: write_files({path.with_name("b"): b"2", path: b"1"}),
+        lambda path: save_image(Image.new("RGB", (4, 4)), path),
+        lambda path: AtomicCheckpointIO().save_checkpoint({}, path),
+    ],
+)
+def test_a_full_disk_names_the_file(write, tmp_path, monkeypatch):
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device.*me.file|me.file.*No space left on device"):
+        write(tmp_path / "me.file")
+    assert names(tmp_path) == []
 
 
 def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch):

@@ -6,7 +6,14 @@ import pytest
 
 from hdb.faceworld.captions import parse
 from hdb.faceworld.view import CONTEXTS, STYLES
-from hdb.prompts import IDENTIFIER, escape_brackets, has_identifier, read_prompts, replace_identifier
+from hdb.prompts import (
+    IDENTIFIER,
+    escape_brackets,
+    has_identifier,
+    read_prompts,
+    remove_identifier,
+    replace_identifier,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -48,3 +55,36 @@ def test_the_identifier_replaces_v_in_either_case():
 def test_brackets_are_escaped_as_a1111_reads_them():
     assert escape_brackets("a [V] face (old)") == r"a \[V\] face \(old\)"
     assert escape_brackets("a sks face") == "a sks face"
+
+
+PROMPTS = "a [V] face\n\na [V] face in Zürich \U0001f600\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PROMPTS.encode(),
+        b"\xef\xbb\xbf" + PROMPTS.encode(),
+        PROMPTS.encode("utf-16"),
+        PROMPTS.encode("utf-16-le"),
+        PROMPTS.encode("utf-16-be"),
+        b"\xfe\xff" + PROMPTS.encode("utf-16-be"),
+        PROMPTS.encode("utf-32"),
+        PROMPTS.replace("\n", "\r\n").encode(),
+        PROMPTS.replace("\n", "\r").encode(),
+    ],
+)
+def test_prompts_are_read_in_any_unicode_encoding_and_with_any_line_break(data, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(data)
+    assert read_prompts(tmp_path / "prompts.txt", num=2) == ["a [V] face", "a [V] face in Zürich \U0001f600"]
+
+
+def test_a_file_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("Zürich".encode("latin-1"))
+    with pytest.raises(ValueError, match="prompts.txt is no text in UTF-8 or UTF-16"):
+        read_prompts(tmp_path / "prompts.txt", num=1)
+
+
+@pytest.mark.parametrize("identifier", ["[V]", "[v]"])
+def test_the_identifier_is_removed_in_either_case(identifier):
+    assert has_identifier(f"a {identifier} face") and remove_identifier(f"a {identifier} face") == "a face"

@@ -210,9 +210,11 @@ def standardize_embeddings(
 
 
 def resolve_checkpoint(name: str) -> Path:
-    """last.ckpt of a run's folder, or else the path itself: a checkpoint or a hypernetwork's folder."""
-    last = Path(name, "last.ckpt")
-    return last if last.is_file() else Path(name)
+    """last.ckpt or hypernet/ of a run's folder, else the path itself: a checkpoint or a hypernetwork's folder."""
+    path = Path(name)
+    if (path / "last.ckpt").is_file():
+        return path / "last.ckpt"
+    return path / "hypernet" if (path / "hypernet" / CONFIG).is_file() else path
 
 
 @torch.no_grad()
