@@ -22,11 +22,11 @@ def test_a_base_in_a_folder_is_counted_and_one_of_another_family_refused(call, t
     assert call(inspect, f"base={tiny_base}", "lidb.a=4", "lidb.b=3", "lidb.rank=2") == 0
     rows = said(capsys)
     assert int(rows["theta"].split()[0]) == 2 * (4 + 3) * int(rows["slots"])
-    other = tmp_path / "xl"
+    other = tmp_path / "sd3"
     other.mkdir()
-    (other / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    (other / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     assert call(inspect, f"base={other}") == 2
-    assert "holds a StableDiffusionXLPipeline: expected a StableDiffusionPipeline" in capsys.readouterr().err
+    assert "holds a StableDiffusion3Pipeline: expected a StableDiffusionPipeline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["sd21-config", "sd15"])
