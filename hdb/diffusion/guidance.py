@@ -61,7 +61,8 @@ class IdentityGuidance:
     towards the prompt, and the difference between the personalized model and the base guides towards the identity.
     An identity scale of 0 gives the base's picture.
 
-    Paper: open. Here: the form of guidance by two conditions.
+    Paper: open. Here: the form of guidance by two conditions. Hybrid-model guidance (arXiv 2511.03156) also combines
+    predictions of the base and of the personalized model.
 
     Args:
         prompts: m prompts; prompt i belongs to person i mod n of those that are bound.

@@ -144,6 +144,9 @@ class PretrainingOptions:
     is left out at timesteps above the share `identity_until`, where the clean picture is a guess, and computed for at
     most `identity_samples` of a batch, because decoding them costs as much as the rest of a step.
 
+    `output_decay` is the weight of the squared length of what a photo changes in theta, against that of the mean. Ours;
+    it replaces pre-optimized targets in "Finetuning-Free Personalization", https://arxiv.org/abs/2511.03156.
+
     `lr` is the rate of the decoder's layers and of a trained encoder. `linear_lr` is that of the mean, the linear path
     and the decoder's outputs. Theta is linear in these, so they bear and need a larger rate than transformer layers.
     `bases_lr` is that of learned bases; null takes `linear_lr`, at which they hardly move (0.2 % in 60 steps), because
@@ -159,6 +162,7 @@ class PretrainingOptions:
     alpha: float = number_field(1.0, ge=0)
     beta: float = number_field(1.0, ge=0)
     gamma: float = number_field(0.0, ge=0)
+    output_decay: float = number_field(0.0, ge=0)
     identity_until: float = number_field(0.85, gt=0, le=1)
     identity_styled: bool = False
     identity_samples: int = number_field(16, ge=1)

@@ -28,7 +28,7 @@ from hdb.training.stage import Stage, private_generator
 class HyperNetPretraining(Stage):
     """Trains a hypernetwork.
 
-        loss = alpha · diffusion_loss + beta · weight_space_loss + gamma · identity_loss
+        loss = alpha · diffusion_loss + beta · weight_space_loss + gamma · identity_loss + output_decay · ‖θ - mean‖²
 
     The diffusion loss is that of a picture of the person, denoised by the base under the predicted theta. The
     weight-space loss is the distance to the pre-optimized theta. The identity loss compares the clean picture that
@@ -119,6 +119,11 @@ class HyperNetPretraining(Stage):
             theta_loss = self.weight_space_losses(theta, batch.identities).mean()
             loss = loss + options.beta * theta_loss
             self.log("train/weight_space_loss", theta_loss.detach())
+        if options.output_decay:
+            change = theta - self.hypernet.mean_theta  # the mean itself is not decayed
+            change_norm = change.square().sum(1).mean()
+            loss = loss + options.output_decay * change_norm
+            self.log("train/output_change", change_norm.detach())
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

@@ -143,6 +143,17 @@ def test_losses_are_weighed_by_alpha_and_beta(pretrain, lidb):
     assert log.losses[0] == pytest.approx(parts, rel=1e-5)
 
 
+def test_output_decay_shrinks_what_a_photo_changes_and_leaves_the_mean_free(pretrain, hypernet):
+    _, log = pretrain(net=hypernet(), stop=1, alpha=1.0, output_decay=2.0)
+    parts = log.final["train/diffusion_loss"] + 2.0 * log.final["train/output_change"]
+    assert log.final["train/output_change"] > 0
+    assert log.losses[0] == pytest.approx(parts, rel=1e-5)
+    net = hypernet(iterations=0)  # the linear path alone, which does not read the mean
+    torch.nn.init.normal_(net.linear_path.weight)
+    (net(torch.rand(2, 3, 64, 64)) - net.mean_theta).square().sum().backward()
+    assert net.mean.grad.abs().max() < 1e-4 < net.linear_path.weight.grad.abs().max()
+
+
 def test_distance_of_factors_is_trained_on_and_logged(pretrain, hypernet, lidb):
     targets = (lidb.layout.initial_theta().expand(4, -1) + 0.1, torch.arange(4))
     net = hypernet(iterations=0, linear_path=False)  # predicts the shared start: 0.1 off everywhere
