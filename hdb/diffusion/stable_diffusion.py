@@ -223,10 +223,10 @@ class StableDiffusion(nn.Module):
     def autoencoder_autocast(self) -> AbstractContextManager[None]:
         """No autocast to float16 for an autoencoder that overflows in it."""
         device_type = self.device.type
+        if "vae" not in self.family.float32_parts or device_type == "meta":  # which has no autocast
+            return nullcontext()
         is_float16 = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
-        if "vae" in self.family.float32_parts and is_float16:
-            return torch.autocast(device_type, enabled=False)
-        return nullcontext()
+        return torch.autocast(device_type, enabled=False) if is_float16 else nullcontext()
 
     def use_plain_attention(self) -> StableDiffusion:
         """Replaces fused attention by matrix products, which is a quarter faster to train on a CPU.
