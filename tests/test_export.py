@@ -29,7 +29,7 @@ def base(tiny_base) -> StableDiffusionPipeline:
 
 @pytest.fixture(params=[False, True], ids=["lidb", "free"])
 def person(request, call, base, tiny_diffusion) -> Subject:
-    layout = Layout.from_models(base.components, a=6, b=3, rank=2)
+    layout = Layout.from_models({"unet": base.unet, "text_encoder": base.text_encoder}, a=6, b=3, rank=2)
     layout = layout.as_lora if request.param else layout
     theta = layout.initial_theta() + 0.3 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
     about = {"scale": "0.9", "base_digest": tiny_diffusion.digest, "base": "tiny", "consent": "given"}
