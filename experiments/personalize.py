@@ -139,10 +139,12 @@ def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int)
 
 def choose_sheet_path(output: Path, config: Personalize) -> Path:
     """Where the sheet of pictures goes: beside the file under its name, unless another picture is called so."""
+    import os.path
+
     beside = output.with_suffix(".png")
     photos = [Path(path) for path in (config.reference, *config.more_references)]
-    is_photo = any(path.exists() and beside.exists() and beside.samefile(path) for path in photos)
-    if not is_photo and (not beside.exists() or config.overwrite or is_sheet(beside)):
+    is_photo = any(os.path.exists(path) and os.path.exists(beside) and beside.samefile(path) for path in photos)
+    if not is_photo and (not os.path.exists(beside) or config.overwrite or is_sheet(beside)):
         return beside
     return output.with_name(f"{output.stem}-pictures.png")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from experiments import evaluate, export, faceworld, generate, inspect, personalize, preoptimize, pretrain
 from hdb.diffusion import sampling
-from hdb.files import read_safetensors_header
+from hdb.files import read_safetensors_header, resolve_shipped
 from hdb.hypernet import trained
 from hdb.lidb.file import Subject
 from hdb.training.curves import read_curve
@@ -243,7 +243,7 @@ def test_finetuning_within_bases_and_files_in_half_precision_are_one_override_aw
 
 def test_the_newest_trained_hypernetwork_is_taken_before_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert trained.resolve_hypernet_path(None) == trained.SHIPPED_HYPERNET
+    assert trained.resolve_hypernet_path(None) == resolve_shipped(trained.SHIPPED_HYPERNET)
     for age, name in enumerate(("pretrain", "pretrain.1")):
         path = Path("outputs") / name / "last.ckpt"
         path.parent.mkdir(parents=True)

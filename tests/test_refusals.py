@@ -258,7 +258,7 @@ def test_every_limit_is_enforced_and_named(schema):
         *parents, last = name.split(".")
         for parent in parents:
             owner = getattr(owner, parent)
-        bad = next(value for value in ([], -1, 0, 1e9, "nonsense", ["nonsense"]) if refuses(limit, value))
+        bad = next(value for value in ([], -1, 0, 1e9, "nonsense", ["nonsense"], "ddp_spawn") if refuses(limit, value))
         setattr(owner, last, bad)
         with pytest.raises(ValueError, match=f"^{name} is ") as refusal:
             check_limits(config)
@@ -268,7 +268,7 @@ def test_every_limit_is_enforced_and_named(schema):
 def refuses(limit: Any, value: Any) -> bool:
     try:
         return not limit.allows(value)
-    except TypeError:  # a value of another type
+    except (AttributeError, TypeError):  # a value of another type
         return False
 
 

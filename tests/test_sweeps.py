@@ -18,6 +18,7 @@ from wandb_server import KEY, SWEEP, standing_in
 from experiments import evaluate
 from experiments.runs import VALIDATION_ONLY
 from experiments.tracking import log_best_of_sweep
+from hdb.files import resolve_shipped
 from hdb.hypernet import trained
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +121,7 @@ def test_best_is_the_best_finished_run_of_the_newest_sweep(tmp_path, monkeypatch
     finished(Path("outputs/pretrain-new"), "d", None, time=25)
     Path("outputs/pretrain-new/stopped").mkdir()
     assert trained.resolve_hypernet_path("best") == Path("outputs/pretrain-new/c/last.ckpt")
-    assert trained.resolve_hypernet_path(None) == trained.SHIPPED_HYPERNET
+    assert trained.resolve_hypernet_path(None) == resolve_shipped(trained.SHIPPED_HYPERNET)
     assert trained.resolve_hypernet_path("./best") == Path("best")
 
 

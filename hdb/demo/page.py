@@ -493,10 +493,10 @@ class Page:
 
 
 def to_markdown(sentences: Sequence[str]) -> str:
-    """Sentences as paragraphs in which nothing is markup.
+    r"""Sentences as paragraphs in which nothing is markup.
 
     >>> to_markdown(["a_b.jpg", "2 of 3"])
-    'a\\_b\\.jpg\\n\\n2 of 3'
+    'a\\_b\\.jpg\n\n2 of 3'
     """
     escapes = {ord(character): f"\\{character}" for character in string.punctuation}
     return "\n\n".join(sentence.translate(escapes) for sentence in sentences)
