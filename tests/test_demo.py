@@ -215,7 +215,7 @@ def server(tiny_weights, tmp_path_factory) -> Iterator[Server]:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
     )
     lines = []
     for line in process.stdout:

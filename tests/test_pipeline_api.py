@@ -154,6 +154,26 @@ def test_a_progress_bar_counts_the_steps_and_can_be_switched_off(pipe, photos, c
     assert "finetuning" not in quiet.err and "finetuning" in capsys.readouterr().err
 
 
+def test_a_callback_sees_each_step_and_an_exception_of_its_ends_the_work(pipe, photos, anna):
+    prompts, steps = ["a [V] face", "a [V] face in the snow"], []
+    pipe.personalize(photos[0], progress_bar=False, callback_on_step_end=steps.append)
+    assert steps == [1, 2]
+    steps.clear()
+    before = pipe(anna, prompts, num_images=5, callback_on_step_end=steps.append, **ONE_PICTURE).images
+    assert steps == [1, 2, 3, 4]  # ten pictures are two batches
+
+    def stop(step: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pipe.personalize(photos[2], progress_bar=False, callback_on_step_end=stop)
+    with pytest.raises(InterruptedError):
+        pipe(anna, prompts, callback_on_step_end=stop, **ONE_PICTURE)
+    after = pipe(anna, prompts, num_images=5, **ONE_PICTURE).images
+    assert [image.tobytes() for image in after] == [image.tobytes() for image in before]
+    assert distance(pipe.personalize(photos[0], progress_bar=False), anna) < 0.01 * anna.theta.norm()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
