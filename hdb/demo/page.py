@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import secrets
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -64,7 +65,9 @@ CSS = """
 @media (max-width: 480px) {
     .pictures .grid-container { grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)) !important; }
 }
-input[type=checkbox]:focus-visible, input[type=radio]:focus-visible, button:focus-visible {
+#seed { align-items: end; }
+.dark input[type=range] { --neutral-200: var(--neutral-600); }
+input:is([type=checkbox], [type=radio], [type=range]):focus-visible, button:focus-visible {
     outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 """
 
@@ -72,8 +75,8 @@ input[type=checkbox]:focus-visible, input[type=radio]:focus-visible, button:focu
 class Page:
     """The components of the page, and what happens on a click.
 
-    A visitor's actions change their visit. What is seen is always made from the whole visit, by `render`, so that a
-    page that is loaded again shows the same.
+    A visitor's actions change their visit. What is seen is always made from the whole visit, so that a page that is
+    loaded again shows the same.
 
     Args:
         prompts: to choose from; the first two are chosen.
@@ -113,7 +116,7 @@ class Page:
         self.chosen = gr.CheckboxGroup(self.prompts, value=self.prompts[:2], label="Prompts", elem_id="prompts")
         self.own_prompt = gr.Textbox(label="A prompt of your own", placeholder=self.prompts[0])
         self.num_images = gr.Slider(1, MAX_IMAGES, value=NUM_IMAGES, step=1, label="Pictures of each prompt")
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_id="seed"):
             self.seed = gr.Number(self.portraits.seed, label="Seed", precision=0)
             self.random_seed = gr.Button("Random seed")
         self.scale = gr.Slider(0.0, 1.5, value=1.0, step=0.05, label="Strength of the person")
@@ -186,7 +189,7 @@ class Page:
 
     def enter(self, key: str, request: gr.Request) -> dict[Any, Any]:
         """A page was opened or loaded again."""
-        visit = self.visits.enter(request.session_hash, str(key))
+        visit = self.visits.enter(request.session_hash, str(key or secrets.token_hex(16)))
         settings = {self.settings[name]: gr.update(value=value) for name, value in visit.settings.items()}
         return self._render(visit) | settings
 
@@ -463,7 +466,9 @@ class Page:
                 remarks.append(READY)
             return {
                 self.upload: None,
-                self.found: [item for item in found if item[0] is not None],
+                self.found: gr.update(
+                    value=[item for item in found if item[0] is not None], visible=visit.example is None
+                ),
                 self.crops: [item for item in crops if item[0] is not None],
                 self.remarks: to_markdown(remarks),
                 self.face: self._render_face(visit),

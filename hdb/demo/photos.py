@@ -79,10 +79,12 @@ class PhotoReader:
         image = open_picture(source, remarks=remarks)
         image.filename = source.name  # what sentences call it
         upright, faces, _ = self.cropper.turn_upright(image)
+        keeps_framing = len(faces) >= face and is_face_crop(upright, faces[face - 1])
         crop = None
         try:
-            is_framed = len(faces) >= face and is_face_crop(upright, faces[face - 1])
-            crop = self.cropper.read(image, resolution=self.resolution, crop=not is_framed, face=face, remarks=remarks)
+            crop = self.cropper.read(
+                image, resolution=self.resolution, crop=not keeps_framing, face=face, remarks=remarks
+            )
         except FaceError as error:
             if len(faces) < 2:
                 raise
@@ -92,7 +94,7 @@ class PhotoReader:
         return Photo(
             name=source.name,
             crop=crop,
-            marked=mark_faces(upright, faces, chosen=face),
+            marked=mark_faces(upright, faces, chosen=face, keeps_framing=keeps_framing),
             source=source,
             face=face,
             num_faces=len(faces),
@@ -100,8 +102,12 @@ class PhotoReader:
         )
 
 
-def mark_faces(image: Image.Image, faces: list[Face], *, chosen: int) -> Image.Image:
-    """A reduced copy of a photo with a frame around each face: landmarks in the chosen one, numbers if several."""
+def mark_faces(image: Image.Image, faces: list[Face], *, chosen: int, keeps_framing: bool) -> Image.Image:
+    """A reduced copy of a photo with what is cut out around each face, numbers if several, landmarks in the chosen one.
+
+    Args:
+        keeps_framing: whether the whole photo is the crop of the chosen face.
+    """
     marked = image.copy()
     marked.thumbnail((MARKED_SIZE, MARKED_SIZE))
     scale = marked.width / image.width
@@ -110,7 +116,10 @@ def mark_faces(image: Image.Image, faces: list[Face], *, chosen: int) -> Image.I
         color = CHOSEN_COLOR if number == chosen else OTHER_COLOR
         width = max(1, round(face.size * scale / 40))
         corners = [tuple(corner) for corner in crop_corners(face) * scale]
-        pen.polygon(corners, outline=color, width=width)
+        if number == chosen and keeps_framing:
+            pen.rectangle((0, 0, marked.width - 1, marked.height - 1), outline=color, width=width)
+        else:
+            pen.polygon(corners, outline=color, width=width)
         if number == chosen:
             for x, y in face.landmarks * scale:
                 pen.ellipse((x - width, y - width, x + width, y + width), fill=color)
