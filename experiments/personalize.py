@@ -5,6 +5,7 @@ python -m experiments.personalize configs/faceworld/personalize.yaml reference=f
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,12 +140,12 @@ def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int)
 
 def choose_sheet_path(output: Path, config: Personalize) -> Path:
     """Where the sheet of pictures goes: beside the file under its name, unless another picture is called so."""
-    import os.path
-
     beside = output.with_suffix(".png")
+    if not os.path.exists(beside):  # Path.exists raises for a name that is too long
+        return beside
     photos = [Path(path) for path in (config.reference, *config.more_references)]
-    is_photo = any(os.path.exists(path) and os.path.exists(beside) and beside.samefile(path) for path in photos)
-    if not is_photo and (not os.path.exists(beside) or config.overwrite or is_sheet(beside)):
+    is_photo = any(path.exists() and beside.samefile(path) for path in photos)
+    if not is_photo and (config.overwrite or is_sheet(beside)):
         return beside
     return output.with_name(f"{output.stem}-pictures.png")
 
@@ -168,7 +169,8 @@ def refuse_other_person(output: Path, digest: str) -> None:
         return
     previous = read_safetensors_header(output)[1].get("reference_digest")
     if previous != digest:
-        raise ValueError(f"{output} is of another photo: expected another output, or overwrite=true")
+        kind = "an unknown" if previous is None else "another"
+        raise ValueError(f"{output} is of {kind} photo: expected another output, or overwrite=true")
 
 
 if __name__ == "__main__":

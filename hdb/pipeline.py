@@ -28,7 +28,7 @@ from hdb.faces.crop import FaceCropper
 from hdb.faces.picture import Picture, StoredPicture, digest_photos
 from hdb.files import resolve_shipped
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import load_hypernet, resolve_checkpoint
+from hdb.hypernet.trained import SHIPPED_BASE, SHIPPED_HYPERNET, load_hypernet, resolve_checkpoint
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
 from hdb.lidb.options import LiDBOptions
@@ -44,8 +44,6 @@ from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.device import configure_device
 from hdb.training.options import FinetuningOptions
 
-SHIPPED_BASE = "hdb/faceworld/weights/base"
-SHIPPED_HYPERNET = "hdb/faceworld/weights/hypernet"
 SHIPPED_ENCODER = "hdb/faceworld/weights/encoder"
 SETTINGS_FILE = "personalization.json"  # in a base's folder: how to personalize and sample it
 

@@ -17,8 +17,8 @@ from hdb.hypernet.hypernet import HyperNet
 
 TRAINED_CHECKPOINTS = "outputs/pretrain*/last.ckpt"  # of `make train`
 SWEEP_RECORDS = "outputs/pretrain*-*/*/metrics.json"  # of finished runs of a sweep: outputs/pretrain-<sweep>/<run>
-SHIPPED_HYPERNET = Path("hdb/faceworld/weights/hypernet")
-SHIPPED_BASE = Path("hdb/faceworld/weights/base")
+SHIPPED_HYPERNET = "hdb/faceworld/weights/hypernet"
+SHIPPED_BASE = "hdb/faceworld/weights/base"
 BEST_OF_SWEEP = "best"
 SWEEP_METRIC = "val/face_rec"  # the metric of configs/sweep/pretrain.yaml, which sweeps nothing that it depends on
 NUM_REFERENCES_FOR_STANDARDIZATION = 256
@@ -108,11 +108,8 @@ def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = 
             check_network_folder(hypernet, kind="a hypernetwork")
         elif not hypernet.is_file():
             raise ValueError(f"no checkpoint at {hypernet}")
-    if (
-        hypernet == resolve_shipped(SHIPPED_HYPERNET)
-        and base is not None
-        and Path(base).resolve() != SHIPPED_BASE.resolve()
-    ):
+    is_shipped = hypernet == resolve_shipped(SHIPPED_HYPERNET)
+    if is_shipped and base is not None and Path(base).resolve() != resolve_shipped(SHIPPED_BASE).resolve():
         raise ValueError(
             f"the shipped hypernetwork is for the shipped base, not for {base}: expected hypernet=... of that base, "
             "or, to personalize without a hypernetwork, method=no_hyper"
