@@ -1,8 +1,10 @@
-"""Every setting of every command is read by somebody."""
+"""Every setting of every command is read by somebody, and what the commands import late exists."""
 
 import ast
+import importlib.util
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import get_type_hints
 
 import pytest
@@ -83,3 +85,20 @@ def test_a_setting_that_nobody_reads_is_found():
 
     assert dead_fields(Idle, read_by("generate"), LIBRARY) == ["never_looked_at"]
     assert "wandb" in dead_fields(schemas.Personalize, read_by("generate"), LIBRARY)
+
+
+@pytest.mark.parametrize("room", ["experiments", "hdb/demo", "hdb/runs"])
+def test_what_is_imported_within_functions_exists(room):
+    for path, tree in TREES.items():
+        if path.is_relative_to(room):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith(("experiments", "hdb")):
+                    module = importlib.import_module(node.module)
+                    missing = [name.name for name in node.names if not exists(module, name.name)]
+                    assert missing == [], f"{path}: {node.module}"
+
+
+def exists(module: ModuleType, name: str) -> bool:
+    if hasattr(module, name):
+        return True
+    return importlib.util.find_spec(f"{module.__name__}.{name}") is not None

@@ -3,6 +3,9 @@
 import pytest
 
 from experiments import inspect
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.lidb.file import Subject
+from hdb.lidb.layout import Layout
 
 
 def said(capsys) -> dict[str, str]:
@@ -33,3 +36,16 @@ def test_a_base_in_a_folder_is_counted_and_one_of_another_family_refused(call, t
 def test_an_unknown_name_is_refused(call, capsys, name):
     assert call(inspect, f"base={name}") == 2
     assert f"no Stable Diffusion at {name}: expected a folder" in capsys.readouterr().err
+
+
+def test_exports_say_what_they_are(call, tiny_base, capsys):
+    diffusion = StableDiffusion.from_pretrained(tiny_base)
+    layout = Layout.from_models(diffusion.components, a=4, b=3)
+    subject = Subject(layout.initial_theta(), layout, {"base": "tiny", "base_digest": diffusion.digest})
+    for format, kind in (("kohya", "kohya's format"), ("diffusers", "diffusers' format")):
+        subject.export("lora.safetensors", format=format)
+        assert call(inspect, "subject=lora.safetensors") == 0
+        rows = said(capsys)
+        assert kind in rows["kind"]
+        assert rows["base"] == f"tiny ({diffusion.digest})"
+        assert (rows["layers"], rows["rank"]) == (str(len(layout.slots)), str(layout.rank))
