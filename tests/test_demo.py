@@ -89,6 +89,31 @@ def test_uploads_that_nobody_reads_are_removed_and_files_of_others_are_not_read(
         wait_until(lambda: not list(visits.folder.iterdir()))
 
 
+def test_files_are_removed_while_others_remove_and_write_theirs():
+    stopped = threading.Event()
+    with Visits.opened(keep_seconds=0.01) as visits:
+
+        def come_and_go(number: int) -> None:
+            while not stopped.is_set():
+                for name in ("visit-deep/0/1/2", f"upload{number}"):
+                    folder = visits.folder / name
+                    folder.mkdir(parents=True, exist_ok=True)
+                    shutil.rmtree(visits.folder / name.split("/")[0], ignore_errors=True)
+
+        threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(1000):
+                visits.clean_up()
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+        (visits.folder / "tmp0123").touch()
+        wait_until(lambda: not (visits.folder / "tmp0123").exists())  # the thread that cleans up has survived
+
+
 def test_the_worker_runs_jobs_in_their_order_and_its_end_waits_for_the_one_that_runs():
     worker, order, goes_on = Worker(), [], threading.Event()
     first = worker.submit(Job(lambda job: (order.append("first"), goes_on.wait(60))))

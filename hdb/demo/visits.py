@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ class Visits:
 
             def clean_up() -> None:
                 while not stopped.wait(min(1.0, keep_seconds)):
-                    visits.clean_up()
+                    try:
+                        visits.clean_up()
+                    except OSError as error:  # tried again a second later: files must not stay for want of a thread
+                        warnings.warn(f"files of visitors are not removed yet: {error}", stacklevel=1)
 
             with _environment({GRADIO_CACHE: folder, GRADIO_HISTORY: "False"}):
                 cleaner = threading.Thread(target=clean_up, name="visits", daemon=True)
@@ -264,15 +268,10 @@ class Visits:
         for visit in visits:
             visit.end()
         oldest = time.time() - upload_seconds
-        for path in list(self.folder.glob("**/*")):
-            is_of_visit = path.relative_to(self.folder).parts[0].startswith(VISIT_PREFIX)
-            if is_of_visit or not path.is_file():
-                continue
-            try:
+        for path in self._uploads():
+            with suppress(FileNotFoundError):  # read meanwhile
                 if path.stat().st_mtime < oldest:
                     self._remove_upload(path)
-            except FileNotFoundError:  # read meanwhile
-                pass
 
     def end_all(self) -> None:
         """Ends all visits."""
@@ -289,10 +288,19 @@ class Visits:
             self._visits[key] = self._new_visit()
         return self._visits[key]
 
+    def _uploads(self) -> list[Path]:
+        """The files that Gradio keeps. `os.walk` passes over folders that are removed meanwhile."""
+        uploads = []
+        for folder, folder_names, file_names in os.walk(self.folder):
+            folder_names[:] = [name for name in folder_names if not name.startswith(VISIT_PREFIX)]
+            uploads += [Path(folder, name) for name in file_names]
+        return uploads
+
     def _remove_upload(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        if path.parent != self.folder and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        if path.parent != self.folder:
+            with suppress(OSError):  # it holds other files, or is gone
+                path.parent.rmdir()
 
     def _new_visit(self) -> Visit:
         return Visit(self.folder / f"{VISIT_PREFIX}{secrets.token_hex(16)}")
