@@ -73,6 +73,17 @@ def test_a_page_that_is_loaded_again_finds_its_visit_and_one_of_another_key_does
         assert visits.get("third session") is not visit
 
 
+def test_a_late_action_of_a_closed_page_does_not_keep_its_visit():
+    with Visits.opened(keep_seconds=0.1) as visits:
+        visits.leave("closed before it was opened")
+        late = [visits.enter("closed before it was opened", "key")]
+        visits.enter("session", "another key")
+        visits.leave("session")
+        late.append(visits.get("session"))
+        files = [visit.save("face.png", Path.touch) for visit in late]
+        wait_until(lambda: not any(path.exists() for path in files))
+
+
 def test_uploads_that_nobody_reads_are_removed_and_files_of_others_are_not_read():
     with Visits.opened(keep_seconds=0.1) as visits:
         upload = visits.folder / "digest" / "me.jpg"

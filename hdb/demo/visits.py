@@ -21,6 +21,7 @@ from hdb.lidb.file import Subject
 
 GRADIO_CACHE = "GRADIO_TEMP_DIR"  # environment variable: where Gradio keeps uploads and looks for what it shows
 GRADIO_HISTORY = "GRADIO_RUN_HISTORY"  # another: whether browsers keep the pictures of earlier runs
+LEFT_SECONDS = 600.0  # for which a closed page is remembered
 VISIT_PREFIX = "visit-"
 UPLOAD_SECONDS = 60.0  # an upload that nobody reads was left by its visitor; Gradio does not say whose it was
 
@@ -183,6 +184,7 @@ class Visits:
         self.keep_seconds = keep_seconds
         self._visits: dict[str, Visit] = {}
         self._keys: dict[str, str] = {}  # of sessions
+        self._left: dict[str, float] = {}  # when sessions were closed; actions of theirs may come later
         self._lock = threading.Lock()
 
     @classmethod
@@ -221,19 +223,20 @@ class Visits:
             if earlier is not None and earlier is not visit:
                 earlier.end()
             self._keys[session] = key
-            visit.sessions.add(session)
+            self._attach(visit, session)
             return visit
 
     def get(self, session: str) -> Visit:
         """The visit of a session."""
         with self._lock:
             visit = self._find(session)
-            visit.sessions.add(session)
+            self._attach(visit, session)
             return visit
 
     def leave(self, session: str) -> None:
         """A page was closed: its visit ends soon, unless it has another page."""
         with self._lock:
+            self._left[session] = time.monotonic()
             visit = self._visits.get(self._keys.get(session, ""))
             if visit is not None:
                 visit.sessions.discard(session)
@@ -264,6 +267,7 @@ class Visits:
             ]
             visits = [self._visits.pop(key) for key in ended]
             self._keys = {session: key for session, key in self._keys.items() if key not in ended}
+            self._left = {session: left_at for session, left_at in self._left.items() if now - left_at < LEFT_SECONDS}
             upload_seconds = UPLOAD_SECONDS if self._visits else self.keep_seconds
         for visit in visits:
             visit.end()
@@ -281,6 +285,13 @@ class Visits:
             self._keys.clear()
         for visit in visits:
             visit.end()
+
+    def _attach(self, visit: Visit, session: str) -> None:
+        """An open page keeps its visit alive. A last action of a closed one does not, but keeps it a little longer."""
+        if session in self._left:
+            visit.left_at = time.monotonic()
+        else:
+            visit.sessions.add(session)
 
     def _find(self, session: str) -> Visit:
         key = self._keys.setdefault(session, secrets.token_hex(16))
