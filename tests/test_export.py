@@ -123,6 +123,24 @@ def test_a_checkpoint_is_one_file_that_gives_the_picture_that_bind_gives(call, b
     assert not Path("ann.json").exists()
 
 
+@pytest.mark.parametrize(("name", "code"), [("float16", "F16"), ("bfloat16", "BF16")])
+def test_a_whole_model_has_the_precision_and_size_of_the_base(call, tiny_base, tiny_diffusion, name, code):
+    layout = Layout.from_models(tiny_diffusion.components, a=6, b=3)
+    Subject(layout.initial_theta(), layout, {"base_digest": tiny_diffusion.digest}).save("me.safetensors")
+    half = StableDiffusionPipeline.from_pretrained(tiny_base, torch_dtype=getattr(torch, name), safety_checker=None)
+    half.save_pretrained("half")
+    words = ["subject=me.safetensors", "base.check=shapes", "format=checkpoint"]  # rounded to bfloat16 it is another
+    assert call(export, *words, "output=whole.safetensors", f"base.path={tiny_base}") == 0
+    assert call(export, *words, "output=half.safetensors", "base.path=half") == 0
+    assert call(export, *words, "output=again.safetensors", "base.path=half.safetensors", "base.config=half") == 0
+    assert call(export, *words[:2], "format=merged", "output=folder", "base.path=half") == 0
+    folder = [path for part in ("unet", "vae", "text_encoder") for path in Path("folder", part).glob("*.safetensors")]
+    for path in [Path("half.safetensors"), Path("again.safetensors"), *folder]:
+        dtypes = {entry["dtype"] for entry in read_safetensors_header(path)[0].values()}
+        assert dtypes - {"I64"} == {code}
+    assert Path("half.safetensors").stat().st_size < 0.6 * Path("whole.safetensors").stat().st_size
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_merge_leaves_nothing(call, person, tiny_base, monkeypatch, error):
     real = StableDiffusionPipeline.save_pretrained

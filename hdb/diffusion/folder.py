@@ -1,7 +1,7 @@
 """Pipeline folders in diffusers' layout: finds, checks, reads and writes them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hdb.files import atomic_write, read_safetensors_header
 from hdb.lidb.names import is_text_encoder
 from hdb.progress import hidden_loading_bars
 
+_HALF_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}  # by their names in safetensors files
 _CONFIG_PATTERNS = [
     "model_index.json",
     "*/*.safetensors.index.json",
@@ -33,11 +34,19 @@ _CONFIG_PATTERNS = [
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """What is read of a base: networks, tokenizers and scheduler by name, their family, and the pipeline's settings."""
+    """What is read of a base.
+
+    Args:
+        parts: Networks, tokenizers and scheduler by name.
+        family: That the parts are of.
+        settings: Further arguments of the pipeline's class.
+        stored_dtypes: The precision of each network's weights in their files, as `common_dtype` finds it.
+    """
 
     parts: dict[str, Any]
     family: Family
     settings: dict[str, Any]
+    stored_dtypes: dict[str, torch.dtype]
 
 
 def find_pipeline(
@@ -96,9 +105,12 @@ def read_pipeline(folder: Path, *, variant: str | None = None) -> PipelineParts:
     variants = check_pipeline(folder, variant=variant)
     family = family_of_pipeline(folder)
     parts: dict[str, Any] = {}
+    stored_dtypes: dict[str, torch.dtype] = {}
     try:
         for part in family.network_classes:
             parts[part] = _read_weights(family, folder, part, variants[part])
+            files = _weight_files(folder / part, family.weights_file(part), variants[part])
+            stored_dtypes[part] = common_dtype([read_safetensors_header(file)[0] for file in files])
         for tokenizer in family.tokenizers.values():
             parts[tokenizer] = CLIPTokenizer.from_pretrained(folder / tokenizer)
         parts["scheduler"] = DDPMScheduler.from_pretrained(folder / "scheduler")
@@ -106,7 +118,19 @@ def read_pipeline(folder: Path, *, variant: str | None = None) -> PipelineParts:
         raise ValueError(
             f"cannot load a Stable Diffusion from {folder}: {str(error).strip().splitlines()[0]}"
         ) from error
-    return PipelineParts(parts, family, family.pipeline_settings(read_json(folder / "model_index.json")))
+    settings = family.pipeline_settings(read_json(folder / "model_index.json"))
+    return PipelineParts(parts, family, settings, stored_dtypes)
+
+
+def common_dtype(headers: Sequence[Mapping[str, Mapping[str, Any]]]) -> torch.dtype:
+    """The half precision that all floating-point tensors of safetensors files share; float32 if there is none.
+
+    >>> common_dtype([{"weight": {"dtype": "F16"}, "position_ids": {"dtype": "I64"}}])
+    torch.float16
+    """
+    names = {entry["dtype"] for header in headers for entry in header.values()}
+    names = {name for name in names if "F" in name}  # not integers
+    return _HALF_DTYPES.get(names.pop(), torch.float32) if len(names) == 1 else torch.float32
 
 
 def write_pipeline(

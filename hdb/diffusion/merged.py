@@ -22,6 +22,8 @@ def write_merged(
 ) -> str:
     """Merges one person's residuals at their own scale into the base, for good, and writes it atomically.
 
+    It is written in the precision of the base's files, or in that of the base where it was loaded in half precision.
+
     Args:
         format: `merged` for a pipeline folder, `checkpoint` for a single file in the original layout.
         name: What the subject is called in errors.
@@ -39,6 +41,7 @@ def write_merged(
     personalized = PersonalizedDiffusion(diffusion, subject.layout)
     personalized.lidb.merge(subject.to(torch.float32), scale=subject.scale)
     personalized.detach()
+    diffusion.cast_as_stored()  # after merging in float32: it is rounded once
     if format == "merged":
         diffusion.save(output, metadata=subject.metadata)
     else:

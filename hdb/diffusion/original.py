@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 from hdb.diffusion.families.family import Family
 from hdb.diffusion.families.sd1 import StableDiffusion1
 from hdb.diffusion.families.table import family_of_pipeline
-from hdb.diffusion.folder import PipelineParts, check_pipeline, find_pipeline
+from hdb.diffusion.folder import PipelineParts, check_pipeline, common_dtype, find_pipeline
 from hdb.files import content_hash, read_safetensors_header, write_safetensors
 from hdb.lidb.file import Subject
 from hdb.lidb.modelspec import modelspec_fields, provenance_fields
@@ -166,10 +166,14 @@ def read_checkpoint(path: Path, config: str | Path) -> PipelineParts:
             prefix = family.original_prefixes[part]
             tensors = {name: file.get_tensor(name) for name in header if name.startswith(prefix)}
             _load_weights(model, tensors, part, path, family)
+    stored_dtypes = {
+        part: common_dtype([{name: entry for name, entry in header.items() if name.startswith(prefix)}])
+        for part, prefix in family.original_prefixes.items()
+    }
     parts: dict[str, Any] = {**models, "scheduler": DDPMScheduler.from_config(configs["scheduler"])}
     for tokenizer in family.tokenizers.values():
         parts[tokenizer] = CLIPTokenizer.from_pretrained(config_folder / tokenizer)
-    return PipelineParts(parts, family, family.pipeline_settings({}))
+    return PipelineParts(parts, family, family.pipeline_settings({}), stored_dtypes)
 
 
 def _naming_config(part: str, model: nn.Module) -> Mapping[str, Any]:

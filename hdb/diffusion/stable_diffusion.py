@@ -48,6 +48,7 @@ class StableDiffusion(nn.Module):
         check: One of CHECKS.
         autocast_dtype: Of autocast while sampling and encoding, or None.
         word: The learned embedding of the identifier, while one is bound.
+        stored_dtypes: The precision of each network's weights in the files that it was read from.
         original_weights: The base's own weights while those of UNet and text encoder are exchanged, else None.
     """
 
@@ -70,6 +71,7 @@ class StableDiffusion(nn.Module):
         self.check = CHECKS[0]
         self.autocast_dtype: torch.dtype | None = None
         self.word = LearnedWord()
+        self.stored_dtypes: dict[str, torch.dtype] = {}
         self.original_weights: dict[str, torch.Tensor] | None = None
         self.digest = compute_base_digest(self.vae, self.components)
         self.autoencoder_digest = compute_autoencoder_digest(self.vae, resolution=self.resolution)
@@ -108,6 +110,7 @@ class StableDiffusion(nn.Module):
                 name = f"{name}@{revision}"
             pipeline = read_pipeline(folder, variant=variant)
         base = cls(pipeline.parts, family=pipeline.family, name=name, pipeline_settings=pipeline.settings)
+        base.stored_dtypes = pipeline.stored_dtypes
         # Cast after the digest is computed from float32 weights, so that it is the same in every precision.
         return base.cast(dtype)
 
@@ -118,6 +121,13 @@ class StableDiffusion(nn.Module):
             for part in self.family.float32_parts:
                 getattr(self, part).float()
                 print(f"note: {part} of {self.name} overflows in float16 and stays in float32")
+        return self
+
+    def cast_as_stored(self) -> StableDiffusion:
+        """Casts networks that are in float32 to the precision of their files, so that they are written as large."""
+        for part, network in self.networks.items():
+            if network.dtype == torch.float32:
+                network.to(self.stored_dtypes.get(part, torch.float32))
         return self
 
     def save(self, folder: str | Path, *, metadata: Mapping[str, str]) -> Path:
