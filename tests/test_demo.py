@@ -106,10 +106,9 @@ def test_files_are_removed_while_others_remove_and_write_theirs():
 
         def come_and_go(number: int) -> None:
             while not stopped.is_set():
-                for name in ("visit-deep/0/1/2", f"upload{number}"):
-                    folder = visits.folder / name
-                    folder.mkdir(parents=True, exist_ok=True)
-                    shutil.rmtree(visits.folder / name.split("/")[0], ignore_errors=True)
+                for name in (f"visit-{number}", f"upload{number}"):
+                    (visits.folder / name / "0" / "1").mkdir(parents=True)
+                    shutil.rmtree(visits.folder / name)
 
         threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(3)]
         for thread in threads:
