@@ -63,10 +63,13 @@ def measure(options: MeasureOptions, training: HypernetTraining) -> str:
     base = StableDiffusion.from_pretrained(weights / "base").to(device)  # before people are rendered, as it may fail
     test = load_people(options, "test")
     train = load_people(options, "train")
-    prompts = sample_prompts(options, test)
+    indices = sample_views(options, test)
+    prompts = [caption(test.view(*index)) for index in indices]
     generated = quality.generate(base, prompts, seed=options.seed)
     measured = measure_judges(weights, test, device)
     measured |= measure_base(options, base, generated, prompts, test, train, device)
+    renders = np.stack([test.images[person, view] for person, view in indices])
+    measured |= measure_sharpness(base, torch.from_numpy(renders).float() / 255, prompts, generated)
     if is_trained_on(weights / "hypernet", base):
         measured |= measure_hypernet(options, base, training)
     rows = [list(row) for row in generated[: ROWS * COLUMNS].split(COLUMNS)]
@@ -139,11 +142,50 @@ def measure_judges(weights: Path, test: FaceWorldDataset, device: torch.device) 
     }
 
 
-def sample_prompts(options: MeasureOptions, test: FaceWorldDataset) -> list[str]:
-    """Captions of random views of test people, as prompts of the training grammar."""
+def sample_views(options: MeasureOptions, test: FaceWorldDataset) -> list[tuple[int, int]]:
+    """Random views of test people, as pairs of person and view. Their captions are prompts of the training grammar."""
     views = test.views_per_identity
     indices = np.random.default_rng(options.seed).permutation(len(test) * views)[: options.num_generated]
-    return [caption(test.view(*divmod(int(index), views))) for index in indices]
+    return [divmod(int(index), views) for index in indices]
+
+
+def measure_sharpness(
+    base: StableDiffusion,
+    renders: Float[Tensor, "n 3 h w"],
+    prompts: list[str],
+    generated: Float[Tensor, "n 3 h w"],
+    *,
+    num_pictures: int = 96,
+) -> dict[str, Measures]:
+    """Where details are lost: in the autoencoder, in the denoiser, or in sampling.
+
+    Args:
+        renders: true pictures for the prompts.
+        generated: the base's own.
+        num_pictures: of which the denoiser is measured.
+    """
+    first = renders[:num_pictures]
+    with torch.no_grad():
+        decoded = torch.cat([base.decode_latents(base.encode_images(part)).cpu() for part in first.split(32)])
+    measured = {"sharpness, autoencoder": quality.sharpness(decoded, first)}
+    for timestep in (50, 200, 400):
+        predictions = quality.clean_predictions(base, first, prompts[:num_pictures], timestep=timestep)
+        measured[f"sharpness, denoiser at timestep {timestep}"] = quality.sharpness(predictions, first)
+    return measured | {"sharpness, base's own pictures": quality.sharpness(generated, renders)}
+
+
+def held_out_renders(test: FaceWorldDataset, *, num_people: int = 24) -> Float[Tensor, "n 3 h w"]:
+    """The true pictures of `HELD_OUT_PAIRS`, a view of each person for each pair, in their order."""
+    pictures = [
+        test.world.render(
+            [
+                (test.world.identity(index), test.world.view(index, 0).replace(style=style, context=context))
+                for index in test.indices[:num_people]
+            ]
+        )
+        for style, context in HELD_OUT_PAIRS
+    ]
+    return torch.cat(pictures)
 
 
 def measure_base(
@@ -169,6 +211,12 @@ def measure_base(
     held_out_labels = quality.prompt_labels(held_out_prompts)
     held_out_pictures = quality.generate(base, held_out_prompts, seed=7000)
     held_out = quality.attribute_accuracy(classifier, held_out_pictures, held_out_labels)
+    renders = held_out_renders(test)
+    render_labels = [
+        {"style": style, "context": context}
+        for style, context in HELD_OUT_PAIRS
+        for _ in range(len(renders) // len(HELD_OUT_PAIRS))
+    ]
     labels = quality.prompt_labels(prompts)
     photos = [index for index, label in enumerate(labels) if label["style"] == "photo"]
     faces = quality.generate(base, [CLASS_PROMPT] * NUM_FACES, seed=9000)
@@ -181,6 +229,7 @@ def measure_base(
         "autoencoder": quality.reconstruction(base, test_images),
         "base, prompts in training": quality.attribute_accuracy(classifier, generated, labels),
         "base, held-out pairs": {"style": held_out["style"], "context": held_out["context"]},
+        "renders, held-out pairs": quality.attribute_accuracy(classifier, renders, render_labels),
         "base, photos": {"face found": float(quality.detect_faces(MTCNN(device=device), generated[photos]).mean())},
         "base, own faces": quality.novelty(
             recognizer.embed_images(faces), embed_first_views(test)[:NUM_FACES], embed_first_views(train)

@@ -68,10 +68,11 @@ def distance_correlation(vectors: Float[Tensor, "people d"], shapes: Float[np.nd
 def attribute_accuracy(
     classifier: AttributeClassifier, images: Float[Tensor, "n 3 h w"], labels: Sequence[dict[str, str]]
 ) -> dict[str, float]:
-    """Share of pictures in which the classifier sees the style, context, accessory and expression of their labels."""
+    """Share of pictures in which the classifier sees what their labels name: style, context, accessory, expression."""
+    answers = classifier.predict(images)
     accuracies = {}
-    for question, answers in classifier.predict(images).items():
-        hits = [answer == label[question] for answer, label in zip(answers, labels, strict=True)]
+    for question in labels[0]:
+        hits = [answer == label[question] for answer, label in zip(answers[question], labels, strict=True)]
         accuracies[question] = sum(hits) / len(labels)
     return accuracies
 
@@ -92,6 +93,50 @@ def generate(
         part = list(prompts[start : start + batch_size])
         pictures.append(draw(base, part, seeds=range(seed + start, seed + start + len(part)), sampling=sampling))
     return torch.cat(pictures)
+
+
+@torch.no_grad()
+def clean_predictions(
+    base: StableDiffusion,
+    images: Float[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    *,
+    timestep: int,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Float[Tensor, "n 3 h w"]:
+    """What the denoiser takes noisy pictures for, decoded."""
+    generator = torch.Generator().manual_seed(seed)
+    decoded = []
+    for start in range(0, len(images), batch_size):
+        latents = base.encode_images(images[start : start + batch_size])
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = torch.full((len(latents),), timestep, device=latents.device)
+        noisy_latents = base.add_noise(latents, noise, timesteps)
+        condition = base.encode_prompts(prompts[start : start + batch_size])
+        noise_pred = base.predict_noise(noisy_latents, timesteps, condition)
+        decoded.append(base.decode_latents(base.predict_clean(noisy_latents, noise_pred, timesteps)))
+    return torch.cat(decoded).to(images)
+
+
+def sharpness(images: Float[Tensor, "n 3 h w"], renders: Float[Tensor, "m 3 h w"]) -> dict[str, float]:
+    """The energy of the luminance's details, over that in renders: 1 for as sharp, less for softer.
+
+    Returns:
+        `medium` of 0.12 to 0.25 cycles a pixel, `high` of 0.25 to 0.5.
+    """
+    energies = [_detail_energies(pictures) for pictures in (images, renders)]
+    return {name: energies[0][name] / energies[1][name] for name in energies[0]}
+
+
+def _detail_energies(images: Float[Tensor, "n 3 h w"]) -> dict[str, float]:
+    luminance = torch.einsum("c,nchw->nhw", images.new_tensor([0.299, 0.587, 0.114]), images)
+    height, width = luminance.shape[1:]
+    window = torch.outer(torch.hann_window(height), torch.hann_window(width)).to(luminance)
+    spectrum = torch.fft.fft2((luminance - luminance.mean((1, 2), keepdim=True)) * window).abs().square().mean(0)
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]).to(luminance)
+    bands = {"medium": (0.12, 0.25), "high": (0.25, 0.5)}
+    return {name: float(spectrum[(frequency >= low) & (frequency < high)].sum()) for name, (low, high) in bands.items()}
 
 
 def prompt_labels(prompts: Sequence[str]) -> list[dict[str, str]]:

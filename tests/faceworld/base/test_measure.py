@@ -12,7 +12,7 @@ from experiments import measure as command
 from experiments import pretrain
 from experiments.config import Pretrain, TrainBase, load
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.faceworld.base import measure
+from hdb.faceworld.base import measure, quality
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
 from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
@@ -98,7 +98,30 @@ def test_the_report_is_written_beside_the_weights_and_keeps_records_of_earlier_t
     report = json.loads((weights / "report.json").read_text())
     assert report["trained"] == trained
     parts = {"recognizer", "dino", "classifier", "clip", "autoencoder", "base, held-out pairs", "base, own faces"}
+    parts |= {"renders, held-out pairs", "sharpness, autoencoder", "sharpness, base's own pictures"}
     assert parts <= set(report["measured"])
+    assert report["measured"]["renders, held-out pairs"].keys() == {"style", "context"}
     page = (weights / "REPORT.md").read_text()
     assert "| dino | 4 | 5 | 0 to 3 | 12 | 1 | 1 |" in page
     assert "(samples.png)" in page and "(curves.png)" in page
+
+
+def test_a_blurred_picture_is_less_sharp_and_noise_sharper_than_what_it_was_made_of():
+    generator = torch.Generator().manual_seed(0)
+    renders = 0.5 + 0.1 * torch.randn(8, 3, 64, 64, generator=generator)
+    same = quality.sharpness(renders.flip(0), renders)
+    assert same == pytest.approx({"medium": 1.0, "high": 1.0}, rel=1e-4)
+    blurred = quality.sharpness(torch.nn.functional.avg_pool2d(renders, 3, 1, 1), renders)
+    assert blurred["high"] < blurred["medium"] < 1
+    noisy = quality.sharpness(renders + 0.1 * torch.randn(renders.shape, generator=generator), renders)
+    assert noisy == pytest.approx({"medium": 2.0, "high": 2.0}, rel=0.1)
+
+
+def test_what_the_denoiser_takes_a_picture_for_is_nearer_to_it_at_less_noise_in_any_batches(tiny_diffusion):
+    images = torch.rand(3, 3, tiny_diffusion.resolution, tiny_diffusion.resolution)
+    prompts = ["a face", "an old face", "a face at sunset"]
+    decoded = tiny_diffusion.decode_latents(tiny_diffusion.encode_images(images))
+    least, most = (quality.clean_predictions(tiny_diffusion, images, prompts, timestep=t) for t in (0, 900))
+    assert (least - decoded).abs().mean() < 0.9 * (most - decoded).abs().mean()
+    in_parts = quality.clean_predictions(tiny_diffusion, images, prompts, timestep=0, batch_size=2)
+    torch.testing.assert_close(in_parts, least, rtol=0, atol=1e-4)
