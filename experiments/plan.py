@@ -3,7 +3,7 @@
 Operations are counted on the meta device: no weight is read and nothing is computed. A YAML is of the command that its
 name begins with, any other of pretraining. Other commands have the hypernetwork of the first pretraining, or the
 default one. `device=a100` and so on are of the plan, all other words of the runs, each for those that have such a
-setting.
+setting. With memory=low of a run the UNet's blocks are recomputed in backward.
 """
 
 from dataclasses import fields
@@ -51,7 +51,7 @@ def print_plans(config: PlanRuns, runs: dict[str, Preoptimize | Pretrain | Perso
     first_pretrain = next((settings for settings in runs.values() if isinstance(settings, Pretrain)), Pretrain())
     for yaml, settings in runs.items():
         pretrain = settings if isinstance(settings, Pretrain) else first_pretrain
-        pieces = Pieces(settings.base.path, pretrain.lidb, pretrain.hypernet)
+        pieces = Pieces(settings.base.path, pretrain.lidb, pretrain.hypernet, memory=settings.memory)
         planner = Planner(pieces, dtype=settings.base.dtype, half=settings.precision != "32-true")
         rate = rate_of(config, half=planner.half)
         print(f"\n{yaml}, at {rate / 1e12:.4g} TFLOP/s ({config.device})")

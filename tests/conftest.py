@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tiny_judges
+from tiny import save_tiny_base, save_tiny_encoder, save_tiny_hypernet, save_tiny_judges, save_tiny_sdxl
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
 
@@ -26,6 +26,12 @@ torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 def tiny_base(tmp_path_factory) -> Path:
     """Folder of a tiny Stable Diffusion: 64 px, 8x8 latents."""
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory) -> Path:
+    """Folder of a tiny Stable Diffusion XL: 64 px, 8x8 latents."""
+    return save_tiny_sdxl(tmp_path_factory.mktemp("tiny-sdxl") / "base")
 
 
 @pytest.fixture

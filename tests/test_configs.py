@@ -26,18 +26,20 @@ SCHEMAS = {
     "generate": schemas.Generate,
     "paper": schemas.Pretrain,
     "personalize": schemas.Personalize,
+    "prepare": schemas.Prepare,
     "preoptimize": schemas.Preoptimize,
     "pretrain": schemas.Pretrain,
     "search": schemas.Search,
     "tables": schemas.Evaluate,
 }
 REQUIRED = {
+    "prepare": ["source=folders", "root=photos", "output=shards"],
     "ablations": ["pretrain=pretrain.yaml", "evaluate=evaluate.yaml"],
     "personalize": ["reference=face.png"],
     "generate": ["subject=me.safetensors"],
     "export": ["subject=me.safetensors", "output=lora.safetensors"],
 }
-YAMLS = sorted(path for room in ("faceworld", "sd15") for path in (CONFIGS / room).glob("*.yaml"))
+YAMLS = sorted(path for room in ("faceworld", "sd15", "sdxl") for path in (CONFIGS / room).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")

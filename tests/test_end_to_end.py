@@ -88,6 +88,46 @@ def test_the_four_stages_in_a_row(call, capsys):
     assert Image.open(folder / "grid.png").width == 128 * (1 + 2 * 2)  # reference, then ours and the oracle per prompt
 
 
+def test_every_stage_on_stable_diffusion_xl(call, tiny_sdxl, capsys):
+    base = [f"base.path={tiny_sdxl}"]
+    assert call(preoptimize, *base) == 0
+    learning = ["thetas=outputs/preoptimize", "beta=0.1", "schedule.max_steps=2", "schedule.val_every=2"]
+    assert call(pretrain, *base, *learning, "output_decay=0.1") == 0
+    assert json.loads(Path("outputs/pretrain/metrics.json").read_text())["step"] == 2
+
+    assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
+    assert call(personalize, *base, "reference=face.png", "output=me.safetensors") == 0
+    assert call(personalize, *base, "reference=face.png", "output=alone.safetensors", "method=no_hyper") == 0
+    subject = Subject.load("me.safetensors")
+    assert set(subject.layout.components) == {"unet", "text_encoder", "text_encoder_2"}
+    capsys.readouterr()
+    assert call(inspect, "subject=me.safetensors") == 0
+    assert f"{len(subject.layout.slots)}" in capsys.readouterr().out
+
+    drawing = [*base, "num_pictures=1", "prompts=[a [V] face]"]
+    for subject_path in ("me.safetensors", "alone.safetensors"):
+        assert call(generate, *drawing, f"subject={subject_path}", f"output={subject_path}-drawn") == 0
+    guided = ["sampling.identity_guidance_scale=3", "subject=me.safetensors", "output=guided"]
+    assert call(generate, *drawing, *guided) == 0
+    drawn = {path.read_bytes() for path in Path().glob("*/00-*.png")}
+    assert len(drawn) == 3
+
+    few = ["protocol.num_identities=2", "protocol.num_prompts=1", "protocol.num_pictures=1"]
+    assert call(evaluate, *base, *few) == 0
+    results = json.loads(Path("outputs/eval/results.json").read_text())["methods"]
+    assert list(results) == METHODS and all(results[method]["bytes"] > 0 for method in STORING)
+    for kind in ("textual_inversion", "dreambooth_agg2"):
+        stored = next(Path(f"outputs/eval/subjects/{kind}").glob("*.safetensors"))
+        assert call(generate, *drawing, f"subject={stored}", f"output={kind}") == 0
+
+    for format in ("kohya", "diffusers", "merged"):
+        end = "" if format == "merged" else ".safetensors"
+        assert call(export, *base, "subject=me.safetensors", f"format={format}", f"output={format}{end}") == 0
+    capsys.readouterr()
+    assert call(inspect, "subject=kohya.safetensors") == 0 and call(inspect, "base=merged") == 0
+    assert f"layers         {len(subject.layout.slots)}" in capsys.readouterr().out
+
+
 def test_a_plain_word_travels_from_pretraining_to_the_picture_and_to_what_a1111_writes(call, capsys):
     quick = ["beta=0", "thetas=null", "schedule.max_steps=1", "schedule.val_every=1"]
     assert call(pretrain, *quick, "identifier=sks") == 2

@@ -1,14 +1,14 @@
 """Counts the operations of each piece of work on the meta device: nothing is computed, and no weight is read."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,14 +50,18 @@ class Pieces:
 
     Args:
         base: a folder, or a name that `resolve_base_configs` knows.
+        memory: `low` recomputes the UNet's blocks in backward.
     """
 
-    def __init__(self, base: str, lidb: LiDBOptions, net: HyperNetOptions) -> None:
+    def __init__(self, base: str, lidb: LiDBOptions, net: HyperNetOptions, *, memory: str = "normal") -> None:
         self.diffusion = build_random_stable_diffusion(resolve_base_configs(base), device=META, dtype=torch.float32)
         self.diffusion.use_plain_attention()
         layout = build_layout(self.diffusion, lidb)
         self.hypernet = build_hypernet(net, shaped_encoder(net.encoder), layout).to(META)
         self.personalized = PersonalizedDiffusion(self.diffusion, self.hypernet.layout).to(META)
+        if memory == "low":
+            self.diffusion.unet.enable_gradient_checkpointing(self._checkpoint)
+        self.kept_by_blocks = KeptByBlocks()
         self.personalized.bind(self.people(1))  # stacks the bases now, so that no pass counts them as kept
 
     @property
@@ -162,11 +166,51 @@ class Pieces:
 
     def _counted(self, work: Callable[[], object], *, trained: bool = False) -> Pass:
         """Operations of a call, with those of backward if it calls that, and what it keeps for backward."""
-        resident = (*self.diffusion.state_dict().values(), *self.hypernet.state_dict().values())
-        with torch.set_grad_enabled(trained), record_kept_storages(resident) as kept:
+        self.kept_by_blocks = KeptByBlocks()
+        with torch.set_grad_enabled(trained), record_kept_storages(self._resident) as kept:
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 work()
-        return Pass(counter.get_total_flops(), sum(kept.values()))
+        return Pass(counter.get_total_flops(), sum(kept.values()) + self.kept_by_blocks.num_bytes)
+
+    @property
+    def _resident(self) -> tuple[Tensor, ...]:
+        """Tensors that are there before and after a piece of work."""
+        return (*self.diffusion.state_dict().values(), *self.hypernet.state_dict().values())
+
+    def _checkpoint(self, block: nn.Module, *args: object) -> Tensor:
+        """Runs a block of the UNet as gradient checkpointing does: forward, and forward again if it has a gradient."""
+        with record_kept_storages(self._resident) as kept:
+            output = block(*args)
+        if output.requires_grad:  # not of blocks before the first LiDB layer
+            with torch.no_grad():
+                block(*args)
+            self.kept_by_blocks.add(kept, [arg for arg in args if isinstance(arg, Tensor)])
+        return output
+
+
+class KeptByBlocks:
+    """What gradient checkpointing keeps: the inputs of all blocks, and what the one that is recomputed keeps."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[int, int] = {}  # storage -> bytes; several blocks share the prompt's embedding
+        self.largest = 0
+        self.alive: list[Tensor] = []  # so that the number of a storage is not used again
+
+    def add(self, kept: Mapping[int, int], inputs: Sequence[Tensor]) -> None:
+        """Adds a block.
+
+        Args:
+            kept: bytes of what the block alone keeps for backward, by storage.
+        """
+        for tensor in inputs:
+            storage = tensor.untyped_storage()
+            self.inputs[storage._cdata] = storage.nbytes()
+            self.alive.append(tensor)
+        self.largest = max(self.largest, sum(kept.values()))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.inputs.values()) + self.largest
 
 
 @contextmanager

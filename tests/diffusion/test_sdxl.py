@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-from tiny import save_tiny_sdxl
 from tokenizers import AddedToken
 from torch.testing import assert_close
 
@@ -46,19 +45,14 @@ def published() -> StableDiffusion:
     return build_random_stable_diffusion(folder, device=torch.device("meta"), dtype=torch.float32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return save_tiny_sdxl(tmp_path_factory.mktemp("sdxl") / "base")
+@pytest.fixture
+def diffusion(tiny_sdxl) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(tiny_sdxl)
 
 
 @pytest.fixture
-def diffusion(folder) -> StableDiffusion:
-    return StableDiffusion.from_pretrained(folder)
-
-
-@pytest.fixture
-def pipeline(folder) -> StableDiffusionXLPipeline:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+def pipeline(tiny_sdxl) -> StableDiffusionXLPipeline:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -201,11 +195,11 @@ def test_a_saved_base_is_read_again_with_its_digest_and_by_diffusers(diffusion, 
     assert torch.equal(read.text_encoder_2.text_projection.weight, diffusion.text_encoder_2.text_projection.weight)
 
 
-def test_autoencoder_stays_in_single_precision_in_a_base_of_float16(folder, capsys):
-    diffusion = StableDiffusion.from_pretrained(folder, dtype=torch.float16)
+def test_autoencoder_stays_in_single_precision_in_a_base_of_float16(tiny_sdxl, capsys):
+    diffusion = StableDiffusion.from_pretrained(tiny_sdxl, dtype=torch.float16)
     assert diffusion.vae.dtype == torch.float32 and diffusion.unet.dtype == torch.float16
     assert "vae of base overflows in float16 and stays in float32" in capsys.readouterr().out
-    assert StableDiffusion.from_pretrained(folder, dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+    assert StableDiffusion.from_pretrained(tiny_sdxl, dtype=torch.bfloat16).vae.dtype == torch.bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         assert diffusion.encode_images(torch.rand(1, 3, 64, 64)).dtype == torch.float32
 
@@ -220,8 +214,8 @@ def test_autoencoder_stays_in_single_precision_in_a_base_of_float16(folder, caps
         ("scheduler", {"prediction_type": "sample"}, "is 'sample': expected 'epsilon' or 'v_prediction'"),
     ],
 )
-def test_unsupported_configurations_are_refused_by_name(folder, tmp_path, part, changes, message):
-    folder = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+def test_unsupported_configurations_are_refused_by_name(tiny_sdxl, tmp_path, part, changes, message):
+    folder = Path(shutil.copytree(tiny_sdxl, tmp_path / "spoiled"))
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(ValueError, match=message):

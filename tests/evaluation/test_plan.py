@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +21,7 @@ from hdb.hypernet.hypernet import build_hypernet
 from hdb.hypernet.options import HyperNetOptions
 from hdb.hypernet.trained import load_face_encoder
 from hdb.lidb.layout import LiDBOptions
+from hdb.lidb.residuals import Residuals
 from hdb.methods.options import MethodOptions
 from hdb.training.options import (
     FinetuningOptions,
@@ -85,6 +87,25 @@ def test_pieces_add_up(pieces):
     assert (guided, apart) == (2 * plain, 3 * plain) and plain > 0
     with_identity = PretrainingOptions(beta=0.0, gamma=1.0, identity_samples=1)
     assert pieces.pretraining(2, with_identity, cached=True).operations > cached
+
+
+def test_low_memory_has_the_operations_of_real_checkpointing_and_keeps_less(pieces, tiny_base, net):
+    low = Pieces(str(tiny_base), LIDB, net, memory="low").fitting(2)
+    base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
+    base.unet.enable_gradient_checkpointing()
+    personalized = PersonalizedDiffusion(base, build_layout(base, LIDB))
+    people = Residuals(personalized.layout.initial_theta().repeat(2, 1).requires_grad_(), personalized.layout)
+    latents = torch.randn(2, *base.latent_shape)
+    # Without the last operations of a block, which torch leaves out where backward does not need them.
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with counter, set_checkpoint_early_stop(False):
+        losses = personalized.denoising_losses(
+            people, latents, ["a [V] face"] * 2, noise=latents, timesteps=torch.tensor([1, 2])
+        )
+        losses.mean().backward()
+    assert low.operations == counter.get_total_flops()
+    normal = pieces.fitting(2)
+    assert low.operations > normal.operations and low.kept < normal.kept
 
 
 def test_caches_spare_the_autoencoder_and_the_encoder_at_the_size_of_stable_diffusion_15():
