@@ -81,6 +81,7 @@ def load_portraits(config: Demo) -> Portraits:
         encoder=encoder,
         device=select_device(config.accelerator),
         memory=config.memory,
+        cuda_graph=config.cuda_graph,
         precision=config.precision,
         instance_prompt=config.instance_prompt,
     )

@@ -38,6 +38,7 @@ def measure_gate(config: MeasureGate) -> None:
         encoder=config.encoder,
         device=device,
         memory=config.memory,
+        cuda_graph=config.cuda_graph,
         precision=config.precision,
         instance_prompt=config.instance_prompt,
     )

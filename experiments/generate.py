@@ -50,7 +50,7 @@ def generate(config: Generate, names: list[str]) -> None:
         mix_weights = config.weights or [1 / len(config.subject)] * len(config.subject)
     with claim_files(grid, *files.values(), config=config, overwrite=config.overwrite):
         pipeline = HyperDreamBoothPipeline.from_pretrained(
-            config.base, device=select_device(config.accelerator), memory=config.memory
+            config.base, device=select_device(config.accelerator), memory=config.memory, cuda_graph=config.cuda_graph
         )
         personalization = pipeline.people(
             config.subject,

@@ -65,6 +65,7 @@ def personalize(config: Personalize) -> None:
             encoder=encoder,
             device=device,
             memory=config.memory,
+            cuda_graph=config.cuda_graph,
             precision=config.precision,
             instance_prompt=config.instance_prompt,
         )

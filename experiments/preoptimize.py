@@ -45,6 +45,7 @@ def preoptimize(config: Preoptimize) -> None:
         config.base,
         device=device,
         memory=config.memory,
+        cuda_graph=config.cuda_graph,
         precision=config.precision,
         identifier=config.identifier,
     )

@@ -50,6 +50,7 @@ def pretrain(config: Pretrain, *, started: float) -> None:
         config.base,
         device=device,
         memory=config.memory,
+        cuda_graph=config.cuda_graph,
         precision=config.precision,
         identifier=config.identifier,
     )

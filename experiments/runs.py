@@ -16,6 +16,7 @@ NOT_IN_RESULT = (
     "accelerator",
     "best_metric",
     "checkpoint_every",
+    "cuda_graph",
     "devices",
     "max_minutes",
     "memory",

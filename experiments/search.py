@@ -61,6 +61,7 @@ def search(config: Search, argv: list[str]) -> None:
             encoder=config.encoder,
             device=device,
             memory=config.memory,
+            cuda_graph=config.cuda_graph,
             precision=config.precision,
             instance_prompt=config.instance_prompt,
         )

@@ -141,6 +141,7 @@ class HyperDreamBoothPipeline:
         variant: str | None = None,
         memory: str = "normal",
         precision: str | None = None,
+        cuda_graph: str = "auto",
         instance_prompt: str = INSTANCE_PROMPT,
         trainer_args: Mapping[str, Any] | None = None,
     ) -> HyperDreamBoothPipeline:
@@ -158,6 +159,8 @@ class HyperDreamBoothPipeline:
             revision, variant: of a hub id, as in diffusers.
             memory: `low` trades time for memory: gradient checkpointing and sliced decoding.
             precision: of finetuning, as Lightning's Trainer takes it; None fits the dtype.
+            cuda_graph: on a GPU `auto` replays the steps of finetuning and drawing from CUDA graphs, which are kept for
+                the next person; `false` starts their kernels one by one, in less memory.
 
         Raises:
             ValueError: the base or the hypernetwork is missing or damaged, or they do not belong together.
@@ -172,7 +175,9 @@ class HyperDreamBoothPipeline:
             base = BaseOptions(path=str(base), revision=revision, variant=variant, dtype=dtype_name)
         device = default_device() if device is None else torch.device(device)
         precision = precision or {"float16": "16-mixed", "bfloat16": "bf16-mixed"}.get(base.dtype, "32-true")
-        diffusion = load_base(base, device=configure_device(device), memory=memory, precision=precision)
+        diffusion = load_base(
+            base, device=configure_device(device), memory=memory, precision=precision, cuda_graph=cuda_graph
+        )
         network = None
         if hypernet is not None:
             network = load_hypernet(resolve_checkpoint(str(hypernet)), encoder=encoder, **diffusion.compatibility)

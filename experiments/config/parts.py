@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hdb.diffusion.options import MEMORY, BaseOptions
+from hdb.diffusion.options import CUDA_GRAPH, MEMORY, BaseOptions
 from hdb.faces.options import PeopleOptions
 from hdb.limits import choice_field, number_field, seed_field
 from hdb.metrics.table import JudgeOptions
@@ -16,12 +16,16 @@ PHOTO_PROMPT = f"a photo of {INSTANCE_PROMPT}"
 class OnBase:
     """What works on a base. `memory` low recomputes activations in backward: slower, with the same result.
 
+    `cuda_graph` auto has CUDA graphs start the kernels of each step where that is possible, true insists on it, false
+    starts them one by one.
+
     `accelerator` is where to work. `seed` is that of everything random.
     """
 
     base: BaseOptions = field(default_factory=BaseOptions)
     accelerator: str = accelerator_field()
     memory: str = choice_field("normal", MEMORY)
+    cuda_graph: str = choice_field("auto", CUDA_GRAPH)
     seed: int = seed_field()
 
 

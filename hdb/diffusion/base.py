@@ -2,7 +2,8 @@
 
 import torch
 
-from hdb.diffusion.options import MEMORY, BaseOptions
+from hdb.diffusion.graphs import Graphs
+from hdb.diffusion.options import CUDA_GRAPH, MEMORY, BaseOptions
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -21,6 +22,7 @@ def load_base(
     device: torch.device | str = "cpu",
     memory: str = "normal",
     precision: str = "32-true",
+    cuda_graph: str = "auto",
     identifier: str | None = None,
 ) -> StableDiffusion:
     """Loads the base that the options name onto the device.
@@ -28,10 +30,11 @@ def load_base(
     Args:
         memory: As in `prepare_for_device`.
         precision: As in `prepare_for_device`.
+        cuda_graph: As in `prepare_for_device`.
         identifier: As in `StableDiffusion.set_identifier`.
 
     Raises:
-        ValueError: Precision or memory is unknown, or as `StableDiffusion.from_pretrained`.
+        ValueError: Precision, memory or cuda_graph is unknown, or as `StableDiffusion.from_pretrained`.
     """
     if options.dtype not in DTYPES:
         raise ValueError(f"base.dtype is {options.dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -44,19 +47,26 @@ def load_base(
     )
     diffusion.check = options.check
     diffusion.set_identifier(identifier)
-    return prepare_for_device(diffusion.to(device), memory=memory, precision=precision)
+    return prepare_for_device(diffusion.to(device), memory=memory, precision=precision, cuda_graph=cuda_graph)
 
 
-def prepare_for_device(diffusion: StableDiffusion, *, memory: str, precision: str = "32-true") -> StableDiffusion:
-    """Chooses attention, memory use and autocast for the device that the base is on.
+def prepare_for_device(
+    diffusion: StableDiffusion, *, memory: str, precision: str = "32-true", cuda_graph: str = "auto"
+) -> StableDiffusion:
+    """Chooses attention, memory use, autocast and CUDA graphs for the device that the base is on.
 
     Args:
         memory: `low` takes less memory and more time.
         precision: A Lightning Trainer's. With a mixed one, sampling and encoding outside of the Trainer use autocast,
             too.
+        cuda_graph: Whether CUDA graphs hold the steps of training and drawing: `auto` where they can, `true` or
+            `false`. See `hdb.diffusion.graphs.Graphs`.
     """
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected normal or low")
+    if cuda_graph not in CUDA_GRAPH:
+        raise ValueError(f"cuda_graph is {cuda_graph!r}, expected auto, true or false")
+    diffusion.graphs = Graphs(cuda_graph)
     diffusion.autocast_dtype = AUTOCAST_DTYPES.get(precision)
     if diffusion.device.type == "cpu":
         diffusion.use_plain_attention()

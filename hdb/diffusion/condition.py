@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,17 @@ class TextCondition:
     def __getitem__(self, rows: slice | list[int] | Tensor) -> TextCondition:
         """The conditions of some of the prompts, in the order given."""
         return self._map(lambda tensor: tensor[rows])
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parts by name, as `from_tensors` takes them."""
+        parts = {"embeds": self.embeds, "pooled": self.pooled, "time_ids": self.time_ids}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TextCondition:
+        """The condition of which these are the parts; other tensors may lie beside them."""
+        return cls(tensors["embeds"], tensors.get("pooled"), tensors.get("time_ids"))
 
     def tile(self, num: int) -> TextCondition:
         """All prompts `num` times: a, b, a, b."""

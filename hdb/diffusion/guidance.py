@@ -8,6 +8,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from hdb.diffusion.condition import TextCondition
+from hdb.diffusion.graphed_denoiser import GraphedDenoiser
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 # Opens a context in which no residuals are bound, so that the base predicts as it is.
@@ -35,7 +36,7 @@ class ClassifierFreeGuidance:
     def __init__(
         self, diffusion: StableDiffusion, prompts: Sequence[str], *, num_people: int, guidance_scale: float
     ) -> None:
-        self.diffusion = diffusion
+        self.denoiser = GraphedDenoiser(diffusion)
         self.guidance_scale = guidance_scale
         self.condition = diffusion.encode_prompts(prompts)
         if guidance_scale != 1:
@@ -43,9 +44,9 @@ class ClassifierFreeGuidance:
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
         if self.guidance_scale == 1:
-            return predict_noise_for_each(self.diffusion, latents, timestep, [self.condition])[0]
+            return predict_noise_for_each(self.denoiser, latents, timestep, [self.condition])[0]
         noise_pred_uncond, noise_pred_text = predict_noise_for_each(
-            self.diffusion, latents, timestep, [self.negative_condition, self.condition]
+            self.denoiser, latents, timestep, [self.negative_condition, self.condition]
         )
         return noise_pred_uncond + self.guidance_scale * (noise_pred_text - noise_pred_uncond)
 
@@ -82,7 +83,7 @@ class IdentityGuidance:
         guidance_scale: float,
         identity_guidance_scale: float,
     ) -> None:
-        self.diffusion = diffusion
+        self.denoiser = GraphedDenoiser(diffusion)
         self.unbound = unbound
         self.guidance_scale = guidance_scale
         self.identity_guidance_scale = identity_guidance_scale
@@ -92,10 +93,10 @@ class IdentityGuidance:
             self.negative_condition = diffusion.encode_prompts([""]).tile(len(prompts))
 
     def __call__(self, latents: Float[Tensor, "m c h w"], timestep: Real[Tensor, ""]) -> Float[Tensor, "m c h w"]:
-        noise_pred_person = predict_noise_for_each(self.diffusion, latents, timestep, [self.condition])[0]
+        noise_pred_person = predict_noise_for_each(self.denoiser, latents, timestep, [self.condition])[0]
         with self.unbound():
             noise_pred_uncond, noise_pred_base = predict_noise_for_each(
-                self.diffusion, latents, timestep, [self.negative_condition, self.base_condition]
+                self.denoiser, latents, timestep, [self.negative_condition, self.base_condition]
             )
         return (
             noise_pred_uncond
@@ -105,7 +106,7 @@ class IdentityGuidance:
 
 
 def predict_noise_for_each(
-    diffusion: StableDiffusion,
+    denoiser: GraphedDenoiser,
     latents: Float[Tensor, "m c h w"],
     timestep: Real[Tensor, ""],
     conditions: Sequence[TextCondition],
@@ -113,5 +114,5 @@ def predict_noise_for_each(
     """The noise predictions of the same m latents under each of several conditions, computed in one batch."""
     noisy_latents = torch.cat([latents] * len(conditions))
     timesteps = timestep.expand(len(noisy_latents))
-    noise_pred = diffusion.predict_noise(noisy_latents, timesteps, TextCondition.cat(conditions))
+    noise_pred = denoiser(noisy_latents, timesteps, TextCondition.cat(conditions))
     return noise_pred.float().chunk(len(conditions))

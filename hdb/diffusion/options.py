@@ -8,6 +8,7 @@ DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CHECKS = ("digest", "shapes")  # whether personal weights must be made for this base, or for one of the same shapes
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY = ("normal", "low")
+CUDA_GRAPH = ("auto", "true", "false")
 # Classes of diffusers. Those that need further libraries are left out.
 SAMPLERS = (
     "DDIMScheduler",

@@ -17,13 +17,14 @@ from transformers.utils import ModelOutput
 
 from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.digest import compute_autoencoder_digest, compute_base_digest
-from hdb.diffusion.families.family import Family
+from hdb.diffusion.families.family import IS_EMPTY, Family
 from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
+from hdb.diffusion.graphs import Graphs, Tensors
 from hdb.diffusion.noise_schedule import NoiseSchedule
 from hdb.diffusion.options import CHECKS, DEFAULT_BASE
 from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.transfer import to_device
-from hdb.diffusion.word import LearnedWord, encode_with_words
+from hdb.diffusion.word import IS_WORD, LearnedWord, encode_with_words, tokenize_with_placeholder
 from hdb.prompts import IDENTIFIER, replace_identifier
 
 
@@ -47,6 +48,8 @@ class StableDiffusion(nn.Module):
         identifier: What the text encoder reads in place of [V].
         check: One of CHECKS.
         autocast_dtype: Of autocast while sampling and encoding, or None.
+        graphs: Work on this base that is held by CUDA graphs.
+        memory_is_low: Whether `use_less_memory` was called.
         word: The learned embedding of the identifier, while one is bound.
         stored_dtypes: The precision of each network's weights in the files that it was read from.
         original_weights: The base's own weights while those of UNet and text encoder are exchanged, else None.
@@ -70,6 +73,8 @@ class StableDiffusion(nn.Module):
         self.identifier = IDENTIFIER
         self.check = CHECKS[0]
         self.autocast_dtype: torch.dtype | None = None
+        self.graphs = Graphs()
+        self.memory_is_low = False
         self.word = LearnedWord()
         self.stored_dtypes: dict[str, torch.dtype] = {}
         self.original_weights: dict[str, torch.Tensor] | None = None
@@ -254,6 +259,7 @@ class StableDiffusion(nn.Module):
         Checkpointing runs LiDB layers again in the backward pass, when the same residuals must be bound: `LiDB.bind`
         persists, and within `LiDB.bound` the backward pass must be called inside the block.
         """
+        self.memory_is_low = True
         self.unet.enable_gradient_checkpointing()
         # transformers 5 deprecates the older name, transformers 4 lacks the newer one. Reentrant checkpointing would
         # lose the gradient of theta, which is bound to the layers and no input of the checkpointed block.
@@ -330,22 +336,49 @@ class StableDiffusion(nn.Module):
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
         """Encodes prompts. Gradients flow to bound residuals and to a bound word."""
-        return self.family.encode_prompts(self, prompts)
+        return self.encode_tokens(self.tokenize_prompts(prompts, has_word=self.word.vectors is not None))
 
-    def run_text_encoders(self, prompts: Sequence[str], *, output_hidden_states: bool = False) -> list[ModelOutput]:
-        """What each text encoder makes of prompts with their identifier, or with a bound word in place of it.
+    def tokenize_prompts(self, prompts: Sequence[str], *, has_word: bool = False) -> dict[str, Tensor]:
+        """What `encode_tokens` reads of n prompts, on the base's device.
+
+        Returns:
+            The input ids (n, l) by the name of their tokenizer, and which prompts are empty (n,). With a learned word
+            also its places (n, l), whose ids mean nothing.
+
+        Args:
+            has_word: A learned word is read in place of the identifier.
+        """
+        tokens = {IS_EMPTY: to_device(torch.tensor([prompt == "" for prompt in prompts]), self.device)}
+        replaced = [replace_identifier(prompt, self.identifier) for prompt in prompts]
+        for text_encoder, name in self.family.tokenizers.items():
+            tokenizer = getattr(self, name)
+            if not has_word:
+                tokens[name] = self.tokenize(replaced, tokenizer)
+                continue
+            length = getattr(self, text_encoder).config.max_position_embeddings
+            ids, is_word = tokenize_with_placeholder(prompts, tokenizer, length=length)
+            tokens[name] = to_device(ids, self.device)
+            tokens[f"{name}{IS_WORD}"] = to_device(is_word, self.device)
+        return tokens
+
+    def encode_tokens(self, tokens: Tensors) -> TextCondition:
+        """Encodes prompts from `tokenize_prompts`: a function of tensors alone, which a CUDA graph can hold."""
+        return self.family.encode_tokens(self, tokens)
+
+    def run_text_encoders(self, tokens: Tensors, *, output_hidden_states: bool = False) -> list[ModelOutput]:
+        """What each text encoder makes of tokenized prompts, with the word that is bound.
 
         Args:
             output_hidden_states: Also of the layers before the last one.
         """
+        text_encoders = {name: getattr(self, encoder) for encoder, name in self.family.tokenizers.items()}
         if self.word.vectors is not None:
             return encode_with_words(
-                prompts, self.word.vectors, self.text_encoders, output_hidden_states=output_hidden_states
+                tokens, self.word.vectors, text_encoders, output_hidden_states=output_hidden_states
             )
-        prompts = [replace_identifier(prompt, self.identifier) for prompt in prompts]
         return [
-            text_encoder(self.tokenize(prompts, tokenizer), output_hidden_states=output_hidden_states)
-            for tokenizer, text_encoder in self.text_encoders
+            text_encoder(tokens[name], output_hidden_states=output_hidden_states)
+            for name, text_encoder in text_encoders.items()
         ]
 
     def add_noise(

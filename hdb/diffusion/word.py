@@ -1,6 +1,6 @@
 """LearnedWord: reads the identifier as one learned embedding per person, as in Textual Inversion."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 from transformers.utils import ModelOutput
 
-from hdb.diffusion.transfer import to_device
 from hdb.prompts import IDENTIFIER
 
 _PLACEHOLDER_ID = -1  # not a token id
+IS_WORD = ".is_word"  # ends the name of the mask of learned words beside the input ids
 
 
 class LearnedWord:
@@ -43,35 +43,32 @@ class LearnedWord:
 
 
 def encode_with_words(
-    prompts: Sequence[str],
+    tokens: Mapping[str, Tensor],
     words: Float[Tensor, "n d"],
-    text_encoders: Sequence[tuple[CLIPTokenizer, nn.Module]],
+    text_encoders: Mapping[str, nn.Module],
     *,
     output_hidden_states: bool = False,
 ) -> list[ModelOutput]:
     """Runs text encoders on prompts. Prompt i is read with the word of person i mod n.
 
     Args:
+        tokens: Of m prompts, with the places of the word, as `StableDiffusion.tokenize_prompts` returns them.
         words: The token embeddings for all text encoders, side by side.
-        text_encoders: Each with its tokenizer.
+        text_encoders: By the name of their input ids in `tokens`.
         output_hidden_states: Also of the layers before the last one.
 
     Raises:
         ValueError: The number of prompts is not a multiple of the number of people.
     """
-    if len(prompts) % len(words):
-        raise ValueError(f"{len(prompts)} prompts for the words of {len(words)} people: expected a multiple")
-    widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in text_encoders]
+    widths = [encoder.get_input_embeddings().embedding_dim for encoder in text_encoders.values()]
     outputs = []
-    for (tokenizer, text_encoder), vectors in zip(text_encoders, words.split(widths, dim=1), strict=True):
-        device = text_encoder.device
-        input_ids, is_placeholder = tokenize_with_placeholder(
-            prompts, tokenizer, length=text_encoder.config.max_position_embeddings
-        )
-        tiled_vectors = vectors.to(device).repeat(len(prompts) // len(words), 1)
-        with _words_inserted(text_encoder, tiled_vectors, to_device(is_placeholder, device)):
-            output = text_encoder(to_device(input_ids, device), output_hidden_states=output_hidden_states)
-        outputs.append(output)
+    for (name, text_encoder), vectors in zip(text_encoders.items(), words.split(widths, dim=1), strict=True):
+        num_prompts = len(tokens[name])
+        if num_prompts % len(words):
+            raise ValueError(f"{num_prompts} prompts for the words of {len(words)} people: expected a multiple")
+        tiled_vectors = vectors.to(text_encoder.device).repeat(num_prompts // len(words), 1)
+        with _words_inserted(text_encoder, tiled_vectors, tokens[f"{name}{IS_WORD}"]):
+            outputs.append(text_encoder(tokens[name], output_hidden_states=output_hidden_states))
     return outputs
 
 

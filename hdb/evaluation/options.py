@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from hdb.diffusion.options import DTYPES, MEMORY, SamplingOptions
+from hdb.diffusion.options import CUDA_GRAPH, DTYPES, MEMORY, SamplingOptions
 from hdb.hypernet.options import HyperNetOptions
 from hdb.lidb.options import LiDBOptions
 from hdb.limits import choice_field, number_field
@@ -72,6 +72,7 @@ class WorkloadOptions:
     accelerator: str = accelerator_field()
     precision: str = precision_field()
     memory: str = choice_field("normal", MEMORY)
+    cuda_graph: str = choice_field("auto", CUDA_GRAPH)
 
     def check_conflicts(self, prefix: str) -> None:
         """Raises ValueError if gradients would not survive in such a base."""

@@ -41,9 +41,17 @@ def load_or_build_base(options: WorkloadOptions, device: torch.device) -> Stable
     folder = PUBLISHED_CONFIGS.get(options.base, Path(options.base))
     if not is_random_base(folder):
         base_options = BaseOptions(path=options.base, dtype=options.dtype)
-        return load_base(base_options, device=device, memory=options.memory, precision=options.precision)
+        return load_base(
+            base_options,
+            device=device,
+            memory=options.memory,
+            precision=options.precision,
+            cuda_graph=options.cuda_graph,
+        )
     diffusion = build_random_stable_diffusion(folder, device=device, dtype=DTYPES[options.dtype])
-    return prepare_for_device(diffusion, memory=options.memory, precision=options.precision)
+    return prepare_for_device(
+        diffusion, memory=options.memory, precision=options.precision, cuda_graph=options.cuda_graph
+    )
 
 
 class Workloads:

@@ -2,6 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,9 +13,13 @@ from torch import Tensor, nn
 
 from hdb.diffusion.condition import TextCondition
 from hdb.diffusion.denoise import denoise
+from hdb.diffusion.graphs import Tensors
 from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.framing import face_weight
+from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
+from hdb.training.graphed_step import GraphedStep, prefixed, select_prefix
 from hdb.training.options import FinetuningOptions
 from hdb.training.prior import Prior
 from hdb.training.stage import Stage
@@ -42,6 +48,52 @@ class Steps:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.next = state["next"]
+
+
+# (rows, tensors of a step) -> the condition under which the base denoises, with the rows applied to the base
+Condition = Callable[[Tensor, Tensors], TextCondition]
+
+_PRIOR = "prior."
+
+
+@dataclass(frozen=True)
+class FittingLoss:
+    """The loss of a step of `RowFitting` as a function of tensors alone, which a CUDA graph can hold.
+
+    It keeps no tensor of one person: equal ones compute the same of other rows and inputs.
+
+    Args:
+        condition: Applies rows to the base and encodes the prompts of a step.
+        num_draws: Of noise and timestep for each person.
+        prior_weight: Of the loss of class pictures, or None without them.
+    """
+
+    diffusion: StableDiffusion
+    condition: Condition
+    num_draws: int
+    prior_weight: float | None = None
+
+    def __call__(self, rows: Float[Tensor, "n p"], inputs: Tensors) -> tuple[Tensor, ...]:
+        """The loss to minimize; its mean over people; the diffusion loss; with class pictures theirs, too."""
+        losses = self.losses(rows, inputs)
+        logged = [losses.detach().mean()]
+        if self.prior_weight is not None:
+            prior_losses = self.losses(rows, select_prefix(_PRIOR, inputs))
+            logged.append(prior_losses.detach().mean())
+            losses = losses + self.prior_weight * prior_losses
+        # A sum over people: each row gets the gradient that it would get alone.
+        return losses.sum() / self.num_draws, losses.detach().mean(), *logged
+
+    def losses(self, rows: Float[Tensor, "n p"], inputs: Tensors) -> Float[Tensor, " m"]:
+        """The diffusion loss of each sample."""
+        return denoise(
+            self.diffusion,
+            inputs["latents"],
+            self.condition(rows, inputs),
+            noise=inputs["noise"],
+            timesteps=inputs["timesteps"],
+            weight=inputs.get("weight"),
+        ).losses
 
 
 class RowFitting(Stage):
@@ -95,9 +147,25 @@ class RowFitting(Stage):
         self.prior = prior
         self.loss = torch.zeros(())  # mean over people, of the last step
 
+    @property
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
-        """Applies the rows to the base and encodes the prompts; prompt i belongs to person i mod n."""
+    def condition(self) -> Condition:
+        """Applies the rows to the base and encodes prompts; prompt i belongs to person i mod n."""
+
+    @abstractmethod
+    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What `condition` reads of prompts."""
+
+    @cached_property
+    def step_loss(self) -> FittingLoss:
+        prior_weight = None if self.prior is None else self.prior.weight
+        return FittingLoss(self.diffusion, self.condition, self.options.batch_size, prior_weight)
+
+    @cached_property
+    def graphed_step(self) -> GraphedStep:
+        return GraphedStep(
+            self.step_loss, diffusion=self.diffusion, name=type(self).__name__, world_size=self.trainer.world_size
+        )
 
     def losses(
         self,
@@ -109,8 +177,21 @@ class RowFitting(Stage):
         weight: Float[Tensor, "h w"] | None = None,
     ) -> Float[Tensor, " m"]:
         """The diffusion loss of each sample under its person's row; sample i belongs to person i mod n."""
-        condition = self.encode_prompts(prompts)
-        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, weight=weight).losses
+        inputs = self.sample_tensors(latents, prompts, noise=noise, timesteps=timesteps, weight=weight)
+        return self.step_loss.losses(self.rows, inputs)
+
+    def sample_tensors(
+        self,
+        latents: Float[Tensor, "m c h w"],
+        prompts: Sequence[str],
+        *,
+        noise: Float[Tensor, "m c h w"],
+        timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
+    ) -> dict[str, Tensor]:
+        """What `FittingLoss.losses` reads of samples."""
+        tensors = {"latents": latents, "noise": noise, "timesteps": timesteps, **self.prompt_tensors(prompts)}
+        return tensors if weight is None else {**tensors, "weight": weight}
 
     def train_dataloader(self) -> Steps:
         return Steps(self.options.num_steps)
@@ -124,34 +205,34 @@ class RowFitting(Stage):
         prompts = [[person_prompts[view] for person_prompts in self.prompts] for view in views]
         if all(draw_prompts == prompts[0] for draw_prompts in prompts):
             prompts = prompts[:1]  # encoded once for all draws
-        losses = self.losses(
+        inputs = self.sample_tensors(
             torch.cat([self.latents[:, view] for view in views]),  # sample i belongs to person i mod n
             [prompt for draw_prompts in prompts for prompt in draw_prompts],
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
             weight=self.weight,
         )
-        self.log("train/diffusion_loss", losses.detach().mean())  # a progress bar would wait for the device every step
         if self.prior is not None:
-            losses = losses + self.prior.weight * self.prior_losses(generator)
-        self.loss = losses.detach().mean()
+            inputs |= prefixed(_PRIOR, self.prior_tensors(generator))
+        loss, self.loss, *logged = self.graphed_step(self.rows, inputs)
+        self.log("train/diffusion_loss", logged[0])  # a progress bar would wait for the device every step
+        if self.prior is not None:
+            self.log("train/prior_loss", logged[1])
         self.log("train/loss", self.loss)
-        return losses.sum() / num_draws  # a sum over people: each row gets the gradient that it would get alone
+        return loss
 
-    def prior_losses(self, generator: torch.Generator) -> Float[Tensor, " m"]:
-        """The diffusion loss of class pictures, as many for each person as there are draws of their own."""
+    def prior_tensors(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Class pictures, as many for each person as there are draws of their own."""
         num_people = len(self.latents)
         num_draws = self.options.batch_size
         latents = self.prior.sample(num_draws, generator).to(self.device)
         noise, timesteps = self.draw_noise(num_draws, generator, stratified=self.options.stratified)
-        losses = self.losses(
+        return self.sample_tensors(
             latents.repeat_interleave(num_people, 0),
             [self.prior.prompt] * num_people,
             noise=noise.repeat_interleave(num_people, 0),
             timesteps=timesteps.repeat_interleave(num_people, 0),
         )
-        self.log("train/prior_loss", losses.detach().mean())
-        return losses
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
         norm = self.rows.grad.norm(dim=1, keepdim=True)
@@ -171,6 +252,20 @@ class RowFitting(Stage):
         optimizer = torch.optim.AdamW([self.rows], lr=self.options.learning_rate, weight_decay=0.0)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.options.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class ThetaCondition:
+    """Binds thetas to the base and encodes prompts under them, or takes what was encoded before."""
+
+    personalized: PersonalizedDiffusion
+    layout: Layout
+
+    def __call__(self, thetas: Float[Tensor, "n p"], inputs: Tensors) -> TextCondition:
+        self.personalized.bind(Residuals(thetas, self.layout))
+        if "embeds" in inputs:
+            return TextCondition.from_tensors(inputs)
+        return self.personalized.diffusion.encode_tokens(inputs)
 
 
 class ThetaFitting(RowFitting):
@@ -208,23 +303,27 @@ class ThetaFitting(RowFitting):
             seed=seed,
         )
         self.layout = start.layout
-        self.conditions: dict[tuple[str, ...], TextCondition] = {}  # cached if the text encoders are not trained
+        self._prompt_tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
     @property
     def fitted(self) -> Residuals:
         """A copy of the personal weights, on the CPU."""
         return Residuals(self.rows.detach().cpu().clone(), self.layout)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
-        people = Residuals(self.rows, self.layout)
-        if self.options.train_text_encoder:
-            return self.personalized.encode_prompts(people, prompts)
+    @cached_property
+    def condition(self) -> ThetaCondition:
+        return ThetaCondition(self.personalized, self.layout)
+
+    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids, or the condition itself where the text encoders are not trained. Both are kept."""
         key = tuple(prompts)
-        if key not in self.conditions:
-            with torch.no_grad():
-                self.conditions[key] = self.personalized.encode_prompts(people, prompts)
-        self.personalized.bind(people)
-        return self.conditions[key]
+        if key not in self._prompt_tensors:
+            tensors = self.diffusion.tokenize_prompts(prompts)
+            if not self.options.train_text_encoder:
+                with torch.no_grad():
+                    tensors = self.condition(self.rows, tensors).tensors
+            self._prompt_tensors[key] = tensors
+        return self._prompt_tensors[key]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"] = self.layout.digest

@@ -1,6 +1,8 @@
 """HyperNetPretraining: teaches the hypernetwork to predict theta from one photo."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +11,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from hdb.diffusion.denoise import DenoisingOutput
+from hdb.diffusion.denoise import DenoisingOutput, denoise
+from hdb.diffusion.graphs import Tensors, module_tensors
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.transfer import to_device
 from hdb.faces.caches import CachedTensors
@@ -20,9 +23,55 @@ from hdb.lidb.residuals import Residuals
 from hdb.losses import check_distance, identity_loss, weight_space_loss
 from hdb.metrics.people_mean import PeopleMean
 from hdb.prompts import INSTANCE_PROMPT
+from hdb.training.graphed_step import GraphedStep
 from hdb.training.options import PretrainingOptions
 from hdb.training.ranks import rank_shard, world_size
 from hdb.training.stage import Stage, private_generator
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """The weighted diffusion and identity losses of thetas as a function of tensors alone, which a CUDA graph can hold.
+
+    Args:
+        alpha: Weight of the diffusion loss.
+        gamma: Weight of the identity loss.
+    """
+
+    personalized: PersonalizedDiffusion
+    hypernet: HyperNet
+    alpha: float
+    gamma: float
+
+    def __call__(self, theta: Float[Tensor, "n p"], inputs: Tensors) -> tuple[Tensor, ...]:
+        """The loss to minimize; the diffusion loss; if rows are given for it, the identity loss."""
+        diffusion = self.personalized.diffusion
+        self.personalized.bind(Residuals(theta, self.hypernet.layout))
+        denoised = denoise(
+            diffusion,
+            inputs["latents"],
+            diffusion.encode_tokens(inputs),
+            noise=inputs["noise"],
+            timesteps=inputs["timesteps"],
+        )
+        diffusion_loss = denoised.losses.mean()
+        loss = self.alpha * diffusion_loss
+        if "identity_rows" not in inputs:
+            return loss, diffusion_loss.detach()
+        losses = self.identity_losses(denoised, inputs)
+        weights = inputs.get("identity_weights")
+        mean = losses.mean() if weights is None else (weights * losses).sum() / weights.sum().clamp_min(1)
+        return loss + self.gamma * mean, diffusion_loss.detach(), mean.detach()
+
+    def identity_losses(self, denoised: DenoisingOutput, inputs: Tensors) -> Float[Tensor, " k"]:
+        """The identity loss of k samples: of the clean pictures that their predicted noise implies."""
+        diffusion = self.personalized.diffusion
+        rows = inputs["identity_rows"]
+        clean_latents = diffusion.predict_clean(
+            denoised.noisy_latents[rows], denoised.noise_pred[rows].float(), inputs["timesteps"][rows]
+        )
+        embedding = self.hypernet.encoder(diffusion.decode_latents(clean_latents)).embedding
+        return identity_loss(embedding, inputs["target_embedding"], reduction="none")
 
 
 class HyperNetPretraining(Stage):
@@ -90,6 +139,8 @@ class HyperNetPretraining(Stage):
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
         layout.check_theta(self.target_thetas)
         self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
+        self._token_rows: dict[str, int] = {}
+        self._token_tables: dict[str, Tensor] = {}  # tokens of all prompts so far, on the device
         self.own_minus_other = PeopleMean()
         self.validated_at: int | None = None  # step of the last validation
 
@@ -100,20 +151,22 @@ class HyperNetPretraining(Stage):
         if options.alpha:
             generator = self.step_generator(batch_idx)
             noise, timesteps = self.draw_noise_share(len(theta), generator)
-            denoised = self.personalized.denoise(
-                Residuals(theta, self.hypernet.layout),
-                self.encode_targets(batch),
-                self.training_prompts(batch.prompts, generator),
-                noise=to_device(noise, self.device),
-                timesteps=to_device(timesteps, self.device),
-            )
-            loss = loss + options.alpha * denoised.losses.mean()
-            self.log("train/diffusion_loss", denoised.losses.detach().mean())
-            if options.gamma:
-                identity_losses = self.identity_losses(denoised, batch, timesteps)
-                if len(identity_losses):
-                    loss = loss + options.gamma * identity_losses.mean()
-                    self.log("train/identity_loss", identity_losses.detach().mean())
+            inputs = {
+                "latents": self.encode_targets(batch),
+                "noise": to_device(noise, self.device),
+                "timesteps": to_device(timesteps, self.device),
+                **self.tokens(self.training_prompts(batch.prompts, generator)),
+            }
+            rows = self.identity_rows(batch, timesteps) if options.gamma else []
+            if options.gamma and self.graphed_step.is_graphed:
+                inputs |= self.identity_tensors(batch, rows, num=min(options.identity_samples, len(theta)))
+            elif len(rows):
+                inputs |= self.identity_tensors(batch, rows)
+            denoising_loss, *logged = self.graphed_step(theta, inputs)
+            loss = loss + denoising_loss
+            self.log("train/diffusion_loss", logged[0])
+            if len(rows):
+                self.log("train/identity_loss", logged[1])
         if options.beta:
             self.check_targets(batch.identities)
             theta_loss = self.weight_space_losses(theta, batch.identities).mean()
@@ -173,10 +226,40 @@ class HyperNetPretraining(Stage):
             return batch.cached.latents
         return self.diffusion.encode_images(batch.target).float()
 
-    def identity_losses(
-        self, denoised: DenoisingOutput, batch: FaceBatch, timesteps: Int[Tensor, " n"]
-    ) -> Float[Tensor, " k"]:
-        """The identity loss of the k samples that it is computed for.
+    @cached_property
+    def step_loss(self) -> DenoisingLoss:
+        return DenoisingLoss(self.personalized, self.hypernet, self.options.alpha, self.options.gamma)
+
+    @cached_property
+    def graphed_step(self) -> GraphedStep:
+        return GraphedStep(
+            self.step_loss,
+            diffusion=self.diffusion,
+            name=type(self).__name__,
+            reads=lambda: module_tensors(self.diffusion, self.hypernet.encoder),
+            world_size=self.trainer.world_size,
+        )
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        self.graphed_step.forget()  # another training has another hypernetwork
+
+    def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The tokens of prompts. A prompt is tokenized once, and all tokens go to the device in one copy each."""
+        unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._token_rows))
+        if unknown:
+            tokens = self.diffusion.tokenize_prompts(unknown)
+            self._token_tables = {
+                name: torch.cat([self._token_tables[name], table]) if name in self._token_tables else table
+                for name, table in tokens.items()
+            }
+            self._token_rows |= {prompt: len(self._token_rows) + row for row, prompt in enumerate(unknown)}
+        rows = torch.tensor([self._token_rows[prompt] for prompt in prompts])
+        rows = to_device(rows, self.device)
+        return {name: table[rows] for name, table in self._token_tables.items()}
+
+    def identity_rows(self, batch: FaceBatch, timesteps: Int[Tensor, " n"]) -> Int[Tensor, " k"]:
+        """The samples that the identity loss is computed for, on the CPU.
 
         Args:
             timesteps: On the CPU, like `batch.photos`, so that choosing the samples does not wait for a GPU.
@@ -184,21 +267,28 @@ class HyperNetPretraining(Stage):
         is_chosen = timesteps < self.options.identity_until * self.diffusion.num_train_timesteps
         if batch.photos is not None and not self.options.identity_styled:
             is_chosen = is_chosen & batch.photos
-        rows = torch.nonzero(is_chosen).squeeze(1)[: self.options.identity_samples]
-        if not len(rows):
-            return denoised.losses[:0]
-        timesteps = to_device(timesteps[rows], self.device)
+        return torch.nonzero(is_chosen).squeeze(1)[: self.options.identity_samples]
+
+    def identity_tensors(
+        self, batch: FaceBatch, rows: Int[Tensor, " k"], *, num: int | None = None
+    ) -> dict[str, Tensor]:
+        """What `DenoisingLoss.identity_losses` reads of the chosen samples.
+
+        Args:
+            num: Fill up to so many rows, as a CUDA graph needs equal shapes. Those that were not chosen weigh nothing.
+        """
+        tensors = {}
+        if num is not None:
+            weights = (torch.arange(num) < len(rows)).float()
+            rows = torch.cat([rows, rows.new_zeros(num - len(rows))])
+            tensors["identity_weights"] = to_device(weights, self.device)
         rows = to_device(rows, self.device)
-        clean_latents = self.diffusion.predict_clean(
-            denoised.noisy_latents[rows], denoised.noise_pred[rows].float(), timesteps
-        )
-        images = self.diffusion.decode_latents(clean_latents)
         with torch.no_grad():
             if batch.cached is None:
                 target_embedding = self.hypernet.encoder(batch.target[rows]).embedding
             else:
                 target_embedding = batch.cached.target_embedding[rows]
-        return identity_loss(self.hypernet.encoder(images).embedding, target_embedding, reduction="none")
+        return {**tensors, "identity_rows": rows, "target_embedding": target_embedding}
 
     def check_targets(self, identities: Int[Tensor, " n"]) -> None:
         """Raises ValueError if an identity has no pre-optimized theta."""

@@ -1,16 +1,31 @@
 """TextualInversionFitting: one learned token embedding per person, the base frozen."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hdb.diffusion.condition import TextCondition
+from hdb.diffusion.graphs import Tensors
 from hdb.diffusion.personalized import PersonalizedDiffusion
+from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
 from hdb.training.fitting import RowFitting
 from hdb.training.options import FinetuningOptions, TextualInversionOptions
+
+
+@dataclass(frozen=True)
+class WordCondition:
+    """Encodes prompts with learned words in place of the identifier."""
+
+    diffusion: StableDiffusion
+
+    def __call__(self, words: Float[Tensor, "n d"], inputs: Tensors) -> TextCondition:
+        with self.diffusion.word.bound(words):
+            return self.diffusion.encode_tokens(inputs)
 
 
 class TextualInversionFitting(RowFitting):
@@ -58,6 +73,7 @@ class TextualInversionFitting(RowFitting):
             ),
             seed=seed,
         )
+        self._tokens: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
     @property
     def fitted(self) -> Float[Tensor, "n d"]:
@@ -68,9 +84,15 @@ class TextualInversionFitting(RowFitting):
         super().on_fit_start()
         self.personalized.bind(None)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
-        with self.diffusion.word.bound(self.rows):
-            return self.diffusion.encode_prompts(prompts)
+    @cached_property
+    def condition(self) -> WordCondition:
+        return WordCondition(self.diffusion)
+
+    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        key = tuple(prompts)
+        if key not in self._tokens:
+            self._tokens[key] = self.diffusion.tokenize_prompts(prompts, has_word=True)
+        return self._tokens[key]
 
 
 def check_has_identifier(prompt: str) -> None:

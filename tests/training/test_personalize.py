@@ -120,9 +120,9 @@ def test_without_the_text_encoder_a_first_step_has_the_gradient_of_training_both
 
 def test_prompts_that_nothing_changes_are_encoded_once(finetune, personalized, monkeypatch):
     encoded = []
-    encode = personalized.diffusion.encode_prompts
+    encode = personalized.diffusion.encode_tokens
     monkeypatch.setattr(
-        personalized.diffusion, "encode_prompts", lambda prompts: encoded.append(prompts) or encode(prompts)
+        personalized.diffusion, "encode_tokens", lambda tokens: encoded.append(tokens) or encode(tokens)
     )
     finetune(num_steps=3, train_text_encoder=False)
     once = len(encoded)

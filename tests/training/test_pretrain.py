@@ -308,7 +308,9 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
     noisy = personalized.diffusion.add_noise(latents, noise, timesteps)
 
     def losses(noise_pred):
-        return stage.identity_losses(DenoisingOutput(torch.zeros(3), noisy, noise_pred), batch, timesteps)
+        denoised = DenoisingOutput(torch.zeros(3), noisy, noise_pred)
+        inputs = stage.identity_tensors(batch, stage.identity_rows(batch, timesteps))
+        return stage.step_loss.identity_losses(denoised, {**inputs, "timesteps": timesteps})
 
     perfect = losses(noise)
     assert len(perfect) == 2  # the third timestep is above 0.85
@@ -318,12 +320,11 @@ def test_identity_loss_of_a_perfect_answer_is_zero_and_grows_with_error(personal
 
 def test_identity_loss_looks_at_photographs_unless_options_say_otherwise(personalized, hypernet):
     batch = FaceBatch.from_samples([Colors(3)[index]._replace(photo=index != 1) for index in range(3)])
-    timesteps, zeros = torch.tensor([100, 100, 100]), torch.zeros(3, *personalized.diffusion.latent_shape)
-    denoised = DenoisingOutput(torch.zeros(3), zeros, zeros)
+    timesteps = torch.tensor([100, 100, 100])
     for styled, num in ((False, 2), (True, 3)):
         options = PretrainingOptions(beta=0.0, gamma=1.0, identity_styled=styled)
         stage = HyperNetPretraining(personalized, hypernet(), options=options)
-        assert len(stage.identity_losses(denoised, batch, timesteps)) == num
+        assert len(stage.identity_rows(batch, timesteps)) == num
 
 
 def test_identity_loss_reaches_the_hypernetwork_and_leaves_its_encoder_alone(pretrain, hypernet):

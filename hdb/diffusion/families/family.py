@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hdb.diffusion.stable_diffusion import StableDiffusion
 
 Configs = Mapping[str, Mapping[str, Any]]
+IS_EMPTY = "is_empty"  # among the tokens of prompts: which of them are empty
 
 # Schedulers whose noise levels are those of DDPM, whatever sampler they are.
 SCHEDULERS = (
@@ -82,8 +83,8 @@ class Family(ABC):
     }
 
     @abstractmethod
-    def encode_prompts(self, base: StableDiffusion, prompts: Sequence[str]) -> TextCondition:
-        """Encodes prompts. Gradients flow to residuals that are bound to the text encoders, and to a bound word."""
+    def encode_tokens(self, base: StableDiffusion, tokens: Mapping[str, Tensor]) -> TextCondition:
+        """Encodes tokenized prompts. Gradients flow to residuals bound to the text encoders, and to a bound word."""
 
     @abstractmethod
     def predict_noise(

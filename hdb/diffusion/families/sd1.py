@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -38,8 +38,8 @@ class StableDiffusion1(Family):
         "addition_embed_type": "conditioned on more than the prompt, as Stable Diffusion XL is",
     }
 
-    def encode_prompts(self, base: StableDiffusion, prompts: Sequence[str]) -> TextCondition:
-        (output,) = base.run_text_encoders(prompts)
+    def encode_tokens(self, base: StableDiffusion, tokens: Mapping[str, Tensor]) -> TextCondition:
+        (output,) = base.run_text_encoders(tokens)
         return TextCondition(output.last_hidden_state)
 
     def predict_noise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from hdb.diffusion.condition import TextCondition
-from hdb.diffusion.families.family import Configs, Family
-from hdb.diffusion.transfer import to_device
+from hdb.diffusion.families.family import IS_EMPTY, Configs, Family
 
 if TYPE_CHECKING:
     from hdb.diffusion.stable_diffusion import StableDiffusion
@@ -49,22 +48,21 @@ class StableDiffusionXL(Family):
     config_name = "sdxl-config"
     hub_ids = ("stabilityai/stable-diffusion-xl-base-1.0",)
 
-    def encode_prompts(self, base: StableDiffusion, prompts: Sequence[str]) -> TextCondition:
+    def encode_tokens(self, base: StableDiffusion, tokens: Mapping[str, Tensor]) -> TextCondition:
         """Encodes prompts for a picture that was neither resized nor cropped.
 
         Empty prompts become zeros where the pipeline has `force_zeros_for_empty_prompt`, as for the published base.
         """
-        outputs = base.run_text_encoders(prompts, output_hidden_states=True)
+        outputs = base.run_text_encoders(tokens, output_hidden_states=True)
         embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[-1].text_embeds
-        is_empty = torch.tensor([prompt == "" for prompt in prompts])
-        if is_empty.any() and base.pipeline_settings["force_zeros_for_empty_prompt"]:
-            is_empty = to_device(is_empty, embeds.device)
+        if base.pipeline_settings["force_zeros_for_empty_prompt"]:
+            is_empty = tokens[IS_EMPTY]
             embeds = embeds.masked_fill(is_empty[:, None, None], 0.0)
             pooled = pooled.masked_fill(is_empty[:, None], 0.0)
-        size = (base.resolution, base.resolution)
-        time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32).repeat(len(prompts), 1)
-        return TextCondition(embeds, pooled, to_device(time_ids, embeds.device))
+        # Filled on the device: a tensor of Python numbers would be copied there, which a CUDA graph cannot hold.
+        size = pooled.new_full((len(pooled), 2), base.resolution, dtype=torch.float32)
+        return TextCondition(embeds, pooled, torch.cat([size, torch.zeros_like(size), size], dim=1))
 
     def predict_noise(
         self,

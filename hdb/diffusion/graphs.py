@@ -1,0 +1,260 @@
+"""CUDA graphs: work on tensors of fixed shapes is captured once and then started by one call, without Python."""
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
+Work = Callable[[Tensors], tuple[Tensor, ...]]
+
+# Largest relative difference between what a graph and what eager execution compute of the same tensors. Both run the
+# same kernels up to the order of sums; what a graph does wrong, such as reading an old tensor, differs by far more.
+FULL_TOLERANCE = 2e-3  # float32, whose products are in TF32
+HALF_TOLERANCE = 5e-2  # bfloat16 and float16
+
+
+@runtime_checkable
+class Capture(Protocol):
+    """Recorded work. Tests give `Graphs` another class of this interface, since capturing needs a GPU."""
+
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> None: ...
+
+    def replay(self) -> tuple[Tensor, ...]:
+        """Does the work again on what its tensors hold now. The results are the same tensors every time."""
+
+
+class CudaCapture:
+    """Work recorded in a CUDA graph.
+
+    Other threads may use the GPU meanwhile: a loader that pins memory does not spoil the capture.
+    """
+
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.outputs = work()
+
+    def replay(self) -> tuple[Tensor, ...]:
+        self.graph.replay()
+        return self.outputs
+
+
+@dataclass
+class HeldWork:
+    """Work that was captured, with the tensors that it reads its inputs from.
+
+    Args:
+        capture: None if it failed, so that the work is done eagerly.
+        addresses: Of all other tensors that the work reads. A graph reads from addresses, whatever lies there.
+    """
+
+    buffers: dict[str, Tensor]
+    capture: Capture | None
+    addresses: tuple[int, ...]
+
+    def __call__(self, inputs: Tensors) -> tuple[Tensor, ...]:
+        copy_into(self.buffers, inputs)
+        return tuple(output.clone() for output in self.capture.replay())
+
+
+class Graphs:
+    """Captured work on one base, kept for later calls with tensors of the same shapes.
+
+    A capture is trusted only after a comparison. The work is first done eagerly, then captured on tensors of zeros, so
+    that nothing of the first call's numbers can be baked into it, and replayed on the first call's tensors. If the
+    results differ, or capturing fails, for example for lack of memory, one line says so and this work stays eager.
+
+    Args:
+        setting: auto captures wherever `refusal` has nothing against it, true insists, false never captures.
+
+    Attributes:
+        capture: The class that records work; a test's own one works without a GPU.
+        max_held: Each capture keeps the memory of its activations. Further shapes are computed eagerly.
+    """
+
+    max_held = 4
+
+    def __init__(self, setting: str = "auto") -> None:
+        self.setting = setting
+        self.capture: Callable[..., Capture] = CudaCapture
+        self.held: dict[Hashable, HeldWork] = {}
+        self._lines: set[str] = set()
+
+    def refusal(self, device: torch.device, *, memory_is_low: bool) -> str | None:
+        """Why nothing is captured on this device, or None.
+
+        Raises:
+            ValueError: The setting is true, but graphs are out of the question.
+        """
+        reason = None
+        if self.capture is CudaCapture and not (device.type == "cuda" and torch.cuda.is_available()):
+            reason = f"the base is on {device.type}"
+        elif memory_is_low:
+            reason = "memory is low, which runs layers again in backward"
+        return self.resolve(reason, is_on_gpu=device.type == "cuda")
+
+    def resolve(self, reason: str | None, *, is_on_gpu: bool) -> str | None:
+        """The reason against captures under this setting. On a GPU a line says it once.
+
+        Raises:
+            ValueError: The setting is true, and there is a reason against it.
+        """
+        if self.setting == "false":
+            reason = "it is false"
+        elif self.setting == "true" and reason is not None:
+            raise ValueError(f"cuda_graph is true, but {reason}: expected auto or false")
+        if reason is not None and is_on_gpu:
+            self.say(f"cuda_graph: off, {reason}")
+        return reason
+
+    def say(self, line: str) -> None:
+        """Prints a line, once."""
+        if line not in self._lines:
+            self._lines.add(line)
+            print(line)
+
+    def run(
+        self,
+        work: Work,
+        inputs: Tensors,
+        *,
+        name: str,
+        key: Hashable,
+        reads: Callable[[], Iterable[Tensor]],
+        device: torch.device,
+        tolerance: float,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Does the work: from its capture, or eagerly where there is none yet and none can be made.
+
+        Args:
+            work: Computes tensors of the inputs. It must depend on nothing else that changes, and draw no numbers.
+            name: For the lines that are printed.
+            key: Of everything beside shapes that tells this work from other work.
+            reads: All tensors that the work reads beside its inputs.
+            tolerance: Largest relative difference from the eager results.
+            dtype: Of autocast, which is another work in another precision.
+        """
+        shapes = tuple((field, tensor.shape, tensor.dtype) for field, tensor in inputs.items())
+        held = self.held.get((key, dtype, shapes))
+        if held is None:
+            if sum(other.capture is not None for other in self.held.values()) >= self.max_held:
+                self.say(f"cuda_graph: {name} of further shapes runs eagerly, {self.max_held} graphs are held already")
+                return work(inputs)
+            held, outputs = self._capture(work, inputs, name=name, reads=reads, device=device, tolerance=tolerance)
+            self.held[key, dtype, shapes] = held
+            return outputs
+        return work(inputs) if held.capture is None else held(inputs)
+
+    def forget_moved(self, reads: Iterable[Tensor], *, key: Hashable) -> None:
+        """Drops the captures of a key if a tensor that they read now lies elsewhere."""
+        keys = [held_key for held_key, held in self.held.items() if held_key[0] == key and held.capture is not None]
+        if keys:
+            addresses = addresses_of(reads)
+            for held_key in keys:
+                if self.held[held_key].addresses != addresses:
+                    del self.held[held_key]
+
+    def forget(self, key: Hashable) -> None:
+        """Drops the captures of a key and their memory."""
+        self.held = {held_key: held for held_key, held in self.held.items() if held_key[0] != key}
+
+    def _capture(
+        self,
+        work: Work,
+        inputs: Tensors,
+        *,
+        name: str,
+        reads: Callable[[], Iterable[Tensor]],
+        device: torch.device,
+        tolerance: float,
+    ) -> tuple[HeldWork, tuple[Tensor, ...]]:
+        """Captures work and compares it. Returns it with the eager results."""
+        first, outputs = run_beside(lambda: (work(inputs), work(inputs)), device)  # which also warms libraries up
+        noise = relative_differences(first, outputs)
+        started = time.perf_counter()
+        try:
+            buffers = {field: torch.zeros_like(tensor) for field, tensor in inputs.items()}
+            capture = self.capture(lambda: work(buffers), device)
+            held = HeldWork(buffers, capture, addresses_of(reads()))
+            differences = relative_differences(held(inputs), outputs)
+        except RuntimeError as error:  # CUDA's errors, lack of memory among them
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            self.say(f"cuda_graph: {name} runs eagerly, the capture failed ({reason})")
+            return HeldWork({}, None, ()), outputs
+        seconds = time.perf_counter() - started
+        # Kernels that sum in no fixed order differ between two eager runs as well.
+        within = [difference <= max(tolerance, 4 * usual) for difference, usual in zip(differences, noise, strict=True)]
+        largest = max(differences)
+        if not all(within):
+            self.say(f"cuda_graph: {name} runs eagerly, the graph differs from it by {largest:.1e} of {tolerance:.0e}")
+            return HeldWork({}, None, ()), outputs
+        self.say(f"cuda_graph: {name} captured in {seconds:.1f} s, differs from eager by {largest:.1e}")
+        return held, outputs
+
+
+@torch.no_grad()
+def copy_into(buffers: Tensors, inputs: Tensors) -> None:
+    """Copies the inputs into the buffers, tensors of one dtype together."""
+    torch._foreach_copy_(list(buffers.values()), [inputs[field] for field in buffers])
+
+
+def run_beside(work: Callable[[], tuple], device: torch.device) -> tuple:
+    """Does work on another stream of a GPU, as a capture requires of the runs before it."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return work()
+    current = torch.cuda.current_stream(device)
+    side = torch.cuda.Stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        results = work()
+    current.wait_stream(side)
+    for outputs in results:
+        for output in outputs:
+            output.record_stream(current)  # else its memory is free for the other stream while this one reads it
+    return results
+
+
+def relative_differences(found: Iterable[Tensor], expected: Iterable[Tensor]) -> list[float]:
+    """The length of the difference over that of the expected tensor, for each tensor; NaN where one has NaN."""
+    ratios = []
+    for one, other in zip(found, expected, strict=True):
+        length = other.double().norm()
+        ratios.append((one.double() - other.double()).norm() / length.clamp_min(1e-30))
+    return torch.stack(ratios).tolist()
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision of autocast on this device now, or None."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def autocast_without_cache(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Autocast in this precision, or none. A cast that autocast kept would belong to the graph in which it was made."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
+
+
+def module_tensors(*modules: nn.Module) -> Iterator[Tensor]:
+    """All weights and buffers of modules, those of LiDB layers among them."""
+    for module in modules:
+        yield from module.parameters()
+        yield from module.buffers()
+
+
+def addresses_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Where the numbers of tensors lie."""
+    return tuple(tensor.data_ptr() for tensor in tensors)
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """The tolerance for arithmetic in this precision."""
+    return FULL_TOLERANCE if dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
