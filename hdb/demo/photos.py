@@ -79,7 +79,8 @@ class PhotoReader:
         image = open_picture(source, remarks=remarks)
         image.filename = source.name  # what sentences call it
         upright, faces, _ = self.cropper.turn_upright(image)
-        keeps_framing = len(faces) >= face and is_face_crop(upright, faces[face - 1])
+        # Without a face `read` refuses the photo, or keeps its framing.
+        keeps_framing = not faces or (len(faces) >= face and is_face_crop(upright, faces[face - 1]))
         crop = None
         try:
             crop = self.cropper.read(
@@ -106,12 +107,14 @@ def mark_faces(image: Image.Image, faces: list[Face], *, chosen: int, keeps_fram
     """A reduced copy of a photo with what is cut out around each face, numbers if several, landmarks in the chosen one.
 
     Args:
-        keeps_framing: whether the whole photo is the crop of the chosen face.
+        keeps_framing: whether the whole photo is the crop of the chosen face, as it is where no face was found.
     """
     marked = image.copy()
     marked.thumbnail((MARKED_SIZE, MARKED_SIZE))
     scale = marked.width / image.width
     pen = ImageDraw.Draw(marked)
+    if not faces:
+        pen.rectangle((0, 0, marked.width - 1, marked.height - 1), outline=CHOSEN_COLOR, width=1 + marked.width // 100)
     for number, face in enumerate(faces, start=1):
         color = CHOSEN_COLOR if number == chosen else OTHER_COLOR
         width = max(1, round(face.size * scale / 40))

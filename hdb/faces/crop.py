@@ -1,6 +1,7 @@
 """Finds the face in a photo and cuts it out, square and upright."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,12 @@ UPRIGHT_PROBABILITY = 0.999
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 # Share of the frame that may lie outside the photo, where the edge is repeated: without a warning, and at all.
 WARN_OUTSIDE, MAX_OUTSIDE = 0.1, 0.4
+# px. A square picture up to this size, or up to the base's resolution, may be a face crop in which MTCNN sees no face:
+# a painting, a mask. Crops for a base have its resolution, and MTCNN enlarges smaller pictures to this size.
+SMALL_SIZE = 256
+# Standard deviation of gray at 16 px below which a picture shows nothing. The least of 150 faceworld renders is .058,
+# of 100 Labeled Faces in the Wild .092; noise of 128 px has .036, a wall less.
+FLAT_CONTRAST = 0.04
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,9 @@ class FaceCropper:
     ) -> Float[Tensor, "3 r r"]:
         """Reads a photo as a face crop.
 
+        Where no face is found in a small square picture its framing is kept, unless `crop` is True, and a warning says
+        so: a picture of up to 256 px, or up to `resolution`, that is not of one color.
+
         Args:
             crop: True cuts the face out, like `crop`. False keeps the framing of a picture that is a face crop already,
                 and raises like `crop` where its face is unusable. None keeps the framing of a picture that is framed
@@ -131,7 +141,12 @@ class FaceCropper:
             FaceError: see `crop`.
         """
         name = picture_name(picture)
-        image, chosen = self.find_face(open_picture(picture, remarks=remarks), name=name, face=face, remarks=remarks)
+        image, faces, turn = self.turn_upright(open_picture(picture, remarks=remarks))
+        if not faces and not crop and face in (None, 1) and may_be_face_crop(image, resolution=resolution):
+            found = f"no face found in {name} ({image.width}x{image.height} px)"
+            warn_or_collect(f"{found}: a small square picture, whose framing is kept as that of a face crop", remarks)
+            return center_square(image, resolution=resolution)
+        chosen = self._choose_face(image, faces, turn=turn, name=name, face=face, remarks=remarks)
         if crop is None:
             crop = not is_face_crop(image, chosen)
             if remarks is not None:
@@ -171,6 +186,19 @@ class FaceCropper:
             FaceError: see `crop`.
         """
         image, faces, turn = self.turn_upright(image)
+        return image, self._choose_face(image, faces, turn=turn, name=name, face=face, remarks=remarks)
+
+    def _choose_face(
+        self,
+        image: Image.Image,
+        faces: Sequence[Face],
+        *,
+        turn: int,
+        name: str,
+        face: int | None,
+        remarks: list[str] | None,
+    ) -> Face:
+        """The face to use of those that `turn_upright` found; see `find_face`."""
         if not faces:
             problem = f"no face found in {name} ({image.width}x{image.height} px)"
             raise FaceError(f"{problem}; expected an upright face of at least {self.min_size} px", reason="no face")
@@ -191,7 +219,7 @@ class FaceCropper:
         if abs(chosen.yaw) > self.max_turn:
             problem = f"the face in {name} is turned by about {abs(chosen.yaw):.0f} degrees"
             raise FaceError(f"{problem}; expected at most {self.max_turn:.0f}", reason="turned")
-        return image, chosen
+        return chosen
 
     def turn_upright(self, image: Image.Image) -> tuple[Image.Image, list[Face], int]:
         """Turns a picture so that its faces are upright; gives its faces and the degrees clockwise, too.
@@ -255,13 +283,30 @@ def is_face_crop(image: Image.Image, face: Face) -> bool:
 
     The center may be off by a tenth of the side, and the side by a quarter.
     """
-    side = max(image.size)
-    if abs(image.width - image.height) > 0.02 * side:
+    if not is_square(image):
         return False
+    side = max(image.size)
     corners = crop_corners(face)
     center_offset = np.abs(corners.mean(0) - np.array(image.size) / 2).max() / side
     side_ratio = np.linalg.norm(corners[3] - corners[0]) / side
     return bool(center_offset < 0.1 and 0.8 < side_ratio < 1.25)
+
+
+def is_square(image: Image.Image) -> bool:
+    """Whether the sides of a picture differ by at most 2 %."""
+    return abs(image.width - image.height) <= 0.02 * max(image.size)
+
+
+def may_be_face_crop(image: Image.Image, *, resolution: int) -> bool:
+    """Whether a picture in which no face is found may be a face crop all the same: small, square and not flat.
+
+    >>> may_be_face_crop(Image.new("RGB", (64, 64), "gray"), resolution=64)
+    False
+    """
+    if not is_square(image) or max(image.size) > max(SMALL_SIZE, resolution):
+        return False
+    gray = np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX), dtype=np.float32)
+    return bool(gray.std() >= 255 * FLAT_CONTRAST)
 
 
 def share_outside(corners: Float[np.ndarray, "4 2"], size: tuple[int, int]) -> float:

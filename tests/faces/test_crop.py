@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import personalize
 from hdb.diffusion.sheet import to_pil
 from hdb.faces.crop import Face, FaceCropper, align
-from hdb.faces.picture import FaceError, to_tensor
+from hdb.faces.picture import FaceError, center_square, to_tensor
 
 
 def test_the_astronaut_is_cut_out_at_the_base_s_resolution_with_level_eyes_in_place(cropper, astronaut):
@@ -189,6 +189,45 @@ def test_a_photo_is_cropped_unless_it_is_framed_as_a_crop_would_be(cropper, case
     kept, cropped = (cropper.read(picture, resolution=64, crop=crop) for crop in (False, True))
     assert torch.equal(cropper.read(picture, resolution=64), kept if keeps_framing else cropped)
     assert not torch.equal(kept, cropped)
+
+
+def faceless(width: int, height: int) -> Image.Image:
+    """Black to white, in which nobody finds a face."""
+    return Image.linear_gradient("L").resize((width, height)).convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (255, 256)])
+def test_a_small_square_picture_without_a_face_keeps_its_framing_and_that_is_said(cropper, size):
+    picture = faceless(*size)
+    for crop in (None, False):
+        remarks: list[str] = []
+        kept = cropper.read(picture, resolution=64, crop=crop, remarks=remarks)
+        assert torch.equal(kept, center_square(picture, resolution=64))
+        assert re.search(r"no face found in the picture .*, whose framing is kept", *remarks)
+    with pytest.warns(UserWarning, match="framing is kept"):
+        cropper.read(picture, resolution=64)
+    with pytest.raises(FaceError, match="no face found"):
+        cropper.read(picture, resolution=64, crop=True)
+
+
+@pytest.mark.parametrize(
+    ("picture", "resolution"),
+    [
+        (faceless(320, 320), 64),
+        (faceless(200, 160), 64),
+        (faceless(1024, 1024), 512),
+        (Image.new("RGB", (128, 128), "gray"), 64),
+        (Image.effect_noise((128, 128), 60).convert("RGB"), 64),
+    ],
+    ids=["large", "not square", "larger than the base", "a wall", "noise"],
+)
+def test_other_pictures_without_a_face_are_refused(cropper, picture, resolution):
+    with pytest.raises(FaceError, match="no face found in the picture"):
+        cropper.read(picture, resolution=resolution)
+
+
+def test_a_picture_without_a_face_is_small_up_to_the_resolution_of_the_base(cropper):
+    assert cropper.read(faceless(512, 512), resolution=512, remarks=[]).shape == (3, 512, 512)
 
 
 def test_personalize_refuses_a_photo_in_one_sentence(call, astronaut, tiny_weights, tmp_path, capsys):
