@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from hdb.diffusion.base import load_base
 from hdb.diffusion.options import BaseOptions, SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.sampling import tiled_batches
+from hdb.diffusion.sampling import prompt_warnings, tiled_batches
 from hdb.diffusion.sheet import to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.crop import FaceCropper
@@ -323,6 +324,8 @@ class HyperDreamBoothPipeline:
     ) -> ImagePipelineOutput:
         """Draws subjects. Several subjects and several prompts are every combination of them, in one batch.
 
+        Warns of a prompt that is too long for the text encoder, has words that it does not know, or has no [V].
+
         Args:
             subject: a Subject, its file, several of them, or None for the base without a person.
             prompt: one or several; "[V]" stands for the person.
@@ -354,6 +357,8 @@ class HyperDreamBoothPipeline:
         if guidance_scale is not None:
             options = replace(options, guidance_scale=guidance_scale)
         people = self.people(subject, scale=scale, text_encoder_scale=text_encoder_scale, mix_weights=mix_weights)
+        for message in prompt_warnings(self.diffusion, prompts):
+            warnings.warn(message, stacklevel=2)
         images = self.draw(
             people,
             prompts,

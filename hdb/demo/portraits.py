@@ -196,17 +196,15 @@ class Portraits:
         num_pictures = len(options.prompts) * num_images
         num_batches = math.ceil(num_pictures / options.sampling.batch_size)
         num_steps = num_batches * options.sampling.num_inference_steps
-        pictures = self.pipeline(
-            subject,
+        pictures = self.pipeline.draw(
+            self.pipeline.people(subject, scale=options.scale),
             options.prompts,
             num_images=num_images,
             seed=options.seed,
             sampling=options.sampling,
-            scale=options.scale,
-            output_type="pt",
             progress_bar=False,
             callback_on_step_end=lambda step: on_step(step / num_steps),
-        ).images
+        )
         return pictures.unflatten(0, (len(options.prompts), num_images))
 
     def _draw_truth(self, example: Photos, prompt: str, options: DrawingOptions) -> Tensor | None:

@@ -13,6 +13,8 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
 from hdb.prompts import IDENTIFIER, has_identifier
 
+SMALL_VOCABULARY = 10_000  # tokens; CLIP's has 49,408, that of the shipped base 454
+
 
 @torch.no_grad()
 def draw(
@@ -123,15 +125,29 @@ def tiled_batches(
 
 
 def prompt_warnings(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[str]:
-    """One sentence for each prompt that is longer than the text encoder reads or lacks the identifier."""
+    """One sentence for each prompt that the base does not read as it was meant.
+
+    It is longer than the text encoder reads, has words that the vocabulary of a small base lacks, or lacks [V]. CLIP's
+    vocabulary has pieces for everything, so its base knows such words; they are named where they make a prompt long.
+    """
     warnings = []
     for prompt in prompts:
         num_tokens = diffusion.num_tokens(prompt)
-        if num_tokens > diffusion.max_tokens:
-            warnings.append(
-                f"{prompt!r} has {num_tokens} tokens, and the base reads {diffusion.max_tokens} of them: the rest is "
-                "left out"
+        is_cut = num_tokens > diffusion.max_tokens
+        is_small = len(diffusion.tokenizer) < SMALL_VOCABULARY
+        split_words = diffusion.split_words(prompt) if is_cut or is_small else []
+        noun = "a word" if len(split_words) == 1 else "words"
+        problems = []
+        if is_cut:
+            problems.append(
+                f"has {num_tokens} tokens, and the base reads {diffusion.max_tokens} of them: the rest is left out"
             )
+        if split_words and is_small:
+            problems.append(f"has {noun} that the base does not know and reads in pieces: {', '.join(split_words)}")
+        elif split_words:
+            problems.append(f"has {noun} of several tokens: {', '.join(split_words)}")
         if not has_identifier(prompt, diffusion.identifier):
-            warnings.append(f"{prompt!r} has no {IDENTIFIER}, the word that stands for the person")
+            problems.append(f"has no {IDENTIFIER}, the word that stands for the person")
+        if problems:
+            warnings.append(f"{prompt!r} {'; it '.join(problems)}")
     return warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,7 +26,7 @@ from hdb.diffusion.options import CHECKS, DEFAULT_BASE
 from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.transfer import to_device
 from hdb.diffusion.word import IS_WORD, LearnedWord, encode_with_words, tokenize_with_placeholder
-from hdb.prompts import IDENTIFIER, replace_identifier
+from hdb.prompts import IDENTIFIER, remove_identifier, replace_identifier
 
 
 class StableDiffusion(nn.Module):
@@ -322,6 +323,21 @@ class StableDiffusion(nn.Module):
         return max(
             len(tokenizer(prompt, truncation=False, verbose=False).input_ids) for tokenizer, _ in self.text_encoders
         )
+
+    def split_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that a text encoder reads in pieces, as its vocabulary lacks them.
+
+        The identifier and numbers, which CLIP always reads digit by digit, are left out.
+        """
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", remove_identifier(prompt).lower()))
+        return [word for word in words if word != self.identifier.lower() and not self._is_known(word)]
+
+    def _is_known(self, word: str) -> bool:
+        for tokenizer, _ in self.text_encoders:
+            token_ids = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
+            if len(token_ids) > 1 or token_ids == [tokenizer.unk_token_id]:
+                return False
+        return True
 
     def tokenize(self, prompts: list[str], tokenizer: CLIPTokenizer | None = None) -> Int[Tensor, "n l"]:
         """Token ids, padded and truncated to `max_tokens`, on the base's device.
