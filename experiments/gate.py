@@ -1,11 +1,20 @@
 """What the quality gate of a hypernetwork compares people with: python -m experiments.gate configs/faceworld/gate.yaml
 
-Personalizes validation people as a user would be and writes gate.json beside the hypernetwork. split=test writes
-nothing and says how well the gate tells the best from the worst fifth of test people, by a recognizer and other photos.
+Personalizes validation people as a user would be and writes gate.json and gate.safetensors beside the hypernetwork.
+split=test writes nothing and says how well the gate tells the best from the worst fifth of test people, by a recognizer
+and other photos; with foreign=FOLDER also how well it tells the photos there from those of these people.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import MeasureGate, load
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +26,8 @@ def measure_gate(config: MeasureGate) -> None:
     from tqdm.auto import tqdm
 
     from experiments.people import open_people
-    from hdb.evaluation.gate import Gate, GateObservations, observe, recognizer_likeness, separation_auc
+    from hdb.evaluation.appearance import KnownAppearances, describe_appearance
+    from hdb.evaluation.gate import Gate, GateObservations, compute_auc, observe, recognizer_likeness, separation_auc
     from hdb.evaluation.options import ProtocolOptions
     from hdb.evaluation.people import select_unseen_people
     from hdb.hypernet.trained import check_networks_exist, compute_hypernet_digest, resolve_hypernet_path
@@ -42,6 +52,21 @@ def measure_gate(config: MeasureGate) -> None:
         precision=config.precision,
         instance_prompt=config.instance_prompt,
     )
+    appearances = describe_appearance(pipeline.hypernet.encoder, people.references.flatten(0, 1))
+    appearances = appearances.unflatten(0, people.references.shape[:2])
+    if config.split == "test" and config.foreign is not None:
+        known = Gate.load_for(hypernet_path)
+        if known is None or known.appearances is None:
+            raise ValueError(f"no gate.safetensors is beside {hypernet_path}: expected one, of split=val")
+        photos = read_foreign_photos(config.foreign, resolution=pipeline.diffusion.resolution)
+        distances = known.appearances.distances(describe_appearance(pipeline.hypernet.encoder, photos))
+        own_distances = known.appearances.distances(appearances[:, 0])
+        limit = known.appearances.limit
+        print(
+            f"{len(photos)} foreign photos from those of {num_people} test people: "
+            f"AUC {compute_auc(distances, own_distances):.3f}; called foreign are {(distances > limit).sum()} of them "
+            f"and {(own_distances > limit).sum()} of the people"
+        )
     training = TrainingContext(
         pipeline.personalized,
         prompt=config.instance_prompt,
@@ -81,8 +106,35 @@ def measure_gate(config: MeasureGate) -> None:
         auc = separation_auc(everybody.likeness.mean(1), torch.cat(true_likeness))
         print(f"best from worst fifth of {num_people} test people: AUC {auc:.3f}")
     else:
-        gate = Gate(config.prompts, everybody, compute_hypernet_digest(hypernet_path))
+        digest = compute_hypernet_digest(hypernet_path)
+        gate = Gate(config.prompts, everybody, digest, KnownAppearances(appearances))
         print(f"{gate.save(hypernet_path)}: {num_people} people, {len(config.prompts)} prompts")
+
+
+def read_foreign_photos(folder: str, *, resolution: int) -> Tensor:
+    """The faces in a folder of photos, (n, 3, r, r); says which photos cannot be used.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import torch
+
+    from hdb.faces.crop import FaceCropper
+    from hdb.faces.folders import list_pictures
+    from hdb.faces.picture import FaceError
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"foreign is {folder}, expected a folder of photos")
+    cropper = FaceCropper(min_size=min(64, resolution // 4))
+    faces = []
+    for path in list_pictures(folder).pictures:
+        try:
+            faces.append(cropper.crop(path, resolution=resolution, remarks=[]))
+        except FaceError as error:
+            print(f"skipped: {error}")
+    if not faces:
+        raise ValueError(f"foreign is {folder}, expected a folder with a photo of a face")
+    return torch.stack(faces)
 
 
 if __name__ == "__main__":

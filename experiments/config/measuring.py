@@ -71,7 +71,8 @@ class MeasureGate(TrainingOnBase):
     """What the quality gate of a hypernetwork compares people with: unseen people, personalized as a user would be.
 
     `split` val writes gate.json beside the hypernetwork, test says how well the gate tells good from bad and writes
-    nothing; the truth is then `recognizer` and other photos of the same people. `num_identities` are measured,
+    nothing; the truth is then `recognizer` and other photos of the same people. `foreign` is a folder of photos that
+    are none of the base's world, which test tells from those of the people. `num_identities` are measured,
     `subjects_per_batch` of them together. All other settings are those of `Personalize`, and should be as they are
     there.
     """
@@ -84,6 +85,7 @@ class MeasureGate(TrainingOnBase):
     hypernet: str | None = None
     encoder: str | None = None
     recognizer: str = "vggface2"
+    foreign: str | None = None
     instance_prompt: str = INSTANCE_PROMPT
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     prompts: list[str] = texts_field(lambda: [PHOTO_PROMPT] * 4)

@@ -1,4 +1,7 @@
-"""Quality gate: how well the pictures of a person fit their photo, compared with people that were measured before."""
+"""Quality gate: how well the pictures of a person fit their photo, compared with people that were measured before.
+
+Of a photo that looks like those of none of these people it says just that.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,15 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from hdb.diffusion.options import SamplingOptions
+from hdb.evaluation.appearance import KnownAppearances, describe_appearance
 from hdb.faces.crop import FaceCropper
-from hdb.files import write_json
+from hdb.files import resolve_shipped, write_json
 from hdb.hypernet.hypernet import HyperNet
-from hdb.hypernet.trained import compute_hypernet_digest
+from hdb.hypernet.trained import SHIPPED_HYPERNET, compute_hypernet_digest
 from hdb.lidb.file import Subject
 from hdb.metrics.embedders import FaceNet, TimmEmbedder
 from hdb.pipeline import HyperDreamBoothPipeline
 
 GATE_FILE = "gate.json"  # beside the hypernetwork
+APPEARANCES_FILE = "gate.safetensors"  # beside gate.json: what the photos of the measured people look like
 FAR_SHARE = 0.2  # a person as little like the photo as this share of the measured people is too far from it
 EQUAL_SHARE = 0.05  # one whose pictures differ as little as those of this share does not follow the prompts
 PORTRAIT_SHARE = 0.8  # a prompt should show a face if a face was found in the pictures of this share of people
@@ -83,11 +88,13 @@ class Gate:
         prompts: p of them.
         observations: of the p prompts.
         hypernet: digest of the hypernetwork's weights.
+        appearances: of these people's photos; None if that was not measured.
     """
 
     prompts: list[str]
     observations: GateObservations
     hypernet: str
+    appearances: KnownAppearances | None = None
 
     @classmethod
     def load_for(cls, hypernet: Path) -> "Gate | None":
@@ -100,12 +107,17 @@ class Gate:
             name: torch.from_numpy(np.array(content[name], dtype=np.float32)) for name in GateObservations._fields
         }
         observations = GateObservations(numbers["likeness"], numbers["faces"].bool(), numbers["spread"])
-        gate = cls(content["prompts"], observations, content["hypernet"])
-        return gate if gate.hypernet == compute_hypernet_digest(hypernet) else None
+        digest = compute_hypernet_digest(hypernet)
+        if content["hypernet"] != digest:
+            return None
+        appearances = KnownAppearances.load(path.with_name(APPEARANCES_FILE), hypernet=digest)
+        return cls(content["prompts"], observations, digest, appearances)
 
     def save(self, hypernet: Path) -> Path:
-        """Writes gate.json beside the hypernetwork."""
+        """Writes gate.json beside the hypernetwork, and gate.safetensors if there are appearances."""
         path = gate_path(hypernet)
+        if self.appearances is not None:
+            self.appearances.save(path.with_name(APPEARANCES_FILE), hypernet=self.hypernet)
         numbers = {
             name: values.float().round(decimals=4).tolist() for name, values in self.observations._asdict().items()
         }
@@ -130,14 +142,37 @@ class Gate:
         num_faceless = int((~portraits).sum())
         reasons = []
         if num_faceless and 2 * num_faceless >= len(portraits):
-            reasons.append(f"no face in {num_faceless} of {len(portraits)} previews that should show one")
-        if rank < FAR_SHARE:
-            reasons.append("too far from the photo")
+            reasons.append(f"a detector finds no face in {num_faceless} of the {len(portraits)} that should show one")
         all_prompts = set(measured) == set(range(len(self.prompts)))
         if all_prompts and observed.spread[0] < self.observations.spread.quantile(EQUAL_SHARE):
-            reasons.append("the prompt is lost: the previews hardly differ")
-        comparison = f"more like the photo than those of {rank:.0%} of {len(likeness)} people it was measured on"
-        return Verdict(f"fit: {'poor' if reasons else 'good'}, {'; '.join([comparison, *reasons])}", fits=not reasons)
+            reasons.append("they hardly differ, so that the prompt is lost")
+        is_far = rank < FAR_SHARE
+        share = f"{rank:.0%} of {len(likeness)} measured people"
+        if is_far:
+            words = f"too far from the photo: the previews are more like it than those of only {share}"
+        else:
+            words = f"the previews are more like the photo than those of {share}"
+        if reasons:
+            words += f"{'; ' if is_far else ', but '}{' and '.join(reasons)}"
+        fits = not is_far and not reasons
+        return Verdict(f"fit: {'good' if fits else 'poor'}, {words}", fits=fits)
+
+    def judge_photo(self, hypernet: HyperNet, photo: Float[Tensor, "3 h w"], *, base: str) -> Verdict | None:
+        """What is to be said of a photo before anything is drawn: that it is none of the base's world; else None.
+
+        Args:
+            base: what the base is called in the sentence, and what it draws.
+        """
+        if self.appearances is None:
+            return None
+        features = describe_appearance(hypernet.encoder, photo[None])
+        if not self.appearances.are_foreign(features).item():
+            return None
+        difference = (
+            f"it differs more from the photos of {len(self.appearances)} measured people than any of them from the "
+            "others"
+        )
+        return Verdict(f"fit: poor, as this photo is none of the base's world: {base}, and {difference}", fits=False)
 
 
 class DrawnPictures(NamedTuple):
@@ -165,7 +200,7 @@ def judge_subject(
 
     Args:
         path: of the hypernetwork, beside which its gate is; None if there is no hypernetwork.
-        photo: the face crop from which the subject was made.
+        photo: the face crop from which the subject was made. Where it is none of the base's world nothing is drawn.
         drawn: pictures of the subject that exist already, to be used if they are what would be drawn.
         callback_on_step_end: called with the number of each finished sampling step.
     """
@@ -175,6 +210,11 @@ def judge_subject(
     if gate is None:
         reason = f"as no {GATE_FILE} was measured for these weights (experiments.gate)"
         return Verdict(f"fit: not known, {reason}", fits=True)
+    is_shipped = path.resolve() == resolve_shipped(SHIPPED_HYPERNET).resolve()
+    base = "the shipped base draws people who do not exist" if is_shipped else "the base draws people of another kind"
+    verdict = gate.judge_photo(pipeline.hypernet, photo, base=base)
+    if verdict is not None:
+        return verdict
     sampling = pipeline.settings.sampling
     if drawn is not None and (drawn.prompts, drawn.seed, drawn.sampling) == (gate.prompts, 0, sampling):
         pictures = drawn.pictures
@@ -196,8 +236,12 @@ def separation_auc(scores: Float[Tensor, " n"], truth: Float[Tensor, " n"], *, s
     """
     num = max(1, int(share * len(truth)))
     order = truth.argsort()
-    worst, best = scores[order[:num]], scores[order[-num:]]
-    above = (best[:, None] > worst).float() + 0.5 * (best[:, None] == worst).float()
+    return compute_auc(scores[order[-num:]], scores[order[:num]])
+
+
+def compute_auc(higher: Float[Tensor, " n"], lower: Float[Tensor, " m"]) -> float:
+    """Share of pairs in which the first value is above the second; ties count half."""
+    above = (higher[:, None] > lower).float() + 0.5 * (higher[:, None] == lower).float()
     return float(above.mean())
 
 

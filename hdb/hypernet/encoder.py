@@ -129,12 +129,25 @@ class FaceEncoder(nn.Module):
         return sha.hexdigest()
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> FaceFeatures:
+        features = self.network.forward_features(self._preprocess(images))
+        tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        return FaceFeatures(embedding=self.network.forward_head(features), tokens=tokens)
+
+    def feature_maps(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """What the network makes of images on the way, (n, c, h, w) after each of its stages or blocks.
+
+        Raises:
+            ValueError: timm does not give these of this network.
+        """
+        if not hasattr(self.network, "forward_intermediates"):
+            raise ValueError(f"timm gives no feature maps of {type(self.network).__name__}, the face encoder")
+        return self.network.forward_intermediates(self._preprocess(images), intermediates_only=True)
+
+    def _preprocess(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 r r"]:
         size = (self.resolution, self.resolution)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        features = self.network.forward_features((images - self.mean) / self.std)
-        tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
-        return FaceFeatures(embedding=self.network.forward_head(features), tokens=tokens)
+        return (images - self.mean) / self.std
 
 
 def check_timm_model(name: str) -> None:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from skimage import data
 
 from experiments import faceworld, gate, personalize
-from hdb.evaluation.gate import Gate, GateObservations, observe, separation_auc
+from hdb.diffusion.sheet import save_image
+from hdb.evaluation.appearance import KnownAppearances, describe_appearance
+from hdb.evaluation.gate import Gate, GateObservations, compute_auc, observe, separation_auc
 from hdb.faceworld.world import FaceWorld
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.hypernet.hypernet import HyperNet
@@ -36,16 +40,44 @@ def one(likeness: float, *, face: bool = True, spread: float = 0.2) -> GateObser
 @pytest.mark.parametrize(
     ("observed", "fits", "words"),
     [
-        (one(0.78), True, "fit: good, more like the photo than those of 75% of 20 people"),
-        (one(0.1), False, "fit: poor, .*10% of 20 .*too far from the photo"),
-        (one(0.9, face=False), False, "no face in 1 of 1 previews that should show one"),
-        (one(0.9, spread=0.01), False, "the prompt is lost"),
+        (one(0.78), True, "good, the previews are more like the photo than those of 75% of 20 measured people"),
+        (one(0.1), False, "poor, too far from the photo: the previews are more like it than those of only 10% of 20"),
+        (
+            one(0.9, face=False),
+            False,
+            "poor, .* than those of 90% of 20 .*, but a detector finds no face in 1 of the 1",
+        ),
+        (one(0.9, spread=0.01), False, "poor, .*, but they hardly differ, so that the prompt is lost"),
+        (one(0.1, face=False, spread=0.01), False, "poor, too far .*; a detector finds .* show one and they hardly"),
     ],
 )
 def test_a_verdict_says_where_a_person_stands_and_what_is_wrong(measured, observed, fits, words):
     verdict = measured.judge(PROMPTS, observed)
     assert verdict.fits == fits
-    assert re.search(words, verdict.words), verdict.words
+    assert re.search(f"^fit: {words}", verdict.words), verdict.words
+
+
+def test_photographs_are_told_from_renders_of_people_who_were_not_measured():
+    """Faces of 25 px, which scikit-image has, are the photographs; an encoder and distances are all that is needed."""
+    encoder = FaceEncoder.from_folder("hdb/faceworld/weights/encoder").eval()
+    world = FaceWorld(resolution=64)
+    renders = world.render([(world.identity(person), world.view(person, 0)) for person in range(50)])
+    photographs = torch.from_numpy(data.lfw_subset()[:100:4]).float()[:, None].expand(-1, 3, -1, -1)
+    known = KnownAppearances(describe_appearance(encoder, renders[:40])[:, None])
+    foreign = known.distances(describe_appearance(encoder, photographs))
+    assert compute_auc(foreign, known.distances(describe_appearance(encoder, renders[40:]))) >= 0.95
+    assert (foreign > known.limit).float().mean() >= 0.9
+
+
+def test_no_measured_person_is_foreign_to_the_others():
+    features = torch.randn(12, 3, 8, generator=torch.Generator().manual_seed(0))
+    known = KnownAppearances(features)
+    for person in range(12):
+        others = torch.cat([features[:person], features[person + 1 :]]).flatten(0, 1)
+        scale = features.flatten(0, 1).std(0, correction=0)
+        nearest = torch.cdist(features[person] / scale, others / scale).amin(1)
+        assert (nearest <= known.limit + 1e-4).all()
+    assert known.are_foreign(features[0] + 100).all() and not known.are_foreign(features[0]).any()
 
 
 def test_of_prompts_that_were_not_measured_nothing_is_said(measured):
@@ -100,18 +132,29 @@ def test_a_gate_is_measured_stored_used_and_forgotten_with_other_weights(call, t
     assert call(gate, *words) == 0
     stored = json.loads(Path("mine/gate.json").read_text())
     assert stored["prompts"] == ["a [V] face"] and len(stored["likeness"]) == 5
-    before = Path("mine/gate.json").read_bytes()
-    assert call(gate, *words, "split=test") == 0
-    assert "best from worst fifth of 5 test people: AUC " in capsys.readouterr().out
-    assert Path("mine/gate.json").read_bytes() == before
+    before = {path: path.read_bytes() for path in Path("mine").iterdir()}
+    Path("photos").mkdir()
+    save_image(Image.fromarray(data.astronaut()), "photos/astronaut.png")
+    save_image(Image.new("RGB", (64, 64)), "photos/night.png")
+    assert call(gate, *words, "split=test", "foreign=photos") == 0
+    printed = capsys.readouterr().out
+    assert "best from worst fifth of 5 test people: AUC " in printed
+    assert re.search(r"skipped: no face found in photos/night.png.*\n1 foreign photos from .* AUC \d", printed)
+    assert {path: path.read_bytes() for path in Path("mine").iterdir()} == before
 
     assert call(faceworld, "portrait=face.png", "resolution=64", "identity=1") == 0
     person = ["reference=face.png", "hypernet=mine", "prompts=[a [V] face]", "output=me.safetensors"]
+    known = KnownAppearances.load(Path("mine/gate.safetensors"), hypernet=stored["hypernet"])
+    KnownAppearances(known.features + 100).save(Path("mine/gate.safetensors"), hypernet=stored["hypernet"])
+    assert call(personalize, *person, "strict=true") == 3
+    sentence = capsys.readouterr().out.splitlines()[-1]
+    assert sentence.startswith("fit: poor, as this photo is none of the base's world: ") and "good" not in sentence
+    Path("mine/gate.safetensors").unlink()  # as beside the hypernetworks of earlier versions
     stored["likeness"] = [[2.0]] * 5  # nobody is as like as they
     Path("mine/gate.json").write_text(json.dumps(stored))
     assert call(personalize, *person, "strict=true") == 3
     printed = capsys.readouterr().out
-    assert "fit: poor, " in printed and "too far from the photo" in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].startswith("fit: poor, too far from the photo: ")
     Path("mine/gate.json").write_text(json.dumps(stored | {"hypernet": "another"}))
     assert call(personalize, *person, "strict=true") == 0
     assert "fit: not known" in capsys.readouterr().out.splitlines()[-1]
