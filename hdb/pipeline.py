@@ -357,7 +357,7 @@ class HyperDreamBoothPipeline:
         if guidance_scale is not None:
             options = replace(options, guidance_scale=guidance_scale)
         people = self.people(subject, scale=scale, text_encoder_scale=text_encoder_scale, mix_weights=mix_weights)
-        for message in prompt_warnings(self.diffusion, prompts):
+        for message in prompt_warnings(self.diffusion, prompts, has_person=subject is not None):
             warnings.warn(message, stacklevel=2)
         images = self.draw(
             people,

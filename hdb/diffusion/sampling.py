@@ -124,11 +124,14 @@ def tiled_batches(
     return batches
 
 
-def prompt_warnings(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[str]:
+def prompt_warnings(diffusion: StableDiffusion, prompts: Sequence[str], *, has_person: bool = True) -> list[str]:
     """One sentence for each prompt that the base does not read as it was meant.
 
     It is longer than the text encoder reads, has words that the vocabulary of a small base lacks, or lacks [V]. CLIP's
     vocabulary has pieces for everything, so its base knows such words; they are named where they make a prompt long.
+
+    Args:
+        has_person: False for prompts to the base alone, which need no [V].
     """
     warnings = []
     for prompt in prompts:
@@ -146,7 +149,7 @@ def prompt_warnings(diffusion: StableDiffusion, prompts: Sequence[str]) -> list[
             problems.append(f"has {noun} that the base does not know and reads in pieces: {', '.join(split_words)}")
         elif split_words:
             problems.append(f"has {noun} of several tokens: {', '.join(split_words)}")
-        if not has_identifier(prompt, diffusion.identifier):
+        if has_person and not has_identifier(prompt, diffusion.identifier):
             problems.append(f"has no {IDENTIFIER}, the word that stands for the person")
         if problems:
             warnings.append(f"{prompt!r} {'; it '.join(problems)}")
