@@ -120,10 +120,12 @@ def test_every_stage_on_stable_diffusion_xl(call, tiny_sdxl, capsys):
         stored = next(Path(f"outputs/eval/subjects/{kind}").glob("*.safetensors"))
         assert call(generate, *drawing, f"subject={stored}", f"output={kind}") == 0
 
-    for format in ("kohya", "diffusers", "merged"):
+    for format in ("kohya", "diffusers", "merged", "checkpoint"):
         end = "" if format == "merged" else ".safetensors"
         assert call(export, *base, "subject=me.safetensors", f"format={format}", f"output={format}{end}") == 0
     capsys.readouterr()
+    single = [*drawing, "base.path=checkpoint.safetensors", f"base.config={tiny_sdxl}", "base.check=shapes"]
+    assert call(generate, *single, "subject=me.safetensors", "scale=0", "output=single") == 0
     assert call(inspect, "subject=kohya.safetensors") == 0 and call(inspect, "base=merged") == 0
     assert f"layers         {len(subject.layout.slots)}" in capsys.readouterr().out
 

@@ -31,8 +31,8 @@ class BaseOptions:
     `path` is that folder, id or file. `revision` is the branch, tag or commit of a hub id. `dtype` is the precision of
     the weights.
 
-    A single safetensors file is in the original layout of Stable Diffusion 1.x. `config` is a folder or hub id that
-    describes it and has its tokenizer, null Stable Diffusion 1.5.
+    A single safetensors file is in the original layout of Stable Diffusion 1.x or XL. `config` is a folder or hub id
+    that describes it and has its tokenizers, null the published base of its family.
     `variant` fp16 takes weights called *.fp16.safetensors; null those without such a name, or what is in the folder.
     `check` shapes accepts personal weights made for another finetune of the same shapes, with a warning; digest refuses
     them.

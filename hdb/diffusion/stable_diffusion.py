@@ -22,7 +22,7 @@ from hdb.diffusion.families.family import IS_EMPTY, Family
 from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.graphs import Graphs, Tensors
 from hdb.diffusion.noise_schedule import NoiseSchedule
-from hdb.diffusion.options import CHECKS, DEFAULT_BASE
+from hdb.diffusion.options import CHECKS
 from hdb.diffusion.original import read_checkpoint
 from hdb.diffusion.transfer import to_device
 from hdb.diffusion.word import IS_WORD, LearnedWord, encode_with_words, tokenize_with_placeholder
@@ -100,7 +100,7 @@ class StableDiffusion(nn.Module):
             dtype: Of the weights.
             revision: Branch, tag or commit of a hub id.
             variant: Of the weights, as in `hdb.diffusion.folder.check_pipeline`.
-            config: Folder or hub id that describes a single file. None is Stable Diffusion 1.5.
+            config: Folder or hub id that describes a single file. None is the published base of its family.
 
         Raises:
             ValueError: It is missing, incomplete, damaged or of another family of models, as `read_pipeline` and
@@ -108,7 +108,7 @@ class StableDiffusion(nn.Module):
         """
         if Path(path).is_file():
             name = Path(path).stem
-            pipeline = read_checkpoint(Path(path), config or DEFAULT_BASE)
+            pipeline = read_checkpoint(Path(path), config)
         else:
             folder = find_pipeline(path, revision=revision, variant=variant)
             name = Path(path).name if Path(path).is_dir() else str(path)

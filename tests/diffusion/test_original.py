@@ -9,7 +9,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from hdb.diffusion.original import original_name, write_checkpoint
+from hdb.diffusion.families.sd1 import StableDiffusion1
+from hdb.diffusion.original import write_checkpoint
+from hdb.diffusion.original_names import original_tensors, unet_name, vae_name
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.files import read_safetensors_header
 from hdb.lidb.file import Subject
@@ -48,23 +50,19 @@ def single(tiny_diffusion, subject, tmp_path) -> Path:
         ("vae", "decoder.up_blocks.2.resnets.0.conv_shortcut.weight", "decoder.up.1.block.0.nin_shortcut.weight"),
         ("vae", "decoder.mid_block.resnets.1.norm1.bias", "decoder.mid.block_2.norm1.bias"),
         ("vae", "quant_conv.weight", "quant_conv.weight"),
-        ("text_encoder", "final_layer_norm.bias", "text_model.final_layer_norm.bias"),
     ],
 )
 def test_tensors_have_the_names_of_the_published_checkpoint(part, name, original):
     # Names from v1-5-pruned.safetensors.
     up_block_types = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
-    config = {"layers_per_block": 2, "up_block_types": up_block_types, "block_out_channels": [320, 640, 1280, 1280]}
-    prefixes = {
-        "unet": "model.diffusion_model",
-        "vae": "first_stage_model",
-        "text_encoder": "cond_stage_model.transformer",
-    }
-    assert original_name(part, name, config) == f"{prefixes[part]}.{original}"
+    if part == "unet":
+        assert unet_name(name, {"layers_per_block": 2, "up_block_types": up_block_types}) == original
+    else:
+        assert vae_name(name, num_levels=4) == original
 
 
 def test_original_names_of_the_unet_of_1_5_are_distinct(sd15_unet):
-    names = [original_name("unet", name, sd15_unet.config) for name in sd15_unet.state_dict()]
+    names = [tensor.name for tensor in original_tensors("unet", sd15_unet, StableDiffusion1())]
     assert len(set(names)) == len(names) == 686
     blocks = {name.removeprefix("model.diffusion_model.").rsplit(".", 2)[0].split(".")[0] for name in names}
     assert blocks == {"time_embed", "input_blocks", "middle_block", "output_blocks", "out"}

@@ -9,11 +9,20 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from torch.testing import assert_close
 
 from hdb.diffusion.families.table import PUBLISHED_CONFIGS
 from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.original import write_checkpoint
+from hdb.diffusion.original_names import original_tensors
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.random_base import build_random_stable_diffusion
 from hdb.diffusion.sampling import draw
@@ -202,6 +211,76 @@ def test_autoencoder_stays_in_single_precision_in_a_base_of_float16(tiny_sdxl, c
     assert StableDiffusion.from_pretrained(tiny_sdxl, dtype=torch.bfloat16).vae.dtype == torch.bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         assert diffusion.encode_images(torch.rand(1, 3, 64, 64)).dtype == torch.float32
+
+
+def test_a_single_file_holds_what_diffusers_converters_make_of_it_to_the_bit(diffusion, subject, tmp_path):
+    tensors = load_file(write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann"))
+    encoder_2 = diffusion.text_encoder_2
+    # These take tensors out of the mapping that they are given.
+    converted = {
+        "unet": convert_ldm_unet_checkpoint(dict(tensors), diffusion.unet.config),
+        "vae": convert_ldm_vae_checkpoint(dict(tensors), diffusion.vae.config),
+        "text_encoder": convert_ldm_clip_checkpoint(dict(tensors)),
+        "text_encoder_2": convert_open_clip_checkpoint(encoder_2, dict(tensors), "conditioner.embedders.1.model."),
+    }
+    for part, theirs in converted.items():
+        theirs = {name.removeprefix("text_model."): value for name, value in theirs.items()}
+        ours = diffusion.networks[part].state_dict()
+        ours = {name.removeprefix("text_model."): value for name, value in ours.items()}
+        assert theirs.keys() == ours.keys()
+        assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
+
+
+def test_a_single_file_is_read_as_the_base_it_was_written_from(diffusion, subject, tiny_sdxl, tmp_path):
+    path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
+    fields = read_safetensors_header(path)[1]
+    assert fields["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert fields["modelspec.implementation"] == "sgm"
+    # Published files have the temperature that the second text encoder was trained with.
+    tensors = load_file(path) | {"conditioner.embedders.1.model.logit_scale": torch.tensor(4.6)}
+    save_file(tensors, path)
+    read = StableDiffusion.from_pretrained(path, config=tiny_sdxl)
+    assert read.digest == diffusion.digest
+    for part, network in diffusion.networks.items():
+        state_dict = read.networks[part].state_dict()
+        assert all(torch.equal(value, state_dict[name]) for name, value in network.state_dict().items())
+    assert len({value.data_ptr() for value in read.text_encoder_2.state_dict().values()}) == len(
+        read.text_encoder_2.state_dict()
+    )
+
+
+def test_a_single_file_of_another_family_is_refused(diffusion, subject, tiny_sdxl, tiny_base, tmp_path):
+    path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
+    message = "text encoders of Stable Diffusion XL base, and base.config describes 1.x or 2.x: expected base.config"
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion.from_pretrained(path, config=tiny_base)
+    refiner = {name: value for name, value in load_file(path).items() if "embedders.0" not in name}
+    save_file(refiner, path)
+    with pytest.raises(ValueError, match="text encoders of no base that is supported: expected tensors called cond_"):
+        StableDiffusion.from_pretrained(path, config=tiny_sdxl)
+
+
+def test_a_single_file_of_the_published_base_has_its_number_of_tensors(published):
+    tensors = {part: original_tensors(part, network, published.family) for part, network in published.networks.items()}
+    # Of sd_xl_base_1.0.safetensors: 2515, with the position ids and the temperature that we do not write.
+    assert {part: len(entries) for part, entries in tensors.items()} == {
+        "unet": 1680,
+        "vae": 248,
+        "text_encoder": 196,
+        "text_encoder_2": 389,
+    }
+    names = {entry.name for entries in tensors.values() for entry in entries}
+    assert len(names) == 2513
+    assert {
+        "model.diffusion_model.label_emb.0.2.weight",
+        "model.diffusion_model.input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight",
+        "model.diffusion_model.output_blocks.2.2.conv.bias",
+        "model.diffusion_model.output_blocks.8.0.skip_connection.weight",
+        "first_stage_model.decoder.mid.attn_1.proj_out.weight",
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.11.self_attn.k_proj.bias",
+        "conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_bias",
+        "conditioner.embedders.1.model.text_projection",
+    } <= names
 
 
 @pytest.mark.parametrize(

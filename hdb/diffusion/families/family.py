@@ -60,6 +60,7 @@ class Family(ABC):
         hub_ids: Of published bases that have this configuration.
         original_prefixes: Of the tensors of each part in a single file in the original layout. Empty if such files are
             not supported.
+        open_clip_encoders: Text encoders whose tensors such a file holds as OpenCLIP does.
         unsupported_inputs: Settings of denoisers that have inputs beside the timestep and the prompt, and which models
             have them.
     """
@@ -75,6 +76,7 @@ class Family(ABC):
     config_name: ClassVar[str]
     hub_ids: ClassVar[tuple[str, ...]] = ()
     original_prefixes: ClassVar[Mapping[str, str]] = {}
+    open_clip_encoders: ClassVar[tuple[str, ...]] = ()
     unsupported_inputs: ClassVar[Mapping[str, str]] = {
         "time_cond_proj_dim": "distilled with the guidance scale as an input",
         "class_embed_type": "class-conditional",
@@ -99,6 +101,14 @@ class Family(ABC):
     @abstractmethod
     def check_text_widths(self, configs: Configs, *, name: str) -> None:
         """Raises ValueError if the denoiser does not read what the text encoders make."""
+
+    def check_original_layout(self, networks: Mapping[str, nn.Module]) -> None:
+        """Raises ValueError if a base cannot be written as a single file in the original layout."""
+        if not self.original_prefixes:
+            raise ValueError(
+                f"single files of Stable Diffusion {self.versions} are not supported: expected a folder in diffusers' "
+                "layout"
+            )
 
     def pipeline_settings(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the pipeline's class beside its parts that a base keeps, from its model_index.json."""

@@ -59,5 +59,12 @@ class StableDiffusion1(Family):
                 f"the UNet of {name} reads text embeddings {attention_width} wide, the text encoder makes {text_width}"
             )
 
+    def check_original_layout(self, networks: Mapping[str, nn.Module]) -> None:
+        text_width = networks["text_encoder"].config.hidden_size
+        if text_width > 768:  # OpenCLIP's of 2.x, of which diffusers' folders lack the last layer
+            raise ValueError(
+                f"a text encoder {text_width} wide has another form in single files: expected that of 1.x, or a folder"
+            )
+
     def pipeline_settings(self, index: dict[str, Any]) -> dict[str, Any]:
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -47,6 +47,13 @@ class StableDiffusionXL(Family):
     float32_parts = ("vae",)
     config_name = "sdxl-config"
     hub_ids = ("stabilityai/stable-diffusion-xl-base-1.0",)
+    original_prefixes = {
+        "unet": "model.diffusion_model.",
+        "vae": "first_stage_model.",
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    }
+    open_clip_encoders = ("text_encoder_2",)
 
     def encode_tokens(self, base: StableDiffusion, tokens: Mapping[str, Tensor]) -> TextCondition:
         """Encodes prompts for a picture that was neither resized nor cropped.
