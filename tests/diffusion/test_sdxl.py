@@ -8,29 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
-from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from torch.testing import assert_close
 
-from hdb.diffusion.families.table import PUBLISHED_CONFIGS
 from hdb.diffusion.options import SamplingOptions
-from hdb.diffusion.original import write_checkpoint
-from hdb.diffusion.original_names import original_tensors
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
-from hdb.diffusion.random_base import build_random_stable_diffusion
 from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.files import read_safetensors_header
-from hdb.lidb.export import export_lora, to_lora_state_dict
-from hdb.lidb.file import Subject
+from hdb.lidb.export import export_lora
 from hdb.lidb.modelspec import a1111_metadata
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
@@ -45,33 +32,6 @@ from hdb.training.textual_inversion import TextualInversionOptions
 
 PROMPTS = ["a cat", "in snow"]
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
-
-
-@pytest.fixture(scope="module")
-def published() -> StableDiffusion:
-    """The published base on the meta device."""
-    folder = PUBLISHED_CONFIGS["sdxl-config"]
-    return build_random_stable_diffusion(folder, device=torch.device("meta"), dtype=torch.float32)
-
-
-@pytest.fixture
-def diffusion(tiny_sdxl) -> StableDiffusion:
-    return StableDiffusion.from_pretrained(tiny_sdxl)
-
-
-@pytest.fixture
-def pipeline(tiny_sdxl) -> StableDiffusionXLPipeline:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture
-def subject(diffusion) -> Subject:
-    layout = build_layout(diffusion, LiDBOptions(a=4, b=3, rank=2))
-    noise = torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
-    metadata = {"base": diffusion.name, "base_digest": diffusion.digest, "scale": "0.8"}
-    return Subject(layout.initial_theta() + 0.3 * noise, layout, metadata)
 
 
 def predict(pipeline: StableDiffusionXLPipeline, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -99,46 +59,6 @@ def test_published_base_has_the_sizes_of_its_paper_and_806_slots(published):
     assert list(counts.items()) == [("unet", 630), ("text_encoder", 48), ("text_encoder_2", 128)]
     assert (len(layout.slots), layout.size, 4 * layout.size) == (806, 120_900, 483_600)
     assert layout.lora_size(1) == 2_601_728
-
-
-def test_kohya_keys_of_the_published_base_name_layers_of_the_original_layout(published):
-    # Blocks with attention of the original UNet, and the depth of each, by Stability AI's sd_xl_base.yaml:
-    # channel_mult 1, 2, 4, two residual blocks per level, attention at the second and third, depth 1, 2, 10.
-    depths = {f"input_blocks_{number}_1": 2 if number < 6 else 10 for number in (4, 5, 7, 8)}
-    depths |= {f"output_blocks_{number}_1": 10 if number < 3 else 2 for number in range(6)}
-    depths |= {"middle_block_1": 10}
-    layers = [f"attn{n}_to_{name}" for n in (1, 2) for name in ("q", "k", "v", "out_0")] + ["ff_net_0_proj"]
-    expected = {
-        f"lora_unet_{block}_transformer_blocks_{number}_{layer}"
-        for block, depth in depths.items()
-        for number in range(depth)
-        for layer in layers
-    }
-    for prefix, depth in (("lora_te1", 12), ("lora_te2", 32)):
-        expected |= {
-            f"{prefix}_text_model_encoder_layers_{number}_self_attn_{name}_proj"
-            for number in range(depth)
-            for name in ("q", "k", "v", "out")
-        }
-    layout = build_layout(published, LiDBOptions()).as_lora  # the same keys, without the time to draw bases
-    state_dict = to_lora_state_dict(Residuals.initial(layout), "kohya")
-    assert {key.partition(".")[0] for key in state_dict} == expected and len(expected) == 806
-
-    # diffusers' converter: each layer gets its own factors, and no key is left.
-    converted, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
-        dict(state_dict), unet_config=published.unet.config
-    )
-    assert len(converted) == 2 * 806 and set(alphas.values()) == {1.0}
-    found = {}
-    for key, value in converted.items():
-        name = key.replace(".processor", "").replace("_lora.", ".lora.").replace("to_out.lora", "to_out.0.lora")
-        if name.startswith("text_encoder"):
-            for theirs, ours in (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out.0", "out_proj")):
-                name = name.replace(theirs, ours)
-        path, _, side = name.partition(".lora.")
-        found.setdefault(path, {})[side.partition(".")[0]] = value.shape[1] if "down" in side else value.shape[0]
-    shapes = {slot.name: (slot.in_features, slot.out_features) for slot in layout.slots}
-    assert {path: (sides["down"], sides["up"]) for path, sides in found.items()} == shapes
 
 
 def test_prompts_and_noise_prediction_are_those_of_diffusers(diffusion, pipeline):
@@ -211,76 +131,6 @@ def test_autoencoder_stays_in_single_precision_in_a_base_of_float16(tiny_sdxl, c
     assert StableDiffusion.from_pretrained(tiny_sdxl, dtype=torch.bfloat16).vae.dtype == torch.bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         assert diffusion.encode_images(torch.rand(1, 3, 64, 64)).dtype == torch.float32
-
-
-def test_a_single_file_holds_what_diffusers_converters_make_of_it_to_the_bit(diffusion, subject, tmp_path):
-    tensors = load_file(write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann"))
-    encoder_2 = diffusion.text_encoder_2
-    # These take tensors out of the mapping that they are given.
-    converted = {
-        "unet": convert_ldm_unet_checkpoint(dict(tensors), diffusion.unet.config),
-        "vae": convert_ldm_vae_checkpoint(dict(tensors), diffusion.vae.config),
-        "text_encoder": convert_ldm_clip_checkpoint(dict(tensors)),
-        "text_encoder_2": convert_open_clip_checkpoint(encoder_2, dict(tensors), "conditioner.embedders.1.model."),
-    }
-    for part, theirs in converted.items():
-        theirs = {name.removeprefix("text_model."): value for name, value in theirs.items()}
-        ours = diffusion.networks[part].state_dict()
-        ours = {name.removeprefix("text_model."): value for name, value in ours.items()}
-        assert theirs.keys() == ours.keys()
-        assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
-
-
-def test_a_single_file_is_read_as_the_base_it_was_written_from(diffusion, subject, tiny_sdxl, tmp_path):
-    path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
-    fields = read_safetensors_header(path)[1]
-    assert fields["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
-    assert fields["modelspec.implementation"] == "sgm"
-    # Published files have the temperature that the second text encoder was trained with.
-    tensors = load_file(path) | {"conditioner.embedders.1.model.logit_scale": torch.tensor(4.6)}
-    save_file(tensors, path)
-    read = StableDiffusion.from_pretrained(path, config=tiny_sdxl)
-    assert read.digest == diffusion.digest
-    for part, network in diffusion.networks.items():
-        state_dict = read.networks[part].state_dict()
-        assert all(torch.equal(value, state_dict[name]) for name, value in network.state_dict().items())
-    assert len({value.data_ptr() for value in read.text_encoder_2.state_dict().values()}) == len(
-        read.text_encoder_2.state_dict()
-    )
-
-
-def test_a_single_file_of_another_family_is_refused(diffusion, subject, tiny_sdxl, tiny_base, tmp_path):
-    path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
-    message = "text encoders of Stable Diffusion XL base, and base.config describes 1.x or 2.x: expected base.config"
-    with pytest.raises(ValueError, match=message):
-        StableDiffusion.from_pretrained(path, config=tiny_base)
-    refiner = {name: value for name, value in load_file(path).items() if "embedders.0" not in name}
-    save_file(refiner, path)
-    with pytest.raises(ValueError, match="text encoders of no base that is supported: expected tensors called cond_"):
-        StableDiffusion.from_pretrained(path, config=tiny_sdxl)
-
-
-def test_a_single_file_of_the_published_base_has_its_number_of_tensors(published):
-    tensors = {part: original_tensors(part, network, published.family) for part, network in published.networks.items()}
-    # Of sd_xl_base_1.0.safetensors: 2515, with the position ids and the temperature that we do not write.
-    assert {part: len(entries) for part, entries in tensors.items()} == {
-        "unet": 1680,
-        "vae": 248,
-        "text_encoder": 196,
-        "text_encoder_2": 389,
-    }
-    names = {entry.name for entries in tensors.values() for entry in entries}
-    assert len(names) == 2513
-    assert {
-        "model.diffusion_model.label_emb.0.2.weight",
-        "model.diffusion_model.input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight",
-        "model.diffusion_model.output_blocks.2.2.conv.bias",
-        "model.diffusion_model.output_blocks.8.0.skip_connection.weight",
-        "first_stage_model.decoder.mid.attn_1.proj_out.weight",
-        "conditioner.embedders.0.transformer.text_model.encoder.layers.11.self_attn.k_proj.bias",
-        "conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_bias",
-        "conditioner.embedders.1.model.text_projection",
-    } <= names
 
 
 @pytest.mark.parametrize(
