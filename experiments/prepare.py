@@ -1,9 +1,10 @@
 """Crops photos once, into tar shards: python -m experiments.prepare source=folders root=photos output=shards
 
 Under `output`: {train,val,test}-00000.tar and so on, splits.json (who is in which split), manifest.json (what is in
-each shard, every picture that was skipped and why, every remark on one that was not, every other file). No picture is
-in two splits, also under two names. An interrupted run resumes: shards that exist are kept. Training reads them with
-faces.source=shards faces.root=<output>.
+each shard, every picture that was skipped and why, every remark on one that was not, every other file). Who is in which
+split is drawn of those who have a usable picture, unless a file lists it. No picture is in two splits, also under two
+names. An interrupted run resumes: shards that exist are kept. Training reads them with faces.source=shards
+faces.root=<output>.
 """
 
 import sys
@@ -24,6 +25,7 @@ def prepare(config: Prepare) -> None:
     from hdb.faces.options import PeopleOptions
     from hdb.faces.people import People
     from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
+    from hdb.faces.redraw import list_shards, redraw_splits
     from hdb.runs.locks import locked
     from hdb.runs.outputs import check_room, refuse_inputs, resolve_output
     from hdb.training.caches import check_cache_networks, write_caches
@@ -61,9 +63,16 @@ def prepare(config: Prepare) -> None:
         for about in tqdm(prepared, total=len(missing), desc="shards", disable=not missing):
             for picture in about["skipped"]:
                 tqdm.write(f"skipped ({picture['reason']}): {picture['message']}", file=sys.stderr)
-        drop_duplicate_crops(shards)
-        write_manifest(output, list(shards), people.splits, people.photos.unused)
-        train_shards = [path for path in shards if path.stem.startswith("train-")]
+        if people.has_listed_splits:
+            drop_duplicate_crops(shards)
+            splits = people.splits
+            num_asked = {"val": len(splits.val), "test": len(splits.test)}
+        else:
+            num_asked = {"val": config.num_val_identities, "test": config.num_test_identities}
+            splits = redraw_splits(output, people.splits, num_val=num_asked["val"], num_test=num_asked["test"])
+        prepared_shards = list_shards(output)
+        write_manifest(output, prepared_shards, splits, people.photos.unused, num_asked=num_asked)
+        train_shards = [path for path in prepared_shards if path.stem.startswith("train-")]
         write_caches(train_shards, config.cache, resolution=config.resolution)
 
 

@@ -74,6 +74,8 @@ class PeopleSource(ABC):
 class People(PeopleSource):
     """Everybody in a source of photos, listed by split.
 
+    `has_listed_splits` says whether a file lists them.
+
     Raises:
         ValueError: nobody is there, or an identity is in two splits.
     """
@@ -101,7 +103,8 @@ class People(PeopleSource):
         """The splits of a file, or those that follow from the options; `data` is what the names are names in."""
         options = self.options
         file = Path(options.splits or Path(options.root, SPLITS_FILE))
-        if options.splits or file.is_file():
+        self.has_listed_splits = bool(options.splits) or file.is_file()
+        if self.has_listed_splits:
             splits = Splits.load(file)
             train = splits.train and splits.train[: options.num_identities]
             val = splits.val[: options.num_val_identities]
@@ -135,6 +138,7 @@ class People(PeopleSource):
             resolution=options.resolution,
             cropper=self.cropper,
             target=options.target,
+            split=split,
             seed=options.seed,
         )
 

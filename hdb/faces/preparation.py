@@ -195,11 +195,19 @@ def _remove_unfinished(shards: Iterable[Path]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_manifest(folder: Path, shards: Sequence[Path], splits: Splits, unused: Sequence[UnusedFile]) -> None:
-    """Writes the manifest and the splits of those who have a picture, and prints what was skipped.
+def write_manifest(
+    folder: Path,
+    shards: Sequence[Path],
+    splits: Splits,
+    unused: Sequence[UnusedFile],
+    *,
+    num_asked: Mapping[str, int],
+) -> None:
+    """Writes the manifest and the splits of those who have a picture; prints what was skipped, and who is missing.
 
     Args:
         unused: files beside the photos.
+        num_asked: people who were asked for in val and test.
 
     Raises:
         ValueError: nobody is left.
@@ -230,5 +238,8 @@ def write_manifest(folder: Path, shards: Sequence[Path], splits: Splits, unused:
         )
     totals = f"{len(num_pictures)} people, {sum(num_pictures.values())} pictures"
     print(f"{printable(str(folder))}: {totals} in {len(shards)} shards; skipped: {reasons}")
+    for split, num in num_asked.items():
+        if len(kept[split]) < num:
+            print(f"{split} has {len(kept[split])} of {num} people: no more of those who were asked for can be used")
     if notes or unused:
         print(f"{len(notes)} remarks and {len(unused)} other files: see manifest.json there")

@@ -128,6 +128,7 @@ class PhotoFaces(FaceSource):
         cropper: finds and aligns the face; without it the central square is taken, for pictures that are face crops.
         target: "other" picture of the person if there is one, or the "same" picture as the reference (the paper's).
         prompt: the paper describes everybody by "a [V] face".
+        split: that these people are of, for messages.
 
     Source: HyperDreamBooth, section 4.2, https://arxiv.org/abs/2307.06949
     """
@@ -140,9 +141,11 @@ class PhotoFaces(FaceSource):
         cropper: FaceCropper | None = None,
         target: str = "other",
         prompt: str = INSTANCE_PROMPT,
+        split: str = "",
         seed: int = 0,
     ):
         super().__init__(list(photos), seed=seed)
+        self.split = split
         self.pictures = [list(pictures) for pictures in photos.values()]
         self.resolution = resolution
         self.cropper = cropper
@@ -156,7 +159,8 @@ class PhotoFaces(FaceSource):
                 name = self.names[person]
                 return FaceSample(usable[0], usable[-1], self.prompt, identity_number(name))
         num_pictures = sum(len(pictures) for pictures in self.pictures)
-        raise FaceError(f"none of the {num_pictures} pictures can be used: {self.skipped.counts}")
+        name = f"{self.split} pictures" if self.split else "pictures"
+        raise FaceError(f"none of the {num_pictures} {name} can be used: {self.skipped.counts}")
 
     def references(self, index: int, *, num_draws: int) -> list[Float[Tensor, "3 h w"]]:
         """The references of the first samples of a person, each photo decoded once; empty if none can be used."""
