@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from threadpoolctl import ThreadpoolController, threadpool_info
 from torch import nn
 
+from hdb.lidb import slot as slot_module
 from hdb.lidb.layout import Layout, Slot
 
 SMALL = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, b=2)))
@@ -232,3 +235,20 @@ def test_a_free_layout_differs_from_one_with_square_bases():
 def test_a_free_layout_of_narrow_slots_is_refused_with_both_widths():
     with pytest.raises(ValueError, match="unet.to_q of a free layout has a = 4 and b = 2, expected 8 and 6"):
         replace(SMALL, free=True)
+
+
+def test_bases_are_drawn_in_one_thread_with_the_same_values(monkeypatch):
+    slot = Slot("unet.to_q", 320, 640, a=100, b=50)
+    threads = []
+
+    def qr(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        threads.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return original(matrix)
+
+    original = np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", qr)
+    limited = slot.aux_bases(seed=0)
+    assert threads and set(threads) == {1}
+    monkeypatch.setattr(slot_module, "_numpy_threads", lambda: ThreadpoolController().select(user_api="none"))
+    for basis, expected in zip(slot.aux_bases(seed=0), limited, strict=True):
+        assert torch.equal(basis, expected)
