@@ -19,6 +19,7 @@ from torch import nn
 from experiments import pretrain
 from experiments.config import Pretrain, Search, load
 from hdb.diffusion.base import AUTOCAST_DTYPES, prepare_for_device
+from hdb.diffusion.graphs import Graphs
 from hdb.diffusion.guidance import ClassifierFreeGuidance, IdentityGuidance
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
@@ -54,6 +55,7 @@ def place(request) -> torch.device:
 
 @pytest.fixture
 def personalized(tiny_diffusion) -> PersonalizedDiffusion:
+    tiny_diffusion.graphs = Graphs("false")  # to capture one, a GPU is waited for; test_graphed_step.py has them
     return PersonalizedDiffusion(tiny_diffusion, build_layout(tiny_diffusion, LiDBOptions(a=6, b=4)))
 
 

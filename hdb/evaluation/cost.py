@@ -2,6 +2,7 @@
 
 import resource
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from hdb.training.device import measure_seconds, synchronized_time
@@ -40,6 +42,40 @@ class Cost:
     def rate(self) -> float:
         """Operations per second."""
         return self.operations / self.seconds
+
+
+# Operations that start nothing on a GPU, beside views.
+STARTS_NOTHING = (
+    "_local_scalar_dense",
+    "_reshape_alias",
+    "_unsafe_view",
+    "alias",
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "is_same_size",
+    "lift_fresh",
+    "new_empty",
+    "new_empty_strided",
+)
+
+
+class StartedOperations(TorchDispatchMode):
+    """Counts the operations within a `with` block that would start at least one kernel on a GPU, by name.
+
+    A GPU waits for Python between small kernels, so their number tells what a step costs where no graph holds it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.name().partition("::")[2].partition(".")[0]
+        if not function.is_view and name not in STARTS_NOTHING:
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
 
 
 class StepClock(L.Callback):

@@ -72,7 +72,9 @@ class LiDB:
         if replace(layout, rank=expected.rank) != expected:
             self.layout.check_digest(layout.digest, name="theta")
 
-    def bind(self, residuals: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0) -> None:
+    def bind(
+        self, residuals: Residuals | Float[Tensor, "n p"] | None, *, scale: float = 1.0, keep_precision: bool = False
+    ) -> None:
         """Sets the residuals of n identities until the next `bind`. None removes them, which leaves the base.
 
         Gradients flow to theta. In a batch, sample i gets the residual of identity i mod n.
@@ -80,6 +82,7 @@ class LiDB:
         Args:
             residuals: Residuals that pass `check_layout`, or a theta of the adapter's own layout.
             scale: Factor on all residuals: 0 is the base, 1 the person.
+            keep_precision: Do not round the factors to the precision that the layers compute in.
 
         Raises:
             ValueError: theta has another size or, on the CPU, is not finite, or the layout has other bases. What was
@@ -94,9 +97,11 @@ class LiDB:
             self.check_layout(residuals.layout)
             # A search for NaN on a GPU would wait for the device. Callers check theta before they move it there.
             residuals.layout.check_theta(residuals.theta, finite=residuals.theta.device.type == "cpu")
-            device = next(iter(self.layers.values())).weight.device
-            factors = residuals.layout.unpack(residuals.theta.to(device))
-            for name, (down, up) in self._fold(factors, scale=scale, free=residuals.layout.free).items():
+            weight = next(iter(self.layers.values())).weight
+            factors = residuals.layout.unpack(residuals.theta.to(weight.device))
+            dtype = None if keep_precision else _working_dtype(weight)
+            folded = self._fold(factors, scale=scale, free=residuals.layout.free, dtype=dtype)
+            for name, (down, up) in folded.items():
                 self.layers[name].bind_lora(down, up)
         self._bound_residuals = residuals
         self._bound_scale = scale
@@ -141,7 +146,7 @@ class LiDB:
         """
         if len(residuals) != 1:
             raise ValueError(f"a model can take the weights of 1 person, given {len(residuals)}")
-        self.bind(residuals, scale=scale)
+        self.bind(residuals, scale=scale, keep_precision=True)
         for layer in self.layers.values():
             down, up = layer.lora_factors()
             # In float32, so that in half precision only the sum is rounded.
@@ -156,6 +161,14 @@ class LiDB:
             original.weight, original.bias = layer.weight, layer.bias  # in case that parameters were replaced meanwhile
             setattr(parent, attribute, original)
         self.layers, self._parents, self._originals = {}, {}, {}
+
+
+def _working_dtype(weight: Tensor) -> torch.dtype:
+    """The precision in which a layer with this weight computes: that of autocast, if it is on."""
+    device_type = weight.device.type
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):  # meta has no autocast
+        return weight.dtype
+    return torch.get_autocast_dtype(device_type)
 
 
 def _check_layers(layers: dict[str, nn.Linear], layout: Layout) -> None:

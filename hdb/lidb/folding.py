@@ -28,21 +28,31 @@ class BatchedFolding:
         self.layers = layers
         self._stacks: dict[tuple[str, tuple[int, ...]], Float[Tensor, "s _ _"]] = {}
 
-    def __call__(self, factors: Factors, *, scale: float = 1.0, free: bool = False) -> Factors:
+    def __call__(
+        self, factors: Factors, *, scale: float = 1.0, free: bool = False, dtype: torch.dtype | None = None
+    ) -> Factors:
         """Computes {slot name: (down (n, r, in), up (n, r, out))} of an ordinary LoRA. Gradients flow through it.
 
         Args:
             factors: down (n, r, a) and up (n, b, r) of each slot.
             free: The factors have no bases, a = in and b = out.
+            dtype: Of the results. All layers of a shape are cast together, and none in its forward pass. None is that
+                of the bases, in which the products are computed.
         """
         down_rows = {name: down for name, (down, _) in factors.items()}
         up_rows = {name: up.mT for name, (_, up) in factors.items()}
-        downs = self._project("down_aux", down_rows, scale=1.0, free=free)
-        ups = self._project("up_aux", up_rows, scale=scale, free=free)
+        downs = self._project("down_aux", down_rows, scale=1.0, free=free, dtype=dtype)
+        ups = self._project("up_aux", up_rows, scale=scale, free=free, dtype=dtype)
         return {name: (downs[name], ups[name]) for name in factors}
 
     def _project(
-        self, basis_name: str, rows: Mapping[str, Float[Tensor, "n r _"]], *, scale: float, free: bool
+        self,
+        basis_name: str,
+        rows: Mapping[str, Float[Tensor, "n r _"]],
+        *,
+        scale: float,
+        free: bool,
+        dtype: torch.dtype | None,
     ) -> dict[str, Float[Tensor, "n r _"]]:
         """Multiplies the rows of each slot by one of its two bases."""
         names_by_shape = defaultdict(list)
@@ -58,6 +68,8 @@ class BatchedFolding:
                 if basis_name == "up_aux":
                     bases = bases.mT
             folded = project(stacked_rows.flatten(1, 2), bases, scale=scale)
+            if dtype is not None:
+                folded = folded.to(dtype)
             projected.update(zip(names, folded.unflatten(1, stacked_rows.shape[1:3]).unbind(0), strict=True))
         return projected
 

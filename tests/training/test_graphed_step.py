@@ -15,6 +15,7 @@ from hdb.diffusion.graphed_denoiser import NoisePrediction
 from hdb.diffusion.graphs import Graphs
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
+from hdb.evaluation.cost import StartedOperations
 from hdb.faces.sources import FaceBatch
 from hdb.lidb.options import LiDBOptions
 from hdb.lidb.residuals import Residuals
@@ -312,6 +313,23 @@ def test_on_a_cpu_nothing_is_recorded_and_who_insists_is_told(personalized, late
         trainer(max_steps=1).fit(finetuning(personalized, latents))
 
 
+def test_a_finetuning_step_starts_no_more_operations_than_it_did(tiny_diffusion, latents, trainer):
+    """Of a base in half precision: no layer casts its factors, and no norm its inputs and weights."""
+    diffusion = tiny_diffusion.cast(torch.bfloat16)
+    personalized = PersonalizedDiffusion(diffusion, build_layout(diffusion, LiDBOptions(a=6, b=4)))
+    stage = finetuning(personalized, latents)
+    stage.trainer = trainer(max_steps=1)
+    stage.log = lambda name, value: None
+    for rows, limit in ((2, 1530), (1, 1275)):
+        stage.rows = torch.nn.Parameter(stage.rows.detach()[:rows])
+        stage.latents = stage.latents[:rows]
+        with torch.autocast("cpu", torch.bfloat16), StartedOperations() as started:
+            loss = stage.training_step(0, 0)
+        with started:
+            loss.backward()
+        assert started.counts.total() <= limit and started.counts["_to_copy"] < 40
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FITS)
 def test_on_a_gpu_a_graphed_fit_ends_where_the_eager_one_ends(tiny_diffusion, latents, trainer, capsys, name):
@@ -324,6 +342,13 @@ def test_on_a_gpu_a_graphed_fit_ends_where_the_eager_one_ends(tiny_diffusion, la
         trainer(max_steps=40, accelerator="gpu", devices=1, precision="bf16-mixed").fit(stage)
         ends.append((stage.rows.detach().cpu(), float(stage.loss)))
     assert "captured in" in capsys.readouterr().out
+    stage.log = lambda name, value: None
+    stage.to("cuda").on_fit_start()
+    torch.cuda.set_sync_debug_mode("error")  # a replayed step waits for nothing
+    try:
+        stage.training_step(0, 0).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     (eager, eager_loss), (graphed, graphed_loss) = ends
     assert graphed_loss == pytest.approx(eager_loss, rel=2e-2)
     assert (graphed - eager).norm() < 0.05 * eager.norm()
