@@ -16,7 +16,8 @@ from experiments.config import Personalize, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
+
+    from hdb.faces.picture import FaceCrop
 
 DOES_NOT_FIT = 3  # exit code, with strict=true
 SHEET = "Pictures of a subject"  # in the metadata of the PNG, which tells it from any other picture
@@ -97,12 +98,12 @@ def personalize(config: Personalize) -> None:
                 seeds=range(config.seed, config.seed + len(config.prompts)),
                 sampling=config.sampling,
             )
-            sheet = picture_grid([[views[0], *pictures]], columns=["reference", *config.prompts])
+            sheet = picture_grid([[views[0].pixels, *pictures]], columns=["reference", *config.prompts])
             save_image(sheet, sheet_path, description=SHEET)
             save_image(to_pil(pictures[0]), preview)
             log_subject(logger, output, sheet=sheet, seconds=seconds, share=config.wandb.share_subject)
             drawn = DrawnPictures(list(config.prompts), config.seed, config.sampling, pictures)
-            verdict = judge_subject(pipeline, hypernet_path, Subject.load(output), views[0], drawn=drawn)
+            verdict = judge_subject(pipeline, hypernet_path, Subject.load(output), views[0].pixels, drawn=drawn)
     print(verdict.words)
     if config.strict and not verdict.fits:
         raise SystemExit(DOES_NOT_FIT)
@@ -120,8 +121,8 @@ def open_photo(path: str) -> Image:
     return image
 
 
-def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int) -> list[Tensor]:
-    """The photos, each (3, resolution, resolution): cut out and aligned, or as they are framed. Prints remarks.
+def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int) -> list[FaceCrop]:
+    """The faces in the photos: cut out and aligned, or as they are framed. Prints remarks.
 
     Raises:
         FaceError: one of them shows no face that can be used.
@@ -131,7 +132,7 @@ def read_views(photos: Sequence[Image], config: Personalize, *, resolution: int)
     cropper = FaceCropper(min_size=config.min_face)
     remarks: list[str] = []
     views = [
-        cropper.read(photo, resolution=resolution, crop=config.crop, face=config.face, remarks=remarks)
+        cropper.cut(photo, resolution=resolution, crop=config.crop, face=config.face, remarks=remarks)
         for photo in photos
     ]
     for remark in dict.fromkeys(remarks):

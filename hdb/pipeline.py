@@ -26,7 +26,7 @@ from hdb.diffusion.sampling import prompt_warnings, tiled_batches
 from hdb.diffusion.sheet import to_pil
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faces.crop import FaceCropper
-from hdb.faces.picture import Picture, StoredPicture, digest_photos
+from hdb.faces.picture import FaceCrop, Picture, StoredPicture, digest_photos
 from hdb.files import resolve_shipped
 from hdb.hypernet.hypernet import HyperNet
 from hdb.hypernet.trained import SHIPPED_BASE, SHIPPED_HYPERNET, load_hypernet, resolve_checkpoint
@@ -49,7 +49,7 @@ SHIPPED_ENCODER = "hdb/faceworld/weights/encoder"
 SETTINGS_FILE = "personalization.json"  # in a base's folder: how to personalize and sample it
 
 SubjectLike = Subject | str | Path  # a person that is there already, or the file
-Photo = Picture | Tensor  # a tensor is a face crop, (3, h, w) in [0, 1]
+Photo = Picture | FaceCrop | Tensor  # a tensor is a face crop, (3, h, w) in [0, 1]
 
 
 @dataclass
@@ -227,7 +227,7 @@ class HyperDreamBoothPipeline:
         the mean of theirs, and finetuning sees all of them. Everyone ends where they would have ended alone.
 
         Args:
-            photos: files, PIL images, or face crops as float tensors in [0, 1] of shape (3, h, w).
+            photos: files, PIL images, or face crops: `FaceCrop`, or float tensors in [0, 1] of shape (3, h, w).
             finetune: False keeps the hypernetwork's prediction as it is.
             finetuning: steps, rate, rank and more; None is that of `settings`.
             crop: True cuts the face out, False keeps the framing of a picture that is a face crop already; None finds
@@ -251,10 +251,7 @@ class HyperDreamBoothPipeline:
         """
         people, is_batch = _grouped(photos)
         cropper = FaceCropper(min_size=min_face or min(64, self.diffusion.resolution // 4))
-        views = [
-            torch.stack([self._read(photo, cropper=cropper, crop=crop, face=face) for photo in person])
-            for person in people
-        ]
+        crops = [[self._read(photo, cropper=cropper, crop=crop, face=face) for photo in person] for person in people]
         names = [source if source is not None else _name_of(person[0]) for person in people]
         context = TrainingContext(
             self.personalized,
@@ -267,10 +264,11 @@ class HyperDreamBoothPipeline:
         options = finetuning or self.settings.finetuning
         subjects: list[Subject | None] = [None] * len(people)
         # People with as many photos as each other are one batch.
-        for num_views in sorted({len(pictures) for pictures in views}):
-            rows = [row for row, pictures in enumerate(views) if len(pictures) == num_views]
-            batch = torch.stack([views[row] for row in rows])
-            given = Photos([names[row] for row in rows], batch[:, 0], batch[:, 1:])
+        for num_views in sorted({len(views) for views in crops}):
+            rows = [row for row, views in enumerate(crops) if len(views) == num_views]
+            batch = torch.stack([torch.stack([view.pixels for view in crops[row]]) for row in rows])
+            sides = torch.tensor([[view.side for view in crops[row]] for row in rows])
+            given = Photos([names[row] for row in rows], batch[:, 0], batch[:, 1:], sides)
             shows_bar = progress_bar and finetune
             with _quiet_lightning(), _StepCallback(options.num_steps, shows_bar, callback_on_step_end) as steps:
                 callbacks = [*context.trainer.get("callbacks", ()), steps]
@@ -515,17 +513,20 @@ class HyperDreamBoothPipeline:
             **self.trainer_args,
         }
 
-    def _read(
-        self, photo: Photo, *, cropper: FaceCropper, crop: bool | None, face: int | None
-    ) -> Float[Tensor, "3 r r"]:
+    def _read(self, photo: Photo, *, cropper: FaceCropper, crop: bool | None, face: int | None) -> FaceCrop:
         resolution = self.diffusion.resolution
+        side = None
+        if isinstance(photo, FaceCrop):
+            photo, side = photo.pixels, photo.side
         if not isinstance(photo, Tensor):
-            return cropper.read(photo, resolution=resolution, crop=crop, face=face)
+            return cropper.cut(photo, resolution=resolution, crop=crop, face=face)
         if photo.ndim != 3 or len(photo) != 3 or not photo.is_floating_point():
             raise ValueError(f"a photo is {photo.dtype} {tuple(photo.shape)}, expected a float tensor of (3, h, w)")
+        side = side or min(photo.shape[1:])
         if photo.shape[1:] == (resolution, resolution):
-            return photo
-        return F.interpolate(photo[None], size=(resolution, resolution), mode="bilinear", antialias=True)[0]
+            return FaceCrop(photo, side)
+        size = (resolution, resolution)
+        return FaceCrop(F.interpolate(photo[None], size=size, mode="bilinear", antialias=True)[0], side)
 
 
 def _can_bind(personalized: PersonalizedDiffusion, layout: Layout) -> bool:

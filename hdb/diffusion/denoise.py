@@ -26,14 +26,18 @@ def denoise(
     noise: Float[Tensor, "m c h w"],
     timesteps: Int[Tensor, " m"],
     weight: Float[Tensor, "h w"] | None = None,
+    photo_sides: Int[Tensor, " m"] | None = None,
 ) -> DenoisingOutput:
     """Adds the noise to the latents and predicts it.
 
     Args:
         condition: Of one prompt per sample, or of fewer, which are tiled.
         weight: Weight of each latent position in the loss.
+        photo_sides: Sides of the pictures in their photos in px, before they were resized. None if not known.
     """
     condition = condition.tile(len(latents) // len(condition))
+    if photo_sides is not None:
+        condition = diffusion.family.with_photo_sides(condition, photo_sides)
     noisy_latents = diffusion.add_noise(latents, noise, timesteps)
     noise_pred = diffusion.predict_noise(noisy_latents, timesteps, condition)
     target = diffusion.denoising_target(latents, noise, timesteps)

@@ -98,9 +98,12 @@ class PersonalizedDiffusion:
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
+        photo_sides: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, " m"]:
         """The diffusion loss of each sample under its identity's residuals. See `denoise`."""
-        output = self.denoise(residuals, latents, prompts, noise=noise, timesteps=timesteps, weight=weight)
+        output = self.denoise(
+            residuals, latents, prompts, noise=noise, timesteps=timesteps, weight=weight, photo_sides=photo_sides
+        )
         return output.losses
 
     def denoise(
@@ -112,6 +115,7 @@ class PersonalizedDiffusion:
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
         weight: Float[Tensor, "h w"] | None = None,
+        photo_sides: Int[Tensor, " m"] | None = None,
     ) -> DenoisingOutput:
         """Adds noise to latents and predicts it under the residuals, which stay bound.
 
@@ -120,13 +124,22 @@ class PersonalizedDiffusion:
             prompts: n of them, encoded once and tiled, or m. Or their condition from `encode_prompts` under the same
                 residuals, which change the text encoders, too.
             weight: Weight of each latent position in the loss.
+            photo_sides: As in `hdb.diffusion.denoise.denoise`.
         """
         self.bind(residuals)
         if isinstance(prompts, TextCondition):
             condition = prompts
         else:
             condition = self.diffusion.encode_prompts(prompts)
-        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, weight=weight)
+        return denoise(
+            self.diffusion,
+            latents,
+            condition,
+            noise=noise,
+            timesteps=timesteps,
+            weight=weight,
+            photo_sides=photo_sides,
+        )
 
     def encode_prompts(self, residuals: Residuals, prompts: Sequence[str]) -> TextCondition:
         """Encodes k prompts under the residuals of n identities; prompt i belongs to identity i mod n."""

@@ -12,7 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from hdb.faces.framing import Framing
-from hdb.faces.picture import FaceError, Picture, center_square, open_picture, picture_name, to_tensor, warn_or_collect
+from hdb.faces.picture import (
+    FaceCrop,
+    FaceError,
+    Picture,
+    center_square,
+    open_picture,
+    picture_name,
+    to_tensor,
+    warn_or_collect,
+)
 
 # How far the tip of the nose stands in front of the eyes, in half eye distances. Fitted to the known yaw of 100
 # faceworld renders (correlation .96, standard error 5 degrees, the same at 64 and 128 px).
@@ -126,7 +135,19 @@ class FaceCropper:
         face: int | None = None,
         remarks: list[str] | None = None,
     ) -> Float[Tensor, "3 r r"]:
-        """Reads a photo as a face crop.
+        """Reads a photo as a face crop; see `cut`."""
+        return self.cut(picture, resolution=resolution, crop=crop, face=face, remarks=remarks).pixels
+
+    def cut(
+        self,
+        picture: Picture,
+        *,
+        resolution: int,
+        crop: bool | None = None,
+        face: int | None = None,
+        remarks: list[str] | None = None,
+    ) -> FaceCrop:
+        """Reads a photo as a face crop, and how large that was in the photo.
 
         Where no face is found in a small square picture its framing is kept, unless `crop` is True, and a warning says
         so: a picture of up to 256 px, or up to `resolution`, that is not of one color.
@@ -145,7 +166,7 @@ class FaceCropper:
         if not faces and not crop and face in (None, 1) and may_be_face_crop(image, resolution=resolution):
             found = f"no face found in {name} ({image.width}x{image.height} px)"
             warn_or_collect(f"{found}: a small square picture, whose framing is kept as that of a face crop", remarks)
-            return center_square(image, resolution=resolution)
+            return FaceCrop(center_square(image, resolution=resolution), min(image.size))
         chosen = self._choose_face(image, faces, turn=turn, name=name, face=face, remarks=remarks)
         if crop is None:
             crop = not is_face_crop(image, chosen)
@@ -155,15 +176,17 @@ class FaceCropper:
                     f"{name}: {done if crop else 'a face crop, whose framing is kept (crop=true aligns it)'}"
                 )
         if not crop:
-            return center_square(image, resolution=resolution)
-        outside = share_outside(crop_corners(chosen, margin=self.margin), image.size)
+            return FaceCrop(center_square(image, resolution=resolution), min(image.size))
+        corners = crop_corners(chosen, margin=self.margin)
+        outside = share_outside(corners, image.size)
         if outside > WARN_OUTSIDE:
             message = f"{outside:.0%} of the frame around the face in {name} lies outside the photo"
             if outside > MAX_OUTSIDE:
                 expected = f"expected at most {MAX_OUTSIDE:.0%}: a photo with the whole head and some room around it"
                 raise FaceError(f"{message}; {expected}", reason="outside")
             warn_or_collect(f"{message}: the photo's edge is repeated there", remarks)
-        return align(image, chosen, resolution=resolution, margin=self.margin)
+        side = float(np.linalg.norm(corners[3] - corners[0]))
+        return FaceCrop(align(image, chosen, resolution=resolution, margin=self.margin), round(side))
 
     def find_face(
         self,

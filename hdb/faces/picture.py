@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -57,11 +58,15 @@ class FaceError(ValueError):
 
 
 class StoredPicture(NamedTuple):
-    """A picture file held in memory; one from a shard is called `file` there."""
+    """A picture file held in memory; one from a shard is called `file` there.
+
+    `side` is that of a crop in pixels of its photo, before it was resized, where the shard says it.
+    """
 
     name: str
     data: bytes
     file: str = ""
+    side: int | None = None
 
 
 Picture = str | Path | StoredPicture | Image.Image
@@ -347,12 +352,24 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class FaceCrop:
+    """A square with a face, resized.
+
+    Args:
+        side: In pixels of the photo that it was cut from. Below the resolution it was enlarged.
+    """
+
+    pixels: Float[Tensor, "3 r r"]
+    side: int
+
+
 def center_square(image: Image.Image, *, resolution: int) -> Float[Tensor, "3 r r"]:
     """The largest central square, resized; for pictures that are face crops already."""
     return to_tensor(ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS))
 
 
-def digest_photos(photos: Sequence[Picture | Tensor], *, face: int | None = None) -> str:
+def digest_photos(photos: Sequence[Picture | FaceCrop | Tensor], *, face: int | None = None) -> str:
     """16 hex digits that tell references apart: of their pixels, and of which face is chosen in them.
 
     Raises:
@@ -360,6 +377,7 @@ def digest_photos(photos: Sequence[Picture | Tensor], *, face: int | None = None
     """
     digest = hashlib.sha256(f"face {face or 1}".encode())
     for photo in photos:
+        photo = photo.pixels if isinstance(photo, FaceCrop) else photo
         if isinstance(photo, Tensor):
             pixels = photo.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
         else:

@@ -44,8 +44,8 @@ def prepare_shard(
 ) -> About | None:
     """Crops the photos of some people and writes them as one tar: a sample for each person, read by `ShardFaces`.
 
-    A sample is `<key>.json` {"identity": name} and `<key>.0.jpg`, `<key>.1.jpg` and so on. Before all of them stands
-    what `read_about` reads. A picture that cannot be used is named there; a person without any is left out.
+    A sample is `<key>.json`, as `ShardReader` reads it, and `<key>.0.jpg`, `<key>.1.jpg` and so on. Before all of them
+    stands what `read_about` reads. A picture that cannot be used is named there; a person without any is left out.
 
     Args:
         should_stop: called before each picture; once it returns True nothing is written, and None is returned.
@@ -61,6 +61,7 @@ def prepare_shard(
     for number, (name, pictures) in enumerate(photos.items()):
         key = f"{path.stem}-{number:05d}"
         crops: dict[str, bytes] = {}
+        sides: dict[str, int] = {}
         for picture in pictures:
             if should_stop():
                 return None
@@ -70,8 +71,9 @@ def prepare_shard(
                 message = f"{picture_name(picture)} cannot be used: a process died of it, for want of memory perhaps"
                 about["skipped"].append({"picture": picture_name(picture), "reason": "crashed", "message": message})
                 continue
-            crop = _crop_to_jpeg(picture, cropper, resolution, about)
-            if crop is not None:
+            jpeg_and_side = _crop_to_jpeg(picture, cropper, resolution, about)
+            if jpeg_and_side is not None:
+                crop, sides[f"{len(crops)}.jpg"] = jpeg_and_side
                 file = f"{key}.{len(crops)}.jpg"
                 crops[file] = crop
                 digest = sha256(crop).hexdigest()
@@ -79,21 +81,22 @@ def prepare_shard(
                 about["crops"].append(row)
         if crops:
             about["people"][name] = len(crops)
-            files[f"{key}.json"] = json.dumps({"identity": name}).encode()  # first, so that no cut separates it
+            # First, so that no cut separates it.
+            files[f"{key}.json"] = json.dumps({"identity": name, "sides": sides}).encode()
             files |= crops
     write_shard(path, about, files)
     return about
 
 
-def _crop_to_jpeg(picture: Picture, cropper: FaceCropper, resolution: int, about: About) -> bytes | None:
-    """The crop of a picture as a file; None, and the reason in `about`, if there is none."""
+def _crop_to_jpeg(picture: Picture, cropper: FaceCropper, resolution: int, about: About) -> tuple[bytes, int] | None:
+    """The crop of a picture as a file, and its side in the picture; None, and the reason in `about`, without one."""
     name = picture_name(picture)
     file = BytesIO()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            crop = cropper.crop(picture, resolution=resolution)
-        pixels = (crop * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            crop = cropper.cut(picture, resolution=resolution, crop=True)
+        pixels = (crop.pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         # Crops are a network's targets: full chroma and this quality keep pixels within 1 level on average.
         Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
     except FaceError as error:
@@ -104,7 +107,7 @@ def _crop_to_jpeg(picture: Picture, cropper: FaceCropper, resolution: int, about
         return None
     messages = dict.fromkeys(str(warning.message) for warning in caught)
     about["notes"] += [{"picture": name, "message": message} for message in messages]
-    return file.getvalue()
+    return file.getvalue(), crop.side
 
 
 def write_shard(path: Path, about: About, files: Mapping[str, bytes]) -> None:

@@ -39,8 +39,9 @@ class ShardReader:
     """Reads people from tar files.
 
     A sample of a shard is a person: every picture `<key>.jpg`, `<key>.0.png`, `<key>.side.webp` shows the person
-    `<key>`; an optional `<key>.json` may hold {"identity": name}. Samples that cannot be used and shards that break off
-    are named in a warning and counted in `skipped`; what a shard holds before it breaks off is used.
+    `<key>`; an optional `<key>.json` may hold {"identity": name, "sides": {"0.jpg": 312}}, where a side is that of the
+    crop in its photo. Samples that cannot be used and shards that break off are named in a warning and counted in
+    `skipped`; what a shard holds before it breaks off is used.
     """
 
     def __init__(self) -> None:
@@ -72,11 +73,16 @@ class ShardReader:
             self.skipped.add("no picture", f"{name} holds none of {', '.join(READABLE)}")
             return None
         try:
-            identity = json.loads(record.get("json", b"{}")).get("identity", key)
-        except (ValueError, AttributeError):
+            about = json.loads(record.get("json", b"{}"))
+            identity = about.get("identity", key)
+            sides = dict(about.get("sides", {}))
+        except (ValueError, TypeError, AttributeError):
             self.skipped.add("unreadable", f"the json of {name} is no object with names and values")
             return None
-        pictures = [StoredPicture(f"{field} of {name}", record[field], f"{key}.{field}") for field in fields]
+        pictures = [
+            StoredPicture(f"{field} of {name}", record[field], f"{key}.{field}", _side(sides.get(field)))
+            for field in fields
+        ]
         return ShardPerson(str(identity), pictures, shard)
 
     def _open_shards(self, shards: Iterable[dict[str, str]]) -> Iterator[dict[str, object]]:
@@ -100,6 +106,11 @@ class ShardReader:
             self.cut_shards.add(self.shard)
             self.skipped.add("cut shard", f"{self.shard} breaks off or cannot be opened ({type(error).__name__})")
         return True
+
+
+def _side(value: object) -> int | None:
+    """A side that a shard says, if it is one."""
+    return value if type(value) is int and value > 0 else None
 
 
 class _TailStream:
@@ -238,13 +249,18 @@ class ShardFaces(IterableDataset):
             )
             if not usable:
                 continue
-            reference, reference_pixels = usable[0]
-            target, target_pixels = usable[-1]
+            reference, reference_crop = usable[0]
+            target, target_crop = usable[-1]
             cached = None
             if self.cache_keys is not None:
                 cached = caches[person.shard].load(reference=reference.file, target=target.file)
             yield FaceSample(
-                reference_pixels, target_pixels, INSTANCE_PROMPT, identity_number(person.name), cached=cached
+                reference_crop.pixels,
+                target_crop.pixels,
+                INSTANCE_PROMPT,
+                identity_number(person.name),
+                cached=cached,
+                target_side=target_crop.side,
             )
 
 

@@ -7,6 +7,7 @@ function of (seed, draw, index) alone, so an interrupted run can ask for the sam
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -19,7 +20,16 @@ from torch.utils.data import Dataset, get_worker_info
 from hdb.faces.caches import CachedTensors, stack_cached
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import Photos
-from hdb.faces.picture import REASONS, FaceError, Picture, center_square, crash_message, open_picture
+from hdb.faces.picture import (
+    REASONS,
+    FaceCrop,
+    FaceError,
+    Picture,
+    StoredPicture,
+    center_square,
+    crash_message,
+    open_picture,
+)
 from hdb.faces.splits import refuse_duplicates
 from hdb.prompts import INSTANCE_PROMPT
 
@@ -31,6 +41,7 @@ class FaceSample(NamedTuple):
         identity: number of the person, the same in every split and run.
         photo: whether the target is a photograph, no painting or statue.
         cached: what frozen networks make of the two pictures, if that is kept.
+        target_side: of the target in pixels of its photo, before it was resized, if that is known.
     """
 
     reference: Float[Tensor, "3 h w"]
@@ -39,10 +50,14 @@ class FaceSample(NamedTuple):
     identity: int
     photo: bool = True
     cached: CachedTensors | None = None
+    target_side: int | None = None
 
 
 class FaceBatch(NamedTuple):
-    """Samples, stacked; images in [0, 1]. If `photos` is None all targets are photographs."""
+    """Samples, stacked; images in [0, 1].
+
+    If `photos` is None all targets are photographs. `target_sides` is None where one of them is not known.
+    """
 
     reference: Float[Tensor, "n 3 h w"]
     target: Float[Tensor, "n 3 h w"]
@@ -50,10 +65,12 @@ class FaceBatch(NamedTuple):
     identities: Int[Tensor, " n"]
     photos: Bool[Tensor, " n"] | None = None
     cached: CachedTensors | None = None
+    target_sides: Int[Tensor, " n"] | None = None
 
     @classmethod
     def from_samples(cls, samples: Sequence[FaceSample]) -> "FaceBatch":
         """Stacks samples; the collate function of every loader."""
+        sides = [sample.target_side for sample in samples]
         return cls(
             reference=torch.stack([sample.reference for sample in samples]),
             target=torch.stack([sample.target for sample in samples]),
@@ -61,6 +78,7 @@ class FaceBatch(NamedTuple):
             identities=torch.tensor([sample.identity for sample in samples]),
             photos=torch.tensor([sample.photo for sample in samples]),
             cached=stack_cached([sample.cached for sample in samples]),
+            target_sides=None if None in sides else torch.tensor(sides),
         )
 
 
@@ -157,7 +175,10 @@ class PhotoFaces(FaceSource):
             usable = self.read_pictures(person, rng)
             if usable:
                 name = self.names[person]
-                return FaceSample(usable[0], usable[-1], self.prompt, identity_number(name))
+                reference, target = usable[0], usable[-1]
+                return FaceSample(
+                    reference.pixels, target.pixels, self.prompt, identity_number(name), target_side=target.side
+                )
         num_pictures = sum(len(pictures) for pictures in self.pictures)
         name = f"{self.split} pictures" if self.split else "pictures"
         raise FaceError(f"none of the {num_pictures} {name} can be used: {self.skipped.counts}")
@@ -172,34 +193,37 @@ class PhotoFaces(FaceSource):
             for choice in order:
                 if choice not in decoded:
                     usable = self._read_usable([pictures[choice]], num=1)
-                    decoded[choice] = usable[0] if usable else None
+                    decoded[choice] = usable[0].pixels if usable else None
                 if decoded[choice] is not None:
                     references.append(decoded[choice])
                     break
         return references
 
-    def read_pictures(self, person: int, rng: np.random.Generator) -> list[Float[Tensor, "3 h w"]]:
+    def read_pictures(self, person: int, rng: np.random.Generator) -> list[FaceCrop]:
         """Reads as many usable pictures of a person as a sample takes, drawn without replacement."""
         pictures = self.pictures[person]
         return self._read_usable([pictures[choice] for choice in rng.permutation(len(pictures))], num=self.num_pictures)
 
-    def _read_usable(self, pictures: Sequence[Picture], *, num: int) -> list[Float[Tensor, "3 h w"]]:
+    def _read_usable(self, pictures: Sequence[Picture], *, num: int) -> list[FaceCrop]:
         usable = read_usable(pictures, num=num, resolution=self.resolution, cropper=self.cropper, skipped=self.skipped)
-        return [pixels for _, pixels in usable]
+        return [crop for _, crop in usable]
 
 
 def read_usable(
     pictures: Sequence[Picture], *, num: int, resolution: int, cropper: FaceCropper | None, skipped: SkipCounter
-) -> list[tuple[Picture, Float[Tensor, "3 h w"]]]:
+) -> list[tuple[Picture, FaceCrop]]:
     """Reads pictures until `num` are usable, and counts the others. Without a cropper the central square is taken."""
-    usable: list[tuple[Picture, Float[Tensor, "3 h w"]]] = []
+    usable: list[tuple[Picture, FaceCrop]] = []
     for picture in pictures:
         try:
             if cropper is None:
-                pixels = center_square(open_picture(picture), resolution=resolution)
+                image = open_picture(picture)
+                crop = FaceCrop(center_square(image, resolution=resolution), min(image.size))
             else:
-                pixels = cropper.crop(picture, resolution=resolution)
-            usable.append((picture, pixels))
+                crop = cropper.cut(picture, resolution=resolution, crop=True)
+            if isinstance(picture, StoredPicture) and picture.side is not None:
+                crop = replace(crop, side=picture.side)
+            usable.append((picture, crop))
         except FaceError as error:
             skipped.add(error.reason, str(error))
         except Exception as error:  # whatever one photo makes a library raise, training goes on

@@ -46,10 +46,11 @@ class DreamBooth:
 
     def personalize(self, photos: Photos) -> "PersonalModels":
         references = self.context.latents(photos.images).split(1)
-        models = [self._finetune(reference) for reference in references]
+        sides = [None] * len(photos) if photos.sides is None else photos.sides[:, 0].tolist()
+        models = [self._finetune(reference, side) for reference, side in zip(references, sides, strict=True)]
         return PersonalModels(self.context.diffusion, models, dtype=self.context.dtype)
 
-    def _finetune(self, reference: Float[Tensor, "1 c h w"]) -> Weights:
+    def _finetune(self, reference: Float[Tensor, "1 c h w"], photo_side: int | None) -> Weights:
         context = self.context
         options = self.options
         stage = DreamBoothFinetuning(
@@ -58,6 +59,7 @@ class DreamBooth:
             prompt=context.prompt,
             options=options,
             prior=context.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            photo_side=photo_side,
             seed=context.seed,
         )
         checksum_before = weights_checksum(named_weights(context.diffusion))

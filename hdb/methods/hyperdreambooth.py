@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.hypernet.hypernet import HyperNet
@@ -41,15 +39,15 @@ class Finetuner:
     context: TrainingContext
     options: FinetuningOptions = field(default_factory=FinetuningOptions)
 
-    def finetune(self, views: Float[Tensor, "n v 3 h w"], start: Residuals) -> PersonalTheta:
-        """Finetunes all people together, each on their own photos.
+    def finetune(self, photos: Photos, start: Residuals) -> PersonalTheta:
+        """Finetunes all people together, each on all of their own photos.
 
         Args:
-            views: v photos of each of n people.
             start: One per person, or one for all.
         """
         context = self.context
         options = self.options
+        views = photos.views
         stage = SubjectFinetuning(
             context.personalized,
             reference=context.latents(views.flatten(0, 1)).unflatten(0, views.shape[:2]),
@@ -57,6 +55,7 @@ class Finetuner:
             prompt=context.prompt,
             options=options,
             prior=context.prior(options.prior_preservation, num_pictures=options.num_class_pictures),
+            photo_sides=photos.sides,
             seed=context.seed,
         )
         context.fit(stage, num_steps=options.num_steps)
@@ -105,7 +104,7 @@ class HyperDreamBooth:
 
     def personalize(self, photos: Photos) -> PersonalTheta:
         prediction = predict_residuals(self.hypernet, photos, iterations=self.iterations)
-        return self.finetuner.finetune(photos.views, start=prediction)
+        return self.finetuner.finetune(photos, start=prediction)
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)
@@ -129,7 +128,7 @@ class NoHyper:
         self.name = name
 
     def personalize(self, photos: Photos) -> PersonalTheta:
-        return self.finetuner.finetune(photos.views, start=Residuals.initial(self.layout))
+        return self.finetuner.finetune(photos, start=Residuals.initial(self.layout))
 
     def load(self, paths: Sequence[Path]) -> PersonalTheta:
         return self.finetuner.load(paths)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.options import SamplingOptions
@@ -22,17 +22,21 @@ class Photos:
     Args:
         images: One photo of each person.
         more: Further photos, the same number of each person.
+        sides: Of all k photos of each person in px, before they were resized, the one in `images` first. None if not
+            known.
     """
 
     names: list[str]
     images: Float[Tensor, "n 3 h w"]
     more: Float[Tensor, "n v 3 h w"] | None = None
+    sides: Int[Tensor, "n k"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: slice) -> "Photos":
-        return Photos(self.names[rows], self.images[rows], None if self.more is None else self.more[rows])
+        more = None if self.more is None else self.more[rows]
+        return Photos(self.names[rows], self.images[rows], more, None if self.sides is None else self.sides[rows])
 
     @property
     def views(self) -> Float[Tensor, "n v 3 h w"]:

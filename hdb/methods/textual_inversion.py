@@ -44,6 +44,7 @@ class TextualInversion:
             reference=context.latents(photos.images),
             prompt=context.prompt,
             options=self.options,
+            photo_sides=None if photos.sides is None else photos.sides[:, :1],
             seed=context.seed,
         )
         context.fit(stage, num_steps=self.options.num_steps)

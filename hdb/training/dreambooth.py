@@ -25,6 +25,7 @@ class DreamBoothFinetuning(Stage):
     Args:
         reference: Latents of the reference.
         prior: Class pictures, if the options ask for prior preservation.
+        photo_side: Of the reference in its photo in px, before it was resized. None if not known.
 
     Raises:
         ValueError: Prior preservation without class pictures.
@@ -42,6 +43,7 @@ class DreamBoothFinetuning(Stage):
         prompt: str = INSTANCE_PROMPT,
         options: DreamBoothOptions | None = None,
         prior: Prior | None = None,
+        photo_side: int | None = None,
         seed: int = 0,
     ) -> None:
         options = options or DreamBoothOptions()
@@ -52,6 +54,7 @@ class DreamBoothFinetuning(Stage):
         self.prompt = prompt
         self.options = options
         self.prior = prior
+        self.photo_side = photo_side
         self.weights = named_weights(personalized.diffusion)
 
     def train_dataloader(self) -> Steps:
@@ -68,7 +71,10 @@ class DreamBoothFinetuning(Stage):
         generator = self.step_generator(batch_idx)
         noise, timesteps = self.draw_noise(num_draws, generator)
         latents = self.reference.expand(num_draws, -1, -1, -1)
-        loss = self.loss(latents, self.prompt, noise=noise, timesteps=timesteps)
+        sides = None
+        if self.photo_side is not None:
+            sides = torch.full((num_draws,), self.photo_side, device=self.device)
+        loss = self.loss(latents, self.prompt, noise=noise, timesteps=timesteps, photo_sides=sides)
         self.log("train/diffusion_loss", loss.detach())
         if self.prior is not None:
             latents = self.prior.sample(num_draws, generator).to(self.device)
@@ -86,10 +92,12 @@ class DreamBoothFinetuning(Stage):
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
+        photo_sides: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
         """The diffusion loss of pictures under one prompt."""
         condition = self.diffusion.encode_prompts([prompt])
-        return denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps).losses.mean()
+        output = denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, photo_sides=photo_sides)
+        return output.losses.mean()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.gradient_clip)

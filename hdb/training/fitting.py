@@ -93,6 +93,7 @@ class FittingLoss:
             noise=inputs["noise"],
             timesteps=inputs["timesteps"],
             weight=inputs.get("weight"),
+            photo_sides=inputs.get("photo_sides"),
         ).losses
 
 
@@ -110,6 +111,7 @@ class RowFitting(Stage):
         options: Steps, rate, draws per step, timesteps, mask, text encoder. The relaxation is up to the caller.
         mean_pull: Decoupled decay, like AdamW's, towards the mean row. Above 0 the rows depend on each other.
         prior: Class pictures for prior preservation.
+        photo_sides: Sides of the pictures in their photos in px, before they were resized. None if not known.
 
     Raises:
         ValueError: Another number of rows in `start`, or prompts that do not match the latents.
@@ -127,6 +129,7 @@ class RowFitting(Stage):
         options: FinetuningOptions,
         mean_pull: float = 0.0,
         prior: Prior | None = None,
+        photo_sides: Int[Tensor, "n v"] | None = None,
         seed: int,
     ) -> None:
         super().__init__(personalized, timesteps=options.timesteps, seed=seed)
@@ -141,6 +144,7 @@ class RowFitting(Stage):
         self.register_buffer("latents", latents.detach(), persistent=False)
         weight = torch.from_numpy(face_weight(latents.shape[-1])) if options.mask else None
         self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("photo_sides", photo_sides, persistent=False)
         self.prompts = prompts
         self.options = options
         self.mean_pull = mean_pull
@@ -212,6 +216,8 @@ class RowFitting(Stage):
             timesteps=timesteps.repeat_interleave(num_people, 0),
             weight=self.weight,
         )
+        if self.photo_sides is not None:
+            inputs["photo_sides"] = torch.cat([self.photo_sides[:, view] for view in views])
         if self.prior is not None:
             inputs |= prefixed(_PRIOR, self.prior_tensors(generator))
         loss, self.loss, *logged = self.graphed_step(self.rows, inputs)
@@ -288,6 +294,7 @@ class ThetaFitting(RowFitting):
         options: FinetuningOptions,
         mean_pull: float = 0.0,
         prior: Prior | None = None,
+        photo_sides: Int[Tensor, "n v"] | None = None,
         seed: int,
     ) -> None:
         personalized.lidb.check_layout(start.layout)
@@ -300,6 +307,7 @@ class ThetaFitting(RowFitting):
             options=options,
             mean_pull=mean_pull,
             prior=prior,
+            photo_sides=photo_sides,
             seed=seed,
         )
         self.layout = start.layout

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.personalized import PersonalizedDiffusion
@@ -41,6 +41,7 @@ class SubjectFinetuning(ThetaFitting):
         start: n rows, or one row for all.
         prompt: The instance prompt, or one per subject.
         prior: Class pictures, if the options ask for prior preservation.
+        photo_sides: Sides of the references in their photos, as in `RowFitting`.
 
     Raises:
         ValueError: A start of another base, of another number of people or that is not finite; options that do not suit
@@ -58,6 +59,7 @@ class SubjectFinetuning(ThetaFitting):
         prompt: str | Sequence[str] = INSTANCE_PROMPT,
         options: FinetuningOptions | None = None,
         prior: Prior | None = None,
+        photo_sides: Int[Tensor, "n v"] | None = None,
         seed: int = 0,
     ) -> None:
         options = options or FinetuningOptions()
@@ -74,6 +76,7 @@ class SubjectFinetuning(ThetaFitting):
             start=start.relax(options.rank, free=options.basis == "free"),
             options=options,
             prior=prior,
+            photo_sides=photo_sides,
             seed=seed,
         )
 

@@ -29,6 +29,7 @@ class Preoptimization(ThetaFitting):
     Args:
         latents: Of v views of each of n identities.
         prompts: One for all views, or one per identity and view.
+        photo_sides: Sides of the views in their photos, as in `RowFitting`.
 
     Raises:
         ValueError: Prompts that do not match the latents.
@@ -43,6 +44,7 @@ class Preoptimization(ThetaFitting):
         latents: Float[Tensor, "n v c h w"],
         prompts: str | Sequence[Sequence[str]] = INSTANCE_PROMPT,
         options: PreoptimizationOptions | None = None,
+        photo_sides: Int[Tensor, "n v"] | None = None,
         seed: int = 0,
     ) -> None:
         options = options or PreoptimizationOptions()
@@ -58,6 +60,7 @@ class Preoptimization(ThetaFitting):
                 timesteps=options.timesteps,
             ),
             mean_pull=options.mean_pull,
+            photo_sides=photo_sides,
             seed=seed,
         )
 

@@ -53,6 +53,7 @@ class DenoisingLoss:
             diffusion.encode_tokens(inputs),
             noise=inputs["noise"],
             timesteps=inputs["timesteps"],
+            photo_sides=inputs.get("photo_sides"),
         )
         diffusion_loss = denoised.losses.mean()
         loss = self.alpha * diffusion_loss
@@ -157,6 +158,8 @@ class HyperNetPretraining(Stage):
                 "timesteps": to_device(timesteps, self.device),
                 **self.tokens(self.training_prompts(batch.prompts, generator)),
             }
+            if batch.target_sides is not None:
+                inputs["photo_sides"] = batch.target_sides
             rows = self.identity_rows(batch, timesteps) if options.gamma else []
             if options.gamma and self.graphed_step.is_graphed:
                 inputs |= self.identity_tensors(batch, rows, num=min(options.identity_samples, len(theta)))
@@ -187,6 +190,7 @@ class HyperNetPretraining(Stage):
             reference=to_device(batch.reference, device),
             target=to_device(batch.target, device),
             cached=cached,
+            target_sides=None if batch.target_sides is None else to_device(batch.target_sides, device),
         )
 
     def draw_noise_share(
@@ -314,6 +318,7 @@ class HyperNetPretraining(Stage):
         prompts = self.prompts(batch.prompts)
         others = someone_else(batch.identities.tolist())
         own_and_other = Residuals(torch.cat([theta, theta[others]]), self.hypernet.layout)
+        sides = None if batch.target_sides is None else batch.target_sides.repeat(2)
         batch_number = batch_idx * self.trainer.world_size + self.global_rank
         generator = private_generator(self.seed, batch_number, 0)  # without the step: the same at every validation
         noise, timesteps = self.draw_noise(num_draws * num, generator, stratified=True)
@@ -326,6 +331,7 @@ class HyperNetPretraining(Stage):
                 [*prompts, *prompts],
                 noise=torch.cat([draw_noise, draw_noise]),
                 timesteps=torch.cat([draw_timesteps, draw_timesteps]),
+                photo_sides=sides,
             )
             own_losses += losses[:num] / num_draws
             other_losses += losses[num:] / num_draws

@@ -114,14 +114,21 @@ class ShardedPreoptimization:
         num_views = self.views_per_identity
         keys = [(draw, index) for index in members for draw in range(num_views)]
         samples = read_samples(self.people, keys, num_workers=self.num_workers)
-        latents, prompts = [], []
+        latents, prompts, sides = [], [], []
         for start in range(0, len(samples), num_views):
             views = samples[start : start + num_views]
             pictures = torch.stack([view.target for view in views])
             latents.append(self.personalized.diffusion.encode_images(pictures).float())
             prompts.append([view.prompt for view in views])
+            sides.append([view.target_side for view in views])
+        is_known = all(side is not None for person_sides in sides for side in person_sides)
         return Preoptimization(
-            self.personalized, latents=torch.stack(latents), prompts=prompts, options=self.options, seed=self.seed
+            self.personalized,
+            latents=torch.stack(latents),
+            prompts=prompts,
+            options=self.options,
+            photo_sides=torch.tensor(sides) if is_known else None,
+            seed=self.seed,
         )
 
 

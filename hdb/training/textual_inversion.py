@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.condition import TextCondition
@@ -40,6 +40,7 @@ class TextualInversionFitting(RowFitting):
     Args:
         reference: Latents of the n references.
         prompt: The instance prompt.
+        photo_sides: Sides of the references in their photos, as in `RowFitting`.
 
     Raises:
         ValueError: A prompt without the identifier, or an initial word without a token.
@@ -54,6 +55,7 @@ class TextualInversionFitting(RowFitting):
         reference: Float[Tensor, "n c h w"],
         prompt: str = INSTANCE_PROMPT,
         options: TextualInversionOptions | None = None,
+        photo_sides: Int[Tensor, "n v"] | None = None,
         seed: int = 0,
     ) -> None:
         options = options or TextualInversionOptions()
@@ -71,6 +73,7 @@ class TextualInversionFitting(RowFitting):
                 batch_size=options.batch_size,
                 timesteps=options.timesteps,
             ),
+            photo_sides=photo_sides,
             seed=seed,
         )
         self._tokens: dict[tuple[str, ...], dict[str, Tensor]] = {}

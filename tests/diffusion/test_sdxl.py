@@ -16,6 +16,7 @@ from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.sampling import draw
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.weights import named_weights, weights_checksum
+from hdb.faces.picture import FaceCrop
 from hdb.files import read_safetensors_header
 from hdb.lidb.export import export_lora
 from hdb.lidb.modelspec import a1111_metadata
@@ -191,10 +192,31 @@ def test_one_photo_becomes_a_subject_and_pictures(diffusion):
     assert (person - base).abs().max() > 1e-4
 
 
+def test_training_reads_the_size_of_the_photo_and_sampling_that_of_the_picture(diffusion):
+    seen = []
+
+    def record(module, args, kwargs):
+        seen.append(kwargs["added_cond_kwargs"]["time_ids"].int().tolist())
+
+    diffusion.unet.register_forward_pre_hook(record, with_kwargs=True)
+    pipe = HyperDreamBoothPipeline(diffusion, lidb=LiDBOptions(a=4, b=3))
+    finetuning = FinetuningOptions(num_steps=1, rank=2, batch_size=2, prior_preservation=1.0, num_class_pictures=1)
+    pipe.settings.sampling.num_inference_steps = 1
+    photos = [FaceCrop(torch.rand(3, 64, 64), 300), torch.rand(3, 40, 50)]  # the second is enlarged
+    subjects = pipe.personalize(photos, finetuning=finetuning, progress_bar=False)
+    target = [64, 64, 0, 0, 64, 64]
+    class_pictures, own, prior = seen
+    assert all(ids == target for ids in [*class_pictures, *prior])
+    assert own == 2 * [[300, 300, 0, 0, 64, 64], [40, 40, 0, 0, 64, 64]]
+    seen.clear()
+    pipe(subjects[0], "a [V] face", progress_bar=False, output_type="pt")
+    assert all(ids == target for batch in seen for ids in batch)
+
+
 def test_baselines_train_both_text_encoders_and_restore_the_base(diffusion):
     personalized = PersonalizedDiffusion(diffusion, build_layout(diffusion, LiDBOptions(a=4, b=3)))
     context = TrainingContext(personalized, trainer={**QUIET, "accelerator": "cpu"}, sampling=SamplingOptions(1))
-    photos = Photos(["someone"], torch.rand(1, 3, 64, 64))
+    photos = Photos(["someone"], torch.rand(1, 3, 64, 64), sides=torch.tensor([[300]]))
     before = weights_checksum(named_weights(diffusion))
     words = TextualInversion(context, TextualInversionOptions(num_steps=2)).personalize(photos).words
     start = torch.cat([encoder.get_input_embeddings().weight[0] for _, encoder in diffusion.text_encoders])

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from experiments import prepare, pretrain
 from hdb.faces.crop import FaceCropper
 from hdb.faces.photos import flat_folder, identity_folders
-from hdb.faces.picture import StoredPicture, open_picture, to_tensor
+from hdb.faces.picture import FaceCrop, StoredPicture, center_square, open_picture
 from hdb.faces.preparation import prepare_shards
 from hdb.faces.shard_writer import prepare_shard, read_about
 from hdb.faces.shards import ShardFaces, list_shards
@@ -72,22 +72,23 @@ def test_photos_become_shards_with_a_manifest_and_splits(call, photos, capsys):
     ada, bob, dan = stream
     assert [person.identity for person in (ada, bob, dan)] == [identity_number(name) for name in ("ada", "bob", "dan")]
     assert (ada.reference - ada.target).abs().mean() > 0.05 and torch.equal(bob.reference, bob.target)
-    assert (bob.reference - FaceCropper().crop(photos / "bob" / "0.png", resolution=64)).abs().mean() < 0.01
+    crop = FaceCropper().cut(photos / "bob" / "0.png", resolution=64, crop=True)
+    assert (bob.reference - crop.pixels).abs().mean() < 0.01 and bob.target_side == crop.side != 64
     assert stream.skipped.counts == {}
 
 
 def test_an_interrupted_preparation_leaves_whole_shards_and_goes_on(call, photos, monkeypatch):
     assert call(prepare, *WORDS) == 0
     whole = contents(Path("shards"))
-    crop, calls = FaceCropper.crop, []
+    cut, calls = FaceCropper.cut, []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
         if len(calls) == 7:  # eve, in the third shard
             raise KeyboardInterrupt
-        return crop(*args, **kwargs)
+        return cut(*args, **kwargs)
 
-    monkeypatch.setattr(FaceCropper, "crop", interrupted)
+    monkeypatch.setattr(FaceCropper, "cut", interrupted)
     words = [*WORDS, "output=torn"]
     assert call(prepare, *words) == 130
     assert sorted(path.name for path in Path("torn").iterdir()) == [
@@ -224,7 +225,10 @@ def test_every_remark_and_refusal_stands_in_the_manifest(call, tmp_path):
 
 def test_photos_with_damaged_pixels_are_named_and_never_fatal(call, tmp_path, monkeypatch):
     # 1,000 of 1,000 with other seeds. Finding the face is none of its business here.
-    monkeypatch.setattr(FaceCropper, "crop", lambda self, picture, **options: to_tensor(open_picture(picture)))
+    def cut(self: FaceCropper, picture: Path, *, resolution: int, crop: bool) -> FaceCrop:
+        return FaceCrop(center_square(open_picture(picture), resolution=resolution), resolution)
+
+    monkeypatch.setattr(FaceCropper, "cut", cut)
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     kinds = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "JPEG2000", "BMP"]
@@ -253,12 +257,12 @@ def test_a_crash_in_one_photo_is_its_row_in_the_manifest(call, tmp_path, monkeyp
     for name in ("a", "b", "c"):
         save_gray(tmp_path / "photos" / f"{name}.png", ord(name))
 
-    def crop(self: FaceCropper, picture: Path, *, resolution: int) -> torch.Tensor:
+    def cut(self: FaceCropper, picture: Path, *, resolution: int, crop: bool) -> FaceCrop:
         if picture.name == "b.png":
             raise error
-        return torch.zeros(3, resolution, resolution) + ord(picture.name[0]) / 255
+        return FaceCrop(torch.zeros(3, resolution, resolution) + ord(picture.name[0]) / 255, resolution)
 
-    monkeypatch.setattr(FaceCropper, "crop", crop)
+    monkeypatch.setattr(FaceCropper, "cut", cut)
     assert call(prepare, *FLAT) == 0
     manifest = json.loads(Path("shards/manifest.json").read_text())
     (row,) = manifest["skipped_pictures"]

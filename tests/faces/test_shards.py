@@ -5,14 +5,16 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from gray import level, png, write_shard
+from PIL import Image
 
 from hdb.faces.shards import IdentityFilter, ShardFaces, list_shards, read_shard_photos
-from hdb.faces.sources import PhotoFaces, identity_number
+from hdb.faces.sources import FaceBatch, PhotoFaces, identity_number
 
 
 @pytest.fixture
@@ -37,11 +39,14 @@ def test_every_person_of_the_shards_comes_once_in_an_order_of_the_epoch(shards):
 
 
 def test_a_person_may_have_several_pictures_and_a_name(tmp_path):
-    about = json.dumps({"identity": "ada"}).encode()
+    about = json.dumps({"identity": "ada", "sides": {"0.png": 312, "1.png": 312}}).encode()
     files = {"x.0.png": png(1), "x.1.png": png(2), "x.json": about, "y.png": png(3)}
     samples = list(ShardFaces([str(write_shard(tmp_path / "a.tar", files))], resolution=8, shuffle_size=0))
     assert {level(samples[0].reference), level(samples[0].target)} == {1, 2}
     assert [sample.identity for sample in samples] == [identity_number("ada"), identity_number("y")]
+    size = Image.open(BytesIO(png(3))).width
+    assert [sample.target_side for sample in samples] == [312, size]  # a shard that does not say it holds crops
+    assert FaceBatch.from_samples(samples).target_sides.tolist() == [312, size]
 
 
 def test_what_a_shard_cannot_give_is_counted_with_its_reason(shards):

@@ -9,6 +9,7 @@ from experiments.config import Evaluate, load
 from hdb.lidb.residuals import Residuals
 from hdb.methods.context import TrainingContext
 from hdb.methods.hyperdreambooth import Finetuner
+from hdb.methods.protocol import Photos
 from hdb.training.options import FinetuningOptions
 from hdb.training.personalize import SubjectFinetuning
 
@@ -139,7 +140,7 @@ def test_a_method_finetunes_as_its_config_says(finetune, personalized, start):
     ):
         finetuning = load(Evaluate, [*words, "methods.finetuning.num_steps=2"]).methods.finetuning
         made = Finetuner(TrainingContext(personalized, trainer={"accelerator": "cpu"}), finetuning).finetune(
-            photos[:, None], start
+            Photos(["a", "b", "c"], photos), start
         )
         assert torch.equal(made.residuals.theta, finetune(reference=reference, **asdict(finetuning)).fitted.theta)
 

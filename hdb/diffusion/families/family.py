@@ -102,6 +102,10 @@ class Family(ABC):
     def check_text_widths(self, configs: Configs, *, name: str) -> None:
         """Raises ValueError if the denoiser does not read what the text encoders make."""
 
+    def with_photo_sides(self, condition: TextCondition, photo_sides: Int[Tensor, " n"]) -> TextCondition:
+        """The condition of crops that had such sides in their photos. Most families read no sizes."""
+        return condition
+
     def check_original_layout(self, networks: Mapping[str, nn.Module]) -> None:
         """Raises ValueError if a base cannot be written as a single file in the original layout."""
         if not self.original_prefixes:

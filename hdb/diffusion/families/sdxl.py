@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,12 @@ class StableDiffusionXL(Family):
     The last layer of the first text encoder has slots, as in other programs' LoRA files, but takes no part: its
     residuals stay at their start. The published autoencoder overflows in float16, so it stays in float32 there.
 
+    The UNet was trained with the size that a picture had before it was resized, so that enlarged ones do not teach it
+    to blur, and with the upper left corner of its crop. In training a face crop therefore brings its side in the photo
+    (`with_photo_sides`), where that is known: a face of 300 px is blurred at 1024 px, and the blur belongs to the size
+    and not to the person. It counts as uncropped, (0, 0), because its framing is meant to be learned. Without a known
+    side, and in sampling, the original size is the target's.
+
     Source: Podell et al., SDXL, sections 2.1 and 2.2, https://arxiv.org/abs/2307.01952
     """
 
@@ -56,7 +63,7 @@ class StableDiffusionXL(Family):
     open_clip_encoders = ("text_encoder_2",)
 
     def encode_tokens(self, base: StableDiffusion, tokens: Mapping[str, Tensor]) -> TextCondition:
-        """Encodes prompts for a picture that was neither resized nor cropped.
+        """Encodes prompts for pictures that were neither resized nor cropped.
 
         Empty prompts become zeros where the pipeline has `force_zeros_for_empty_prompt`, as for the published base.
         """
@@ -70,6 +77,10 @@ class StableDiffusionXL(Family):
         # Filled on the device: a tensor of Python numbers would be copied there, which a CUDA graph cannot hold.
         size = pooled.new_full((len(pooled), 2), base.resolution, dtype=torch.float32)
         return TextCondition(embeds, pooled, torch.cat([size, torch.zeros_like(size), size], dim=1))
+
+    def with_photo_sides(self, condition: TextCondition, photo_sides: Int[Tensor, " n"]) -> TextCondition:
+        sides = photo_sides.to(condition.time_ids)[:, None]
+        return replace(condition, time_ids=torch.cat([sides, sides, condition.time_ids[:, 2:]], dim=1))
 
     def predict_noise(
         self,
