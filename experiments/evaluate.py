@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import Evaluate, load
+from experiments.inputs import check_faces, check_networks
 
 if TYPE_CHECKING:
     from hdb.evaluation.evaluate import Outcome
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    evaluate_methods(load(Evaluate, argv))
+    config = load(Evaluate, argv)
+    check_networks(base=config.base, hypernet=config.hypernet)
+    check_faces(config.faces.source, config.faces.root)
+    evaluate_methods(config)
 
 
 def evaluate_methods(config: Evaluate) -> None:

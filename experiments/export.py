@@ -4,6 +4,8 @@ format=merged output=FOLDER writes a whole pipeline with the person inside, form
 one file in the original layout; both need the base: base.path=...
 """
 
+from pathlib import Path
+
 from experiments.cli import run
 from experiments.config import Export, load
 
@@ -15,23 +17,18 @@ def main(argv: list[str]) -> None:
 def export(config: Export) -> None:
     from dataclasses import replace
 
-    from experiments.outputs import claim_files, resolve_safetensors_output
+    output = resolve_export_output(config)
+    is_folder = config.format == "merged"
+
+    from experiments.outputs import claim_files
     from hdb.diffusion.sheet import preview_path, save_image, thumbnail_data_url
     from hdb.faces.picture import open_picture
     from hdb.files import write_json
     from hdb.lidb.export import FORMATS, export_lora
     from hdb.lidb.file import Subject
     from hdb.lidb.modelspec import a1111_metadata
-    from hdb.runs.outputs import resolve_output
 
     is_lora = config.format in FORMATS
-    is_folder = config.format == "merged"
-    output = resolve_output(config.output) if is_folder else resolve_safetensors_output(config.output)
-    if is_folder and output.exists():
-        raise ValueError(f"output {output} is there already, expected the name of a new folder")
-    if is_folder and output.suffix == ".safetensors":
-        raise ValueError(f"output {output} is called like a file, expected the name of a new folder")
-
     picture_path = config.preview
     if picture_path is None and preview_path(config.subject).is_file():
         picture_path = preview_path(config.subject)
@@ -70,6 +67,28 @@ def export(config: Export) -> None:
         print(f"shown as {preview}" if preview else "shown without a picture: preview=PICTURE gives it one")
     if is_lora:
         print(f"{config.format}: {FORMATS[config.format]}")
+
+
+def resolve_export_output(config: Export) -> Path:
+    """Where the export goes. Checks what can be checked without torch.
+
+    Raises:
+        ValueError: the output is called wrongly or is there already, or what is read is not there.
+    """
+    from experiments.inputs import check_networks, check_people
+    from experiments.outputs import resolve_safetensors_output
+    from hdb.runs.outputs import resolve_output
+
+    is_folder = config.format == "merged"
+    output = resolve_output(config.output) if is_folder else resolve_safetensors_output(config.output)
+    if is_folder and output.exists():
+        raise ValueError(f"output {output} is there already, expected the name of a new folder")
+    if is_folder and output.suffix == ".safetensors":
+        raise ValueError(f"output {output} is called like a file, expected the name of a new folder")
+    check_people([config.subject])
+    if config.format in ("merged", "checkpoint"):
+        check_networks(base=config.base)
+    return output
 
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import MeasureGate, load
+from experiments.inputs import check_faces, check_networks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def main(argv: list[str]) -> None:
-    measure_gate(load(MeasureGate, argv))
+    config = load(MeasureGate, argv)
+    check_networks(base=config.base, hypernet=config.hypernet)
+    check_faces(config.faces.source, config.faces.root)
+    measure_gate(config)
 
 
 def measure_gate(config: MeasureGate) -> None:

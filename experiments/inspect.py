@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Inspect, load
+from experiments.inputs import check_people
 
 
 def main(argv: list[str]) -> None:
@@ -17,6 +18,7 @@ def main(argv: list[str]) -> None:
             "give either subject=FILE.safetensors or base=FOLDER_OR_ID, a base or its configs; or base=sd15-config"
         )
     if config.subject is not None:
+        check_people([config.subject])
         from hdb.lidb.facts import describe_subject
 
         rows = describe_subject(Path(config.subject))

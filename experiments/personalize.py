@@ -30,7 +30,13 @@ def main(argv: list[str]) -> None:
 def personalize(config: Personalize) -> None:
     from dataclasses import replace
 
+    from experiments.inputs import check_networks, check_photos
     from experiments.outputs import claim_files, resolve_safetensors_output
+
+    output = resolve_safetensors_output(config.output)
+    check_photos((config.reference, *config.more_references))
+    check_networks(base=config.base, hypernet=config.hypernet if config.method != "no_hyper" else None)
+
     from experiments.tracking import check_wandb_mode, log_subject, wandb_run
     from hdb.diffusion.sampling import prompt_warnings
     from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
@@ -42,7 +48,6 @@ def personalize(config: Personalize) -> None:
     from hdb.training.device import select_device
     from hdb.training.personalize import check_finetuning
 
-    output = resolve_safetensors_output(config.output)
     dtype = parse_dtype(config.dtype)
     check_wandb_mode(config)
     has_hypernet = config.method != "no_hyper"

@@ -6,10 +6,14 @@ thetas one photo predicts. A finished folder that lacks this number gets it with
 
 from experiments.cli import run
 from experiments.config import Preoptimize, load
+from experiments.inputs import check_faces, check_networks
 
 
 def main(argv: list[str]) -> None:
-    preoptimize(load(Preoptimize, argv))
+    config = load(Preoptimize, argv)
+    check_networks(base=config.base)
+    check_faces(config.faces.source, config.faces.root)
+    preoptimize(config)
 
 
 def preoptimize(config: Preoptimize) -> None:

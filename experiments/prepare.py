@@ -11,10 +11,13 @@ import sys
 
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
+from experiments.inputs import check_faces
 
 
 def main(argv: list[str]) -> None:
-    prepare(load(Prepare, argv))
+    config = load(Prepare, argv)
+    check_faces(config.source, config.root)
+    prepare(config)
 
 
 def prepare(config: Prepare) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, load
+from experiments.inputs import check_faces, check_networks
 
 
 def main(argv: list[str]) -> None:
     started = time.perf_counter()
-    pretrain(load(Pretrain, argv), started=started)
+    config = load(Pretrain, argv)
+    check_networks(base=config.base)
+    check_faces(config.faces.source, config.faces.root)
+    pretrain(config, started=started)
 
 
 def pretrain(config: Pretrain, *, started: float) -> None:

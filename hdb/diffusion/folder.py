@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 
 from hdb.diffusion.families.family import Family, read_json
 from hdb.diffusion.families.table import FAMILIES, family_of_pipeline
+from hdb.diffusion.options import check_base_path
 from hdb.diffusion.published import publish
 from hdb.files import atomic_write, read_safetensors_header
 from hdb.lidb.names import is_text_encoder
@@ -71,10 +72,7 @@ def find_pipeline(
     if path.is_file():
         read_safetensors_header(path)  # raises if it is a pickle
         raise ValueError(f"{name} is a single safetensors file: expected a folder in diffusers' layout or a hub id")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ValueError(
-            f"no Stable Diffusion at {name}: expected a folder in diffusers' layout or a hub id owner/name"
-        )
+    check_base_path(name)
     patterns = list(_CONFIG_PATTERNS)
     if weights:
         suffix = f".{variant}" if variant else ""

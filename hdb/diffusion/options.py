@@ -1,6 +1,7 @@
 """Options of the base and of sampling, in a file without torch so that commands check their settings at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hdb.limits import choice_field, number_field
 
@@ -74,3 +75,11 @@ class SamplingOptions:
         if self.identity_guidance_scale is not None:
             return 3
         return 1 if self.guidance_scale == 1 else 2
+
+
+def check_base_path(path: str) -> None:
+    """Raises ValueError if there is nothing at a base's path and it is no hub id either."""
+    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+        raise ValueError(
+            f"no Stable Diffusion at {path}: expected a folder in diffusers' layout or a hub id owner/name"
+        )

@@ -29,32 +29,17 @@ from torch import Tensor
 from hdb.faces.damaged import find_orientation, without_metadata
 from hdb.faces.formats import CAMERA_RAW, is_avif, unsupported_format
 from hdb.faces.names import printable
+from hdb.faces.photo_files import FaceError, refuse_missing
 
 # Pillow's names of the formats that are read. It knows more, and runs other programs for some.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
 EXPECTED = "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or JP2"
-LARGEST_FILE = 1 << 30  # bytes; a file is read whole
 LARGEST = 178_956_970  # pixels; Pillow's own bound
 LARGEST_JPEG = 1 << 28  # pixels of a JPEG: phones make 200 megapixels
 HALVED_ABOVE = 1 << 26  # pixels; larger pictures are read at half their width and height
 
-# Why a picture is not used. Sources of faces count by these. "outside": the frame around the face leaves the photo;
-# "copy": the picture is in another split too; "crashed": any other error.
-REASONS = ("unreadable", "no face", "too small", "turned", "outside", "copy", "crashed")
-
 # Missing in Pillow's table, which has the little-endian kin: 16 bit gray with white as 0.
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
-
-
-class FaceError(ValueError):
-    """A picture that cannot be used; the message is one sentence: what was given, what was expected.
-
-    `reason` is one of `REASONS`.
-    """
-
-    def __init__(self, message: str, *, reason: str = "unreadable"):
-        super().__init__(message)
-        self.reason = reason
 
 
 class StoredPicture(NamedTuple):
@@ -117,19 +102,6 @@ def warn_or_collect(message: str, remarks: list[str] | None) -> None:
         warnings.warn(message, stacklevel=3)
     else:
         remarks.append(message)
-
-
-def refuse_missing(path: Path, name: str) -> None:
-    """Raises FaceError unless `path` is a regular file that fits into memory; pipes and devices are not opened."""
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except OSError as error:  # a name that is too long, say
-        raise FaceError(f"{name} cannot be opened: {error.strerror}") from None
-    if size is None:
-        problem = "is no file" if path.exists() else "no such file"
-        raise FaceError(f"{name}: {problem}; expected a picture (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JP2)")
-    if size > LARGEST_FILE:
-        raise FaceError(f"{name} is too large: {size >> 20} MB; expected at most {LARGEST_FILE >> 20}")
 
 
 def decode(data: bytes, remarks: list[str]) -> Image.Image:

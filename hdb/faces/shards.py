@@ -17,8 +17,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from hdb.faces.caches import CacheKeys, ShardCache
 from hdb.faces.crop import FaceCropper
 from hdb.faces.formats import HEIC, READABLE
+from hdb.faces.photo_files import REASONS, FaceError
 from hdb.faces.photos import Photos
-from hdb.faces.picture import REASONS, FaceError, StoredPicture
+from hdb.faces.picture import StoredPicture
 from hdb.faces.sources import FaceSample, SkipCounter, identity_number, num_pictures_of, read_usable
 from hdb.prompts import INSTANCE_PROMPT
 

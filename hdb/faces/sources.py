@@ -19,17 +19,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from hdb.faces.caches import CachedTensors, stack_cached
 from hdb.faces.crop import FaceCropper
+from hdb.faces.photo_files import REASONS, FaceError
 from hdb.faces.photos import Photos
-from hdb.faces.picture import (
-    REASONS,
-    FaceCrop,
-    FaceError,
-    Picture,
-    StoredPicture,
-    center_square,
-    crash_message,
-    open_picture,
-)
+from hdb.faces.picture import FaceCrop, Picture, StoredPicture, center_square, crash_message, open_picture
 from hdb.faces.splits import refuse_duplicates
 from hdb.prompts import INSTANCE_PROMPT
 

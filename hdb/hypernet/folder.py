@@ -10,9 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hdb.files import write_files
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+from hdb.hypernet.network_files import CONFIG, WEIGHTS, check_network_folder
 
 
 def write_network(
@@ -32,17 +30,6 @@ def write_network(
     """
     weights = save({name: tensor.contiguous() for name, tensor in state_dict.items()}, metadata)
     write_files({Path(folder, CONFIG): json.dumps(config, indent=1).encode(), Path(folder, WEIGHTS): weights})
-
-
-def check_network_folder(folder: str | Path, *, kind: str) -> None:
-    """Raises ValueError if one of the two files is missing. Cheap, so it comes before any large file is read.
-
-    Args:
-        kind: What the folder should hold, for the error: `a hypernetwork`.
-    """
-    for path in (Path(folder, CONFIG), Path(folder, WEIGHTS)):
-        if not path.is_file():
-            raise ValueError(f"{kind} needs {CONFIG} and {WEIGHTS}: {path} is missing")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hdb.files import resolve_shipped
 from hdb.hypernet.encoder import FaceEncoder, check_timm_model
-from hdb.hypernet.folder import CONFIG, WEIGHTS, check_network_folder
 from hdb.hypernet.hypernet import HyperNet
+from hdb.hypernet.network_files import CONFIG, WEIGHTS, check_hypernet, check_network_folder, resolve_checkpoint
 
 TRAINED_CHECKPOINTS = "outputs/pretrain*/last.ckpt"  # of `make train`
 SWEEP_RECORDS = "outputs/pretrain*-*/*/metrics.json"  # of finished runs of a sweep: outputs/pretrain-<sweep>/<run>
@@ -104,10 +104,7 @@ def check_networks_exist(*, hypernet: Path | None = None, encoder: str | None = 
         else:
             check_timm_model(encoder)
     if hypernet is not None:
-        if hypernet.suffix != ".ckpt":
-            check_network_folder(hypernet, kind="a hypernetwork")
-        elif not hypernet.is_file():
-            raise ValueError(f"no checkpoint at {hypernet}")
+        check_hypernet(hypernet)
     is_shipped = hypernet == resolve_shipped(SHIPPED_HYPERNET)
     if is_shipped and base is not None and Path(base).resolve() != resolve_shipped(SHIPPED_BASE).resolve():
         raise ValueError(
@@ -209,14 +206,6 @@ def standardize_embeddings(
     encoder = hypernet.encoder.to(device)
     embeddings = torch.cat([encoder(batch.to(device)).embedding for batch in photos.split(32)])
     hypernet.fit_standardization(embeddings.to(hypernet.embedding_mean.device))
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """last.ckpt or hypernet/ of a run's folder, else the path itself: a checkpoint or a hypernetwork's folder."""
-    path = Path(name)
-    if (path / "last.ckpt").is_file():
-        return path / "last.ckpt"
-    return path / "hypernet" if (path / "hypernet" / CONFIG).is_file() else path
 
 
 @torch.no_grad()
