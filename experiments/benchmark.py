@@ -24,7 +24,13 @@ def benchmark(config: Benchmark) -> None:
 
     from experiments.outputs import find_inputs
     from experiments.runs import claim_run_folder
-    from hdb.evaluation.benchmark import arithmetic_dtype, describe_machine, measure_costs, measure_ratios
+    from hdb.evaluation.benchmark import (
+        arithmetic_dtype,
+        describe_machine,
+        measure_costs,
+        measure_ratios,
+        measure_steps,
+    )
     from hdb.evaluation.cost import matmul_ceiling
     from hdb.evaluation.workloads import Workloads
     from hdb.files import write_json
@@ -54,7 +60,12 @@ def benchmark(config: Benchmark) -> None:
             name: {**asdict(cost), "rate": cost.rate, "of_ceiling": cost.rate / ceiling}
             for name, cost in measured.items()
         }
-        write_json(output / "results.json", {**facts, "matmul_rate": ceiling, "costs": rows, "ratios": compared})
+        results = {**facts, "matmul_rate": ceiling, "costs": rows, "ratios": compared}
+        if config.num_method_steps:  # at the end: it changes how the base works
+            steps, ratios = measure_steps(work, num_steps=config.num_method_steps, path=output / "steps.json")
+            results["steps"] = {name: asdict(cost) for name, cost in steps.items()}
+            results["step_ratios"] = ratios
+        write_json(output / "results.json", results)
     peak = "on this GPU" if device.type == "cuda" else "of the process so far"
     print(f"\n{output / 'results.json'}; seconds are medians of {config.num_repeats} runs, peaks {peak}")
 

@@ -109,6 +109,15 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int | None
     except SystemExit as stop:
         is_interrupt = isinstance(stop.__context__, KeyboardInterrupt)  # Trainer turns Ctrl-C into exit(1)
         return None if is_interrupt else int(stop.code or 0)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "hdb", "experiments"):
+            raise
+        print(
+            f"error: the package {package} is not installed: expected it, as pip install {package} does",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "MisconfigurationException":
             raise

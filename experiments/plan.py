@@ -53,8 +53,9 @@ def print_plans(config: PlanRuns, runs: dict[str, Preoptimize | Pretrain | Perso
         pretrain = settings if isinstance(settings, Pretrain) else first_pretrain
         pieces = Pieces(settings.base.path, pretrain.lidb, pretrain.hypernet, memory=settings.memory)
         planner = Planner(pieces, dtype=settings.base.dtype, half=settings.precision != "32-true")
-        rate = rate_of(config, half=planner.half)
-        print(f"\n{yaml}, at {rate / 1e12:.4g} TFLOP/s ({config.device})")
+        step = "pretraining" if isinstance(settings, Pretrain) else "finetuning"
+        rate, assumption = rate_of(config, half=planner.half, step=step)
+        print(f"\n{yaml}, at {rate / 1e12:.4g} TFLOP/s ({assumption})")
         if isinstance(settings, Personalize):
             plan = planner.personalize(settings.finetuning, settings.sampling, pictures=len(settings.prompts))
         elif isinstance(settings, Evaluate):

@@ -11,7 +11,7 @@ Source: arXiv 2307.06949, sections 4 and 5.
 """
 
 from experiments.config.loading import dotted, is_setting, load
-from experiments.config.measuring import Ablate, Benchmark, Evaluate, MeasureGate, PlanRuns, Readme, Search
+from experiments.config.measuring import Ablate, Benchmark, Evaluate, Gpu, MeasureGate, PlanRuns, Readme, Search
 from experiments.config.parts import EvaluationJudges, LoadedPeople, OnBase, ReadPeople, Variant
 from experiments.config.people import Demo, Export, Generate, Inspect, Personalize
 from experiments.config.training import Preoptimize, Prepare, Pretrain, RenderFaceworld, TrainBase
@@ -24,6 +24,7 @@ __all__ = [
     "EvaluationJudges",
     "Export",
     "Generate",
+    "Gpu",
     "Inspect",
     "LoadedPeople",
     "MeasureGate",

@@ -14,7 +14,9 @@ from hdb.methods.options import MethodOptions
 from hdb.metrics.table import JudgeOptions
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.options import WandbOptions
-from hdb.training.options import FinetuningOptions, ProcessOptions
+from hdb.training.options import FinetuningOptions, ProcessOptions, accelerator_field
+
+GPU_PARTS = ("tests", "benchmark", "portrait", "personalize", "generate", "evaluate", "pretrain")
 
 
 @dataclass
@@ -113,6 +115,7 @@ class Benchmark(WorkloadOptions):
 
     `base` is a base, a folder of configs alone (unet.json, ...), or sd15-config, which is configs/sd15. `dtype` is its
     own, `batch_size` that of pretraining. A ratio compares runs of `num_steps` steps in `num_pairs` pairs.
+    `num_method_steps` steps of other methods are measured beside ours, 0 leaves that table out.
     """
 
     output: str = "outputs/benchmark"
@@ -120,7 +123,58 @@ class Benchmark(WorkloadOptions):
     num_people: int = number_field(16, ge=1)
     num_repeats: int = number_field(3, ge=1)
     num_pairs: int = number_field(7, ge=1)
+    num_method_steps: int = number_field(0, ge=0)
     seed: int = seed_field()
+
+
+@dataclass
+class Gpu:
+    """What only a GPU can show, one part after the other: tests, costs, and the commands as a user types them.
+
+    A part that fails does not keep the next from running, and `minutes` ends them all. `accelerator` is that of all
+    parts. The words of each command may be changed: `tests` are pytest's, `benchmark`, `personalize`, `generate`,
+    `evaluate` and `pretrain` those of these commands. `parts` are those to run.
+    """
+
+    output: str = "outputs/gpu"
+    minutes: float = number_field(6.0, gt=0)
+    accelerator: str = accelerator_field("gpu")
+    parts: list[str] = texts_field(lambda: list(GPU_PARTS))
+    tests: list[str] = texts_field(
+        lambda: ["-m", "gpu", "tests/test_devices.py", "tests/training/test_graphed_step.py"]
+    )
+    benchmark: list[str] = texts_field(
+        lambda: ["configs/sd15/benchmark.yaml", "num_method_steps=12", "num_repeats=2", "num_pairs=2", "num_steps=5"]
+    )
+    personalize: list[str] = field(default_factory=list)
+    generate: list[str] = field(default_factory=list)
+    evaluate: list[str] = texts_field(
+        lambda: [
+            "configs/faceworld/evaluate.yaml",
+            "protocol.num_identities=4",
+            "protocol.num_gallery=4",
+            "protocol.num_prompts=2",
+            "protocol.num_pictures=1",
+            "protocol.num_references=2",
+            "methods.names=[unpersonalized,only_hyper,hyperdreambooth]",
+        ]
+    )
+    pretrain: list[str] = texts_field(
+        lambda: [
+            "configs/faceworld/pretrain.yaml",
+            "schedule.max_steps=50",
+            "schedule.val_every=50",
+            "faces.num_identities=64",
+            "faces.num_val_identities=8",
+            "preview.num_identities=4",
+        ]
+    )
+
+    def check_conflicts(self, prefix: str) -> None:
+        """Raises ValueError for a part that is none."""
+        for part in self.parts:
+            if part not in GPU_PARTS:
+                raise ValueError(f"parts has {part!r}, expected some of {', '.join(GPU_PARTS)}")
 
 
 @dataclass
@@ -128,7 +182,7 @@ class PlanRuns(RateOptions):
     """What runs will take before they start. All other words are of the runs, each for those that have such a setting.
 
     `device` h100, a100 or 4090 is assumed to reach the share `utilization` of its data sheet, `this` is measured;
-    `tflops` a second says it outright.
+    `tflops` a second says it outright, `results` of a benchmark what was measured.
     """
 
 

@@ -77,7 +77,7 @@ class Graphs:
         max_held: Each capture keeps the memory of its activations. Further shapes are computed eagerly.
     """
 
-    max_held = 4
+    max_held = 6
 
     def __init__(self, setting: str = "auto") -> None:
         self.setting = setting

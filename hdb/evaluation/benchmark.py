@@ -2,12 +2,18 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from hdb.diffusion.base import AUTOCAST_DTYPES, DTYPES
+from hdb.diffusion.graphs import Graphs
 from hdb.evaluation.cost import Cost, device_name, measure_cost, paired_ratios
+from hdb.evaluation.steps import STEP_HEADER, StepCost, StepTable, step_ratios, step_row
 from hdb.evaluation.workloads import Workloads
+from hdb.files import write_json
 
 
 def arithmetic_dtype(precision: str, dtype: str) -> torch.dtype:
@@ -47,7 +53,10 @@ def measure_costs(work: Workloads, *, num_repeats: int, ceiling: float) -> dict[
     print(f"\n{'':44}{'seconds':>10}{'peak GB':>10}{'TFLOP':>10}{'TFLOP/s':>10}{'of ceiling':>12}")
     measured: dict[str, Cost] = {}
     for name, (piece, num_steps) in pieces.items():
-        measured[name] = measure_cost(piece, device=work.device, num_steps=num_steps, num_repeats=num_repeats)
+        work.diffusion.graphs = Graphs(options.cuda_graph)  # of this piece alone
+        measured[name] = measure_cost(
+            piece, device=work.device, num_steps=num_steps, num_repeats=num_repeats, eagerly=work.eagerly()
+        )
         print(cost_row(name, measured[name], ceiling=ceiling), flush=True)
     return measured
 
@@ -56,6 +65,30 @@ def cost_row(name: str, measured: Cost, *, ceiling: float) -> str:
     """One line of the table."""
     numbers = (measured.seconds, measured.peak_bytes / 1e9, measured.operations / 1e12, measured.rate / 1e12)
     return f"{name:44}" + "".join(f"{number:10.4g}" for number in numbers) + f"{measured.rate / ceiling:12.1%}"
+
+
+def measure_steps(work: Workloads, *, num_steps: int, path: Path) -> tuple[dict[str, StepCost], dict[str, float]]:
+    """Measures a step of ours and of other methods; prints and writes each row when it is measured.
+
+    Args:
+        path: Of a JSON file.
+
+    Returns:
+        The costs by row, and the ratios that follow from them.
+    """
+    print(STEP_HEADER)
+    measured: dict[str, StepCost] = {}
+    written: dict[str, Any] = {}
+    for name, cost in StepTable(work, num_steps=num_steps).rows():
+        print(step_row(name, cost), flush=True)
+        if isinstance(cost, StepCost):
+            measured[name] = cost
+        written[name] = asdict(cost) if isinstance(cost, StepCost) else {"error": cost}
+        write_json(path, written)
+    ratios = step_ratios(measured)
+    for name, ratio in ratios.items():
+        print(f"{name:56}{ratio:10.3g}")
+    return measured, ratios
 
 
 def measure_ratios(work: Workloads, *, num_residuals: int, num_people: int, num_pairs: int) -> dict[str, list[float]]:
@@ -72,6 +105,7 @@ def measure_ratios(work: Workloads, *, num_residuals: int, num_people: int, num_
             ">= 2",
         ),
     }
+    work.diffusion.graphs = Graphs(work.options.cuda_graph)
     print(f"\n{'ratio of seconds':44}{'median':>10}{'lowest':>10}{'highest':>10}{'target':>10}")
     measured: dict[str, list[float]] = {}
     for name, (first, second, target) in comparisons.items():

@@ -4,6 +4,7 @@ import resource
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ class StepClock(L.Callback):
 
 
 def measure_cost(
-    run: Callable[[], Iterable[float]], *, device: torch.device, num_steps: int = 1, num_repeats: int = 3
+    run: Callable[[], Iterable[float]],
+    *,
+    device: torch.device,
+    num_steps: int = 1,
+    num_repeats: int = 3,
+    eagerly: AbstractContextManager[None] | None = None,
 ) -> Cost:
     """Measures a piece of work.
 
@@ -105,10 +111,12 @@ def measure_cost(
     Args:
         run: does the work and returns the seconds of each of its steps.
         num_steps: of one run; the cost is that of one step.
+        eagerly: without CUDA graphs, while operations are counted.
     """
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with eagerly or nullcontext(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         run()
     if device.type == "cuda":
+        run()  # captures the graphs, which stay in a resident process
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [second for _ in range(num_repeats) for second in run()]
     peak = (

@@ -47,12 +47,14 @@ class ProtocolOptions:
 class RateOptions:
     """How many operations a second: `tflops`, or the share `utilization` of what the device's data sheet says.
 
-    `device` this measures matrix products on this machine.
+    `device` this measures matrix products on this machine. `results` is the results.json of a benchmark, whose measured
+    steps say the rate in the place of all that.
     """
 
     device: str = choice_field("h100", (*DEVICES, "this"))
     utilization: float = number_field(0.4, gt=0, le=1)
     tflops: float | None = number_field(None, gt=0)
+    results: str | None = None
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """What a run will take before it starts: operations, memory of a GPU, files."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -26,18 +28,42 @@ from hdb.training.options import (
 )
 
 
-def rate_of(options: RateOptions, *, half: bool) -> float:
-    """Operations a second.
+def rate_of(options: RateOptions, *, half: bool, step: str = "finetuning") -> tuple[float, str]:
+    """Operations a second, and what that assumes.
 
     Args:
         half: in half precision.
+        step: of a benchmark, whose rate is taken where its results are given: finetuning or pretraining.
+
+    Raises:
+        ValueError: the results cannot be read, or have no such step.
     """
+    if options.results is not None:
+        return _measured_rate(Path(options.results), step)
     if options.tflops is not None:
-        return 1e12 * options.tflops
+        return 1e12 * options.tflops, "as given"
+    precision = "half precision" if half else "single precision"
     if options.device == "this":
-        return matmul_ceiling(select_device("auto"), torch.bfloat16 if half else torch.float32)
+        rate = matmul_ceiling(select_device("auto"), torch.bfloat16 if half else torch.float32)
+        return rate, f"assumed: as fast as a plain matrix product in {precision} on this machine"
     half_rate, single_rate = DEVICES[options.device]
-    return 1e12 * options.utilization * (half_rate if half else single_rate)
+    peak = half_rate if half else single_rate
+    share = f"{options.utilization:.0%} of the {peak:g} TFLOP/s in {precision}"
+    return 1e12 * options.utilization * peak, f"assumed: {share} of the data sheet of {options.device}"
+
+
+def _measured_rate(path: Path, step: str) -> tuple[float, str]:
+    """The rate of a step in the results of a benchmark, and where it was measured."""
+    try:
+        results = json.loads(path.read_text())
+        rates = {name: float(cost["rate"]) for name, cost in results["costs"].items()}
+        machine = f"{results['base']} on {results['device']}, {results['precision']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"results={path} is not readable ({error}): expected results.json of a benchmark") from None
+    name = next((name for name in rates if step in name), None)
+    if name is None:
+        raise ValueError(f"{path} has no step of {step}, only {', '.join(rates)}: expected results of a benchmark")
+    return rates[name], f"measured: {name}, {machine}"
 
 
 @dataclass(frozen=True)

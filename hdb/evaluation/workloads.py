@@ -1,5 +1,7 @@
 """The pieces of the way from one photo to pictures, as calls whose time can be measured."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from hdb.diffusion.base import DTYPES, load_base, prepare_for_device
 from hdb.diffusion.families.table import PUBLISHED_CONFIGS
+from hdb.diffusion.graphs import Graphs
 from hdb.diffusion.options import BaseOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.random_base import build_random_stable_diffusion, is_random_base
@@ -147,7 +150,19 @@ class Workloads:
         self.fit(stage)
         return stage
 
-    def fit(self, stage: L.LightningModule, batches: DataLoader | None = None) -> list[float]:
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Work without CUDA graphs within a `with` block: operations in a graph are not seen by a counter."""
+        graphs = self.diffusion.graphs
+        self.diffusion.graphs = Graphs("false")
+        try:
+            yield
+        finally:
+            self.diffusion.graphs = graphs
+
+    def fit(
+        self, stage: L.LightningModule, batches: DataLoader | None = None, *, callbacks: Sequence[L.Callback] = ()
+    ) -> list[float]:
         """Trains a stage and returns the seconds of each step."""
         clock = StepClock(self.device)
         trainer = L.Trainer(
@@ -159,7 +174,7 @@ class Workloads:
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
-            callbacks=[clock],
+            callbacks=[clock, *callbacks],
         )
         trainer.fit(stage, batches)
         return clock.seconds

@@ -26,9 +26,9 @@ _STRATEGY_LIMIT = Limit(
 )
 
 
-def accelerator_field() -> Any:
+def accelerator_field(default: str = "auto") -> Any:
     """A dataclass field with the Trainer's `accelerator`."""
-    return choice_field("auto", ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
+    return choice_field(default, ("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
 
 
 def precision_field() -> Any:

@@ -1,6 +1,7 @@
 """What the benchmark counts and compares, and that it runs on any base: read, or of random weights."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from experiments.cli import execute
 from experiments.config import Benchmark, load
 from hdb.diffusion.base import prepare_for_device
 from hdb.diffusion.random_base import build_random_stable_diffusion
+from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.evaluation.cost import matmul_ceiling, measure_cost, paired_ratios
+from hdb.evaluation.steps import StepTable
 from hdb.evaluation.workloads import Workloads, load_or_build_base
 
 CPU = torch.device("cpu")
@@ -54,6 +57,48 @@ def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_o
     prediction, finetuning, whole, pretraining, pictures = more
     assert prediction == pictures == 1
     assert 1.2 < finetuning < 1.6 and whole > 1 and pretraining > 1.05
+
+
+def test_a_step_of_every_method_is_measured_and_the_base_is_itself_afterwards(measure, capsys, monkeypatch):
+    kept = []
+    rows = StepTable.rows
+
+    def watched(table):
+        diffusion = table.work.diffusion
+        kept.append(weights_checksum(named_weights(diffusion)))
+        yield from rows(table)
+        kept.append(weights_checksum(named_weights(diffusion)))
+
+    monkeypatch.setattr(StepTable, "rows", watched)
+    result, results = measure("num_method_steps=2")
+    printed = capsys.readouterr().out
+    steps = results["steps"]
+    assert result == 0 and kept[0] == kept[1]
+    assert len(steps) == 9 and all(name in printed for name in (*steps, *results["step_ratios"]))
+    assert json.loads(Path("outputs/benchmark/steps.json").read_text()) == steps
+    assert all(cost["milliseconds"] > 0 and cost["kernels"] > 100 for cost in steps.values())
+    assert steps["ours, 16 people at once, 1 draw"]["num_people"] == 16
+    assert steps["ours, 4 draws, memory=low"]["kernels"] > 1.2 * steps["ours, 4 draws"]["kernels"]
+    name = "1,200 steps of DreamBooth / 40 of ours"
+    dreambooth = steps["DreamBooth, float32, 1 draw and a class picture"]
+    expected = 30 * dreambooth["milliseconds"] / steps["ours, 4 draws"]["milliseconds"]
+    assert results["step_ratios"][name] == pytest.approx(expected)
+
+
+def test_a_row_that_cannot_be_measured_says_why_and_the_others_are(tiny_weights, tmp_path, monkeypatch):
+    words = [f"base={tiny_weights}/base", "lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2"]
+    config = load(Benchmark, [*words, f"hypernet.encoder={tiny_weights}/encoder", "accelerator=cpu"])
+    table = StepTable(Workloads(config, folder=tmp_path, device=CPU), num_steps=2)
+
+    def out_of_memory(**options):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore of it")
+
+    monkeypatch.setattr(table, "ours", out_of_memory)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    rows = dict(table.rows())
+    assert rows["ours, 4 draws"] == "OutOfMemoryError: CUDA out of memory."
+    assert "peft" in rows["PEFT's LoRA of rank 4 in a plain loop, 1 draw"]
+    assert rows["Textual Inversion, 1 draw"].milliseconds > 0
 
 
 def test_learned_bases_are_measured_where_they_are_asked_for(tiny_weights, tiny_diffusion, tmp_path):

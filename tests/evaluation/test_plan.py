@@ -1,5 +1,7 @@
 """Operations counted on the meta device, and the plans planned of them."""
 
+import json
+
 import lightning as L
 import pytest
 import torch
@@ -159,10 +161,28 @@ def test_a_plan_of_thetas_has_no_more_people_than_there_are(pieces):
     assert few.gpu["thetas"] < planned.gpu["thetas"]
 
 
-def test_rates_are_shares_of_a_sheet_or_said_outright():
-    assert rate_of(RateOptions(device="a100", utilization=0.5), half=True) == 156e12
-    assert rate_of(RateOptions(device="a100", utilization=0.5), half=False) == 9.75e12
-    assert rate_of(RateOptions(tflops=3.0), half=True) == 3e12
+def test_rates_are_shares_of_a_sheet_said_outright_or_measured_and_say_so(tmp_path):
+    rate, assumption = rate_of(RateOptions(device="a100", utilization=0.5), half=True)
+    assert rate == 156e12
+    assert assumption == "assumed: 50% of the 312 TFLOP/s in half precision of the data sheet of a100"
+    assert rate_of(RateOptions(device="a100", utilization=0.5), half=False)[0] == 9.75e12
+    assert rate_of(RateOptions(tflops=3.0), half=True) == (3e12, "as given")
+    path = tmp_path / "results.json"
+    costs = {"40 finetuning steps of 4 draws, 512 px": {"rate": 2e13}, "a pretraining step on 8 people": {"rate": 5e13}}
+    facts = {"base": "sd15", "device": "NVIDIA H200", "precision": "bf16-mixed"}
+    path.write_text(json.dumps({**facts, "costs": costs}))
+    measured = RateOptions(results=str(path))
+    assert rate_of(measured, half=True)[0] == 2e13
+    rate, assumption = rate_of(measured, half=True, step="pretraining")
+    assert rate == 5e13
+    assert assumption == "measured: a pretraining step on 8 people, sd15 on NVIDIA H200, bf16-mixed"
+    with pytest.raises(ValueError, match="has no step of drawing, only 40 finetuning steps"):
+        rate_of(measured, half=True, step="drawing")
+    path.write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"results=.*results.json is not readable .*: expected results.json of a bench"
+    ):
+        rate_of(measured, half=True)
 
 
 def test_plans_of_several_configs_are_printed_and_unknown_words_refused(call, tiny_base, net, tmp_path, capsys):
