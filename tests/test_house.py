@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -102,3 +103,27 @@ def exists(module: ModuleType, name: str) -> bool:
     if hasattr(module, name):
         return True
     return importlib.util.find_spec(f"{module.__name__}.{name}") is not None
+
+
+def words_of_code(tree: ast.AST) -> set[str]:
+    """All names and texts of a file but its docstrings."""
+    docstrings = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            words.add(node.value)
+        for name in ("id", "attr", "name", "module", "arg"):
+            words.add(str(getattr(node, name, None)))
+    return words
+
+
+def test_what_stable_diffusion_xl_has_of_its_own_is_named_in_its_file_and_the_table_of_families_alone():
+    own = re.compile(r"sdxl|DiffusionXL|xl-base|text_encoder_2|tokenizer_2|time_ids|lora_te2", re.IGNORECASE)
+    named = {str(path) for path, tree in TREES.items() if any(own.search(word) for word in words_of_code(tree))}
+    # `time_ids` is a field of what every base makes of prompts.
+    assert named - {"hdb/diffusion/condition.py"} == {
+        "hdb/diffusion/families/sdxl.py",
+        "hdb/diffusion/families/table.py",
+    }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hdb.files import content_hash, write_safetensors
 from hdb.lidb.file import Subject
-from hdb.lidb.modelspec import kohya_fields, lora_names, modelspec_fields, provenance_fields
+from hdb.lidb.modelspec import family_of_layout, kohya_fields, modelspec_fields, provenance_fields
 from hdb.lidb.names import diffusers_keys, kohya_layer_names
 from hdb.lidb.residuals import Residuals
 
@@ -51,7 +51,7 @@ def to_lora_state_dict(residuals: Residuals, format: str = "kohya", *, scale: fl
     # Not diffusers' convert_state_dict_to_kohya, which calls the text encoder lora_te1, as Stable Diffusion XL does.
     # Folded in float32 on the CPU, whatever the precision of theta, so that half precision rounds only once.
     layout = residuals.layout
-    layer_names = kohya_layer_names([slot.name for slot in layout.slots], lora_names(layout))
+    layer_names = kohya_layer_names([slot.name for slot in layout.slots], family_of_layout(layout))
     for slot_name, (down, up) in layout.fold(residuals.theta.detach().cpu()).items():
         lora_down = down[0]
         lora_up = scale * up[0]
@@ -93,6 +93,6 @@ def export_lora(
     )
     if format == "kohya":
         metadata.update(kohya_fields(subject, name=name))
-        if lora_names(subject.layout).original_blocks:
+        if family_of_layout(subject.layout).original_blocks:
             metadata["modelspec.implementation"] = "sgm"  # whose names the blocks have
     return write_safetensors(path, tensors, metadata)

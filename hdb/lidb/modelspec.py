@@ -8,18 +8,14 @@ import json
 
 from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout
-from hdb.lidb.names import SD1, SD2, SDXL, LoraNames
+from hdb.lidb.names import FamilyLayers, find_family
 from hdb.prompts import escape_brackets
 
-V2_TEXT_WIDTH = 1024  # width of the text embeddings in Stable Diffusion 2.x; 768 in 1.x
 
-
-def lora_names(layout: Layout) -> LoraNames:
-    """The names that other programs have for the base of a layout, by its components and the width of its text."""
-    if set(layout.components) - set(SD1.kohya_prefixes):
-        return SDXL
-    is_v2 = any(slot.name.endswith("attn2.to_k") and slot.in_features == V2_TEXT_WIDTH for slot in layout.slots)
-    return SD2 if is_v2 else SD1
+def family_of_layout(layout: Layout) -> FamilyLayers:
+    """The family of the base of a layout, by its components and the width of the text that its denoiser reads."""
+    text_widths = [slot.in_features for slot in layout.slots if slot.name.endswith("attn2.to_k")]
+    return find_family(layout.components, text_width=next(iter(text_widths), None))
 
 
 def modelspec_fields(
@@ -36,10 +32,8 @@ def modelspec_fields(
     metadata = subject.metadata
     prompt = metadata["instance_prompt"]
     resolution = metadata["resolution"]
-    names = lora_names(subject.layout)
-    architecture = names.architecture
-    if names is SD2:
-        architecture += "-768-v" if metadata["prediction_type"] == "v_prediction" else "-512"
+    architectures = family_of_layout(subject.layout).architectures
+    architecture = architectures.get(metadata["prediction_type"], architectures["epsilon"])
     usage_hint = f"Write {prompt}, at strength 1"
     if escape_brackets(prompt) != prompt:
         usage_hint += f"; in A1111, where brackets are markup, {escape_brackets(prompt)}"
@@ -70,8 +64,8 @@ def kohya_fields(subject: Subject, *, name: str) -> dict[str, str]:
     """
     metadata = subject.metadata
     rank = subject.layout.rank
-    names = lora_names(subject.layout)
-    base_version = names.base_version
+    family = family_of_layout(subject.layout)
+    base_version = family.base_version
     if metadata["prediction_type"] == "v_prediction":
         base_version += "_v"
     # Captions by training folder, whose name is repeats_name in kohya's scripts.
@@ -81,7 +75,7 @@ def kohya_fields(subject: Subject, *, name: str) -> dict[str, str]:
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
         "ss_base_model_version": base_version,
-        "ss_v2": str(names is SD2),
+        "ss_v2": str(family.is_v2),
         "ss_sd_model_name": metadata["base"],
         "ss_output_name": name,
         "ss_num_train_images": "1",
@@ -94,7 +88,7 @@ def a1111_metadata(subject: Subject) -> dict[str, str | float]:
     metadata = subject.metadata
     return {
         "description": f"One person, learned from one photo for the base {metadata['base']}.",
-        "sd version": lora_names(subject.layout).a1111_version,
+        "sd version": family_of_layout(subject.layout).a1111_version,
         "activation text": escape_brackets(metadata["instance_prompt"]),
         "preferred weight": 1.0,
         "hdb_version": metadata["hdb_version"],

@@ -1,16 +1,94 @@
-"""Names of the layers that LiDB personalizes: canonical ones, and those of other programs' LoRA files."""
+"""Names of the layers that LiDB personalizes: canonical ones, and those of other programs' LoRA files.
 
+What a family of bases has of its own stands beside its published configuration, in `configs/*/layers.json`.
+"""
+
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import nn
 
-# Attention and GEGLU projections of diffusers' transformer blocks, and attention projections of transformers' CLIP.
-_DENOISER_TARGET = re.compile(r"(^|\.)(to_[qkv]|to_out\.0|ff\.net\.0\.proj)$")
-_TEXT_ENCODER_TARGET = re.compile(r"(^|\.)self_attn\.(q|k|v|out)_proj$")
+from hdb.files import ROOT
+
 _PROJECTION_ORDER = ("to_q", "to_k", "to_v", "to_out", "q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class ComponentLayers:
+    """The layers of a component that are personalized, and what LoRA files call them.
+
+    Args:
+        layers: A regular expression that is found in the module paths of those layers.
+        canonical_prefix: Of their canonical names. Some versions of libraries leave it out of module paths.
+        kohya_prefix: Of their names in kohya's format.
+        kohya_blocks: `diffusers`, or `original` if kohya's format numbers a UNet's blocks as the original layout does.
+    """
+
+    layers: str
+    canonical_prefix: str = ""
+    kohya_prefix: str = ""
+    kohya_blocks: str = "diffusers"
+
+
+@dataclass(frozen=True)
+class FamilyLayers:
+    """The layers of a family of bases that are personalized, and what other programs call the family.
+
+    Args:
+        components: By name, in the order of theta.
+        architectures: ModelSpec's names of the base, by prediction type.
+        base_version: `ss_base_model_version` of kohya's scripts.
+        a1111_version: "sd version" of A1111.
+        text_width: Width of the text that attention reads, which tells a version from others of the same components.
+        is_v2: `ss_v2` of kohya's scripts.
+    """
+
+    components: Mapping[str, ComponentLayers]
+    architectures: Mapping[str, str] = field(default_factory=dict)
+    base_version: str = ""
+    a1111_version: str = ""
+    text_width: int | None = None
+    is_v2: bool = False
+
+    @property
+    def original_blocks(self) -> bool:
+        """Whether kohya's format has block names of the original layout."""
+        return any(component.kohya_blocks == "original" for component in self.components.values())
+
+
+@cache
+def read_families() -> tuple[FamilyLayers, ...]:
+    """All families, those with fewer components first. Further versions in a file have the components of the first."""
+    families = []
+    for path in sorted(ROOT.glob("configs/*/layers.json")):
+        components: dict[str, ComponentLayers] = {}
+        for version in json.loads(path.read_text(encoding="utf-8")):
+            described = version.pop("components", {})
+            components = {name: ComponentLayers(**about) for name, about in described.items()} or components
+            families.append(FamilyLayers(components, **version))
+    return tuple(sorted(families, key=lambda family: len(family.components)))
+
+
+def find_family(components: Iterable[str], *, text_width: int | None = None) -> FamilyLayers:
+    """The family that has these components.
+
+    Args:
+        text_width: Of the text that attention reads, if it is known.
+
+    Raises:
+        ValueError: There is none.
+    """
+    names = set(components)
+    fitting = [family for family in read_families() if names <= set(family.components)]
+    if not fitting:
+        known = "; ".join(", ".join(family.components) for family in read_families() if family.text_width is None)
+        raise ValueError(f"no family of bases has the components {', '.join(sorted(names))}: expected some of {known}")
+    of_width = [family for family in fitting if family.text_width is not None and family.text_width == text_width]
+    return (of_width or fitting)[0]
 
 
 def find_target_layers(components: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
@@ -22,17 +100,19 @@ def find_target_layers(components: Mapping[str, nn.Module]) -> dict[str, nn.Line
 
     Args:
         components: The networks that are personalized, by name and in the order of theta.
+
+    Raises:
+        ValueError: No family of bases has such components.
     """
+    family = find_family(components)
     layers = {}
     for component, model in components.items():
-        found = {}
-        for path, module in model.named_modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            if _DENOISER_TARGET.search(path):
-                found[path] = module
-            elif _TEXT_ENCODER_TARGET.search(path):
-                found[f"text_model.{path.removeprefix('text_model.')}"] = module
+        about = family.components[component]
+        found = {
+            about.canonical_prefix + path.removeprefix(about.canonical_prefix): module
+            for path, module in model.named_modules()
+            if isinstance(module, nn.Linear) and re.search(about.layers, path)
+        }
         for path in sorted(found, key=_canonical_order):
             layers[f"{component}.{path}"] = found[path]
     return layers
@@ -65,70 +145,28 @@ def is_text_encoder(component: str) -> bool:
     return component.startswith("text_encoder")
 
 
-@dataclass(frozen=True)
-class LoraNames:
-    """How other programs name a family of bases and the layers of its LoRA files.
-
-    Args:
-        kohya_prefixes: Of the layers of each component, in kohya's format. Its keys are the family's components.
-        original_blocks: Whether kohya's format numbers the UNet's blocks as the original layout does.
-        architecture: ModelSpec's name of the base.
-        base_version: `ss_base_model_version` of kohya's scripts.
-        a1111_version: "sd version" of A1111.
-    """
-
-    kohya_prefixes: Mapping[str, str]
-    original_blocks: bool
-    architecture: str
-    base_version: str
-    a1111_version: str
-
-
-SD1 = LoraNames(
-    kohya_prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},
-    original_blocks=False,
-    architecture="stable-diffusion-v1",
-    base_version="sd_v1",
-    a1111_version="SD1",
-)
-# ModelSpec has two names for 2.x, see `hdb.lidb.modelspec`.
-SD2 = LoraNames(
-    kohya_prefixes=SD1.kohya_prefixes,
-    original_blocks=False,
-    architecture="stable-diffusion-v2",
-    base_version="sd_v2",
-    a1111_version="SD2",
-)
-SDXL = LoraNames(
-    kohya_prefixes={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
-    original_blocks=True,
-    architecture="stable-diffusion-xl-v1-base",
-    base_version="sdxl_base_v1-0",
-    a1111_version="SDXL",
-)
-
-
 def diffusers_keys(slot_name: str) -> tuple[str, str]:
     """The keys of down and up of a slot in a LoRA file in diffusers' format."""
     infix = "lora_linear_layer" if is_text_encoder(component_of(slot_name)) else "lora"
     return f"{slot_name}.{infix}.down.weight", f"{slot_name}.{infix}.up.weight"
 
 
-def kohya_layer_names(slot_names: Iterable[str], names: LoraNames) -> dict[str, str]:
+def kohya_layer_names(slot_names: Iterable[str], family: FamilyLayers) -> dict[str, str]:
     """The name of the layer of each slot in a LoRA file in kohya's format.
 
     >>> slot = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    >>> kohya_layer_names([slot], SD1)[slot]
+    >>> kohya_layer_names([slot], find_family(["unet"]))[slot]
     'lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q'
     """
     slot_names = list(slot_names)
-    layers_per_block = _layers_per_block(slot_names) if names.original_blocks else 0
+    layers_per_block = _layers_per_block(slot_names) if family.original_blocks else 0
     layer_names = {}
     for slot_name in slot_names:
         component, _, path = slot_name.partition(".")
-        if names.original_blocks and not is_text_encoder(component):
+        about = family.components[component]
+        if about.kohya_blocks == "original":
             path = _original_block_path(path, layers_per_block)
-        layer_names[slot_name] = names.kohya_prefixes[component] + path.replace(".", "_")
+        layer_names[slot_name] = about.kohya_prefix + path.replace(".", "_")
     return layer_names
 
 

@@ -13,8 +13,12 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from threadpoolctl import ThreadpoolController, threadpool_info
 from torch import nn
 
+from hdb.lidb import names
 from hdb.lidb import slot as slot_module
+from hdb.lidb.export import to_lora_state_dict
+from hdb.lidb.file import Subject
 from hdb.lidb.layout import Layout, Slot
+from hdb.lidb.modelspec import kohya_fields
 
 SMALL = Layout((Slot("unet.to_q", 8, 6, a=4, b=2), Slot("unet.to_k", 8, 6, a=4, b=2)))
 
@@ -252,3 +256,26 @@ def test_bases_are_drawn_in_one_thread_with_the_same_values(monkeypatch):
     monkeypatch.setattr(slot_module, "_numpy_threads", lambda: ThreadpoolController().select(user_api="none"))
     for basis, expected in zip(slot.aux_bases(seed=0), limited, strict=True):
         assert torch.equal(basis, expected)
+
+
+def test_another_family_of_bases_says_its_layers_and_their_names_in_its_configuration(tmp_path, monkeypatch):
+    about = {"layers": r"attn\.(to_q|add_q_proj)$", "kohya_prefix": "lora_unet_"}
+    version = {"components": {"transformer": about}, "architectures": {"epsilon": "joint"}, "base_version": "joint_v1"}
+    (tmp_path / "configs/joint").mkdir(parents=True)
+    (tmp_path / "configs/joint/layers.json").write_text(json.dumps([version]))
+    monkeypatch.setattr(names, "ROOT", tmp_path)
+    names.read_families.cache_clear()
+    try:
+        attention = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("to_q", "add_q_proj", "to_k")})
+        model = nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"attn": attention})])})
+        layout = Layout.from_models({"transformer": model}, a=2, b=2)
+        paths = ["transformer.blocks.0.attn.to_q", "transformer.blocks.0.attn.add_q_proj"]
+        assert [slot.name for slot in layout.slots] == paths
+        subject = Subject(layout.initial_theta(), layout)
+        keys = {key.partition(".")[0] for key in to_lora_state_dict(subject)}
+        assert keys == {"lora_unet_blocks_0_attn_to_q", "lora_unet_blocks_0_attn_add_q_proj"}
+        assert kohya_fields(subject, name="me")["ss_base_model_version"] == "joint_v1"
+        with pytest.raises(ValueError, match="has the components unet: expected some of transformer"):
+            Layout.from_models({"unet": model})
+    finally:
+        names.read_families.cache_clear()
