@@ -19,6 +19,8 @@ def check_photos(paths: Iterable[str]) -> None:
 def check_people(paths: Iterable[str]) -> None:
     """Raises ValueError if a file of a person is missing or damaged."""
     for path in paths:
+        if not path:
+            raise ValueError("subject is empty, expected the file of a person")
         read_safetensors_header(path)
 
 

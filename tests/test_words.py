@@ -34,6 +34,14 @@ WORDS = [
     (schemas.Personalize, "finetuning.lr", "None", None),
     (schemas.Personalize, "finetuning.lr", "1e-05", 1e-5),
     (schemas.Personalize, "face", "2.0", 2),
+    (schemas.Personalize, "face", "", None),
+    (schemas.Personalize, "seed", "1e3", 1000),
+    (schemas.Personalize, "min_face", "016", 16),
+    (schemas.Personalize, "min_face", " 16 ", 16),
+    (schemas.Generate, "scale", "\u22121.5", -1.5),
+    (schemas.Generate, "scale", " 1e-3", 1e-3),
+    (schemas.Generate, "overwrite", "yes", True),
+    (schemas.Generate, "overwrite", "off", False),
     (schemas.Personalize, "crop", "True", True),
     (schemas.Pretrain, "faces.crop", "False", False),
     (schemas.Evaluate, "methods.names", "None", None),
@@ -68,7 +76,58 @@ def test_texts_of_a_yaml_keep_their_spelling(tmp_path):
         load(schemas.Pretrain, [str(path)])
 
 
-TEXT = st.text().filter(lambda text: text not in ("null", "None") and not text.startswith("~"))
+YAMLS = [
+    ("min_face: 016", "min_face", 16),
+    ("min_face: 16.0", "min_face", 16),
+    ("seed: 0", "seed", 0),
+    ("overwrite: yes", "overwrite", True),
+    ("crop: off", "crop", False),
+    ("crop: ~", "crop", None),
+    ("finetuning: {lr: 1e-3}", "finetuning.lr", 1e-3),
+    ("finetuning:\r\n  lr: '1e-3'\r\n", "finetuning.lr", 1e-3),
+    ("\ufeffsource: yes", "source", "yes"),
+    ("source: 012", "source", "012"),
+    ("min_face: 1:30", None, "min_face in mine.yaml is '1:30', expected a whole number"),
+    ("seed: 1e-3", None, "seed in mine.yaml is '1e-3', expected a whole number"),
+    ("seed: ~", None, "seed in mine.yaml is null, expected a value, as it cannot be null"),
+    ("overwrite: ja", None, "overwrite in mine.yaml is 'ja', expected true or false"),
+    ("output: ''", None, "output is empty, expected a text"),
+    ("face: [1, 2]", None, "face"),
+    ("seed: 1\nseed: 2", None, "seed stands there twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "expected"), YAMLS)
+def test_values_of_a_yaml_mean_what_people_expect(text, name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(text, newline="")
+    if name is None:
+        with pytest.raises(ValueError, match=expected):
+            load(schemas.Personalize, ["mine.yaml", "reference=r"])
+    else:
+        assert get_setting(load(schemas.Personalize, ["mine.yaml", "reference=r"]), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("face=\u2212x", "face is '-x', expected a whole number"),
+        ("face=1,5", "face is '1,5', expected a whole number"),
+        ("face=1.5", "face is '1.5', expected a whole number"),
+        ("finetuning.lr=1,5", "finetuning.lr is '1,5', expected a number"),
+        ("overwrite=", "overwrite is null, expected a value, as it cannot be null"),
+        ("overwrite=ja", "overwrite is 'ja', expected true or false"),
+        ("reference=", "reference is empty, expected a text"),
+        ("output=", "output is empty, expected a text"),
+        ("seed=null", "seed is null, expected a value"),
+    ],
+)
+def test_a_word_of_the_wrong_type_gets_a_sentence(word, message):
+    with pytest.raises(ValueError, match=message):
+        load(schemas.Personalize, ["reference=r", word])
+
+
+TEXT = st.text(min_size=1).filter(lambda text: text not in ("null", "None") and not text.startswith("~"))
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,6 +1,7 @@
 """Fills a schema: defaults, YAML files, key=value words. Texts go around OmegaConf, which would interpret them."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -29,6 +30,12 @@ Schema = TypeVar("Schema")
 Texts = dict[KeyPath, Any]  # a text, a list of texts, or None
 
 WRITTEN = ("output", "portrait", "weights")  # settings that say where to write
+TYPE_ERRORS = {
+    r"Value (.*) of type '.*' could not be converted to Integer": "a whole number",
+    r"Value (.*) of type '.*' could not be converted to Float": "a number",
+    r"Value (.*) is not a valid bool": "true or false",
+    r"Incompatible value 'None' for field of type": "a value, as it cannot be null",
+}
 RENAMED = {
     "num_preview_identities": "preview.num_identities",
     "preview_prompts": "preview.prompts",
@@ -56,6 +63,7 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     2
     """
     config = OmegaConf.structured(schema)
+    required = OmegaConf.missing_keys(config)
     texts: Texts = {}
     asks_for_help = bool({"-h", "--help"} & set(argv))
     for word in argv:
@@ -73,6 +81,9 @@ def load(schema: type[Schema], argv: list[str]) -> Schema:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given: add {' '.join(f'{key}=...' for key in missing)}")
+    for path, text in texts.items():
+        if text in ("", [""]) and (".".join(path) in required or path[-1] in WRITTEN):
+            raise ValueError(f"{'.'.join(path)} is empty, expected a text")
     filled = OmegaConf.to_object(config)
     for path, text in texts.items():
         _set(filled, path, text)
@@ -222,8 +233,19 @@ def _merge(config: DictConfig, changes: DictConfig, schema: type, *, origin: str
         key = error.full_key or origin
         reason = str(error).split("\n")[0]
         if not reason.startswith("Key "):
-            raise ValueError(f"{key} (in {origin}): {reason}") from None
+            raise ValueError(_explain(key, origin, reason)) from None
         raise ValueError(f"unknown config key {key!r} (in {origin}); {_suggest(key, schema)}") from None
+
+
+def _explain(key: str, origin: str, reason: str) -> str:
+    """A sentence for a value of the wrong type, from OmegaConf's."""
+    place = key if origin.startswith(f"{key}=") else f"{key} in {origin}"
+    for pattern, expected in TYPE_ERRORS.items():
+        match = re.match(pattern, reason)
+        if match:
+            value = match[1] if match.groups() else "null"
+            return f"{place} is {value}, expected {expected}"
+    return f"{place}: {reason}"
 
 
 def _suggest(key: str, schema: type) -> str:

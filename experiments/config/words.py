@@ -13,6 +13,7 @@ from hdb.prompts import IDENTIFIER
 KeyPath = tuple[str, ...]  # names on the way to a setting
 MAX_VALUES = 100_000  # of a YAML file with its aliases written out
 NULLS = ("null", "None")  # ours, and what W&B's agent writes for a sweep's null
+MINUS_SIGNS = ("\u2212", "\u2013")  # which word processors and web pages put in the place of "-"
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -75,17 +76,25 @@ def parse_python_dict(word: str) -> dict[str, Any] | None:
 def parse_scalar(word: str, value_type: Any, *, is_optional: bool) -> str:
     """A word for a setting that is not text, in YAML's spelling: null for None, and 24 for 24.0 of a whole number.
 
-    >>> parse_scalar("24.0", int, is_optional=False)
-    '24'
+    Signs may be those of a word processor, and 016 is 16, which YAML takes for an octal number.
+
+    >>> parse_scalar("24.0", int, is_optional=False), parse_scalar("\u22121", float, is_optional=False)
+    ('24', '-1')
     """
     if is_optional and word in NULLS:
         return "null"
+    if value_type in (int, float):
+        word = word.strip()
+        if word.startswith(MINUS_SIGNS):
+            word = f"-{word[1:]}"
     if value_type is int:
+        if word.lstrip("+-").isdecimal():
+            return str(int(word))
         try:
             number = float(word)
         except ValueError:
             return word
-        if number.is_integer() and abs(number) < 2**53 and not word.strip().lstrip("+-").isdigit():
+        if number.is_integer() and abs(number) < 2**53:
             return str(int(number))
     return word
 
@@ -128,7 +137,14 @@ def _construct(node: yaml.Node, schema: Any, path: KeyPath) -> Any:
         if repeated:
             raise ValueError(f"{repeated[0]} stands there twice")
         return {key.value: _construct(value, schema, (*path, key.value)) for key, value in node.value}
-    if not is_text(find_type(schema, path)[0]) or node.tag == "tag:yaml.org,2002:null":
+    value_type, _ = find_type(schema, path)
+    if value_type is int and isinstance(node, yaml.ScalarNode):
+        number = parse_scalar(node.value, int, is_optional=False)  # YAML takes 016 for 14
+        if number.lstrip("+-").isdecimal():
+            return int(number)
+        if ":" in number:  # and 1:30 for 90
+            return number
+    if not is_text(value_type) or node.tag == "tag:yaml.org,2002:null":
         return loader.construct_object(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
         return [

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ UPRIGHT_PROBABILITY = 0.999
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 # Share of the frame that may lie outside the photo, where the edge is repeated: without a warning, and at all.
 WARN_OUTSIDE, MAX_OUTSIDE = 0.1, 0.4
+# A picture whose sides differ by a larger factor is searched part by part: at 960 px its shorter side would have less
+# than the 256 px to which small pictures are enlarged.
+MAX_ASPECT, MAX_PARTS = 3.75, 12
 # px. A square picture up to this size, or up to the base's resolution, may be a face crop in which MTCNN sees no face:
 # a painting, a mask. Crops for a base have its resolution, and MTCNN enlarges smaller pictures to this size.
 SMALL_SIZE = 256
@@ -68,6 +71,11 @@ class Face:
         half = (right - left) / 2
         offset = (nose - (left + right) / 2) @ half / max(float(half @ half), 1e-6)
         return math.degrees(math.atan(offset / NOSE_DEPTH))
+
+    def shift(self, right: int, down: int) -> "Face":
+        """The same face in a picture of which the one it was found in is a part."""
+        offset = np.array([right, down], dtype=np.float64)
+        return replace(self, box=self.box + np.tile(offset, 2), landmarks=self.landmarks + offset)
 
     @property
     def odds(self) -> float:
@@ -266,7 +274,23 @@ class FaceCropper:
         return best
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """Detects all faces in an RGB image, largest first."""
+        """Detects all faces in an RGB image, largest first.
+
+        In a panorama or a long screenshot, of which little would be left at 960 px, they are looked for part by part.
+        """
+        found = [
+            face.shift(left, top)
+            for left, top, width, height in parts_of(image.size)
+            for face in self._detect_in(image.crop((left, top, left + width, top + height)))
+        ]
+        faces: list[Face] = []
+        for face in sorted(found, key=lambda face: -face.size):
+            center = (face.box[:2] + face.box[2:]) / 2  # a second box within a face is the same face once more
+            if not any((other.box[:2] < center).all() and (center < other.box[2:]).all() for other in faces):
+                faces.append(face)
+        return faces
+
+    def _detect_in(self, image: Image.Image) -> list[Face]:
         scale = min(max(1.0, 256 / min(image.size)), 960 / max(image.size))
         size = (round(image.width * scale), round(image.height * scale))
         if min(size) < self.detector.min_face_size:  # MTCNN fails on an empty pyramid
@@ -275,17 +299,31 @@ class FaceCropper:
         boxes, probabilities, landmarks = self.detector.detect(resized, landmarks=True)
         if boxes is None:
             return []
-        found = [
+        return [
             Face(box.astype(np.float64) / scale, points.astype(np.float64) / scale, float(probability))
             for box, probability, points in zip(boxes, probabilities, landmarks, strict=True)
             if probability >= self.probability
         ]
-        faces: list[Face] = []
-        for face in sorted(found, key=lambda face: -face.size):
-            center = (face.box[:2] + face.box[2:]) / 2  # a second box within a face is the same face once more
-            if not any((other.box[:2] < center).all() and (center < other.box[2:]).all() for other in faces):
-                faces.append(face)
-        return faces
+
+
+def parts_of(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """The parts of a picture in which faces are looked for, as (left, top, width, height): mostly the whole.
+
+    Those of a picture whose sides differ much overlap by its shorter side, so that each face is whole in one of them.
+
+    >>> parts_of((1000, 500)), parts_of((4000, 500))[:2]
+    ([(0, 0, 1000, 500)], [(0, 0, 1500, 500), (1000, 0, 1500, 500)])
+    """
+    width, height = size
+    longer, shorter = max(size), min(size)
+    if longer <= MAX_ASPECT * shorter:
+        return [(0, 0, width, height)]
+    num = min(MAX_PARTS, math.ceil(longer / (2 * shorter)))
+    step = math.ceil(longer / num)
+    starts = range(0, longer, step)
+    if width == longer:
+        return [(start, 0, min(step + shorter, longer - start), height) for start in starts]
+    return [(0, start, width, min(step + shorter, longer - start)) for start in starts]
 
 
 def crop_corners(face: Face, *, margin: float = 0.0) -> Float[np.ndarray, "4 2"]:

@@ -315,7 +315,7 @@ def picture_name(picture: Picture) -> str:
     if isinstance(picture, StoredPicture):
         return printable(picture.name)
     if isinstance(picture, (str, Path)):
-        return printable(str(picture))
+        return printable(str(picture)) or "''"
     return printable(str(getattr(picture, "filename", ""))) or "the picture"
 
 

@@ -230,6 +230,15 @@ def test_a_picture_without_a_face_is_small_up_to_the_resolution_of_the_base(crop
     assert cropper.read(faceless(512, 512), resolution=512, remarks=[]).shape == (3, 512, 512)
 
 
+@pytest.mark.parametrize("size", [(20_000, 400), (400, 20_000)])
+def test_a_face_in_a_panorama_is_found_wherever_it_is(cropper, size):
+    panorama = Image.new("RGB", size, "gray")
+    corner = (9_000, 50) if size[0] > size[1] else (50, 9_000)
+    panorama.paste(woman(), corner)
+    crop = cropper.crop(panorama, resolution=64, remarks=[])
+    assert (crop - cropper.crop(woman(), resolution=64)).abs().mean() < 0.05
+
+
 def test_personalize_refuses_a_photo_in_one_sentence(call, astronaut, tiny_weights, tmp_path, capsys):
     astronaut.resize((256, 256)).save(tmp_path / "far.png")
     pair = Image.new("RGB", (1024, 512))

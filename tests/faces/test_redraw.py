@@ -12,7 +12,7 @@ from hdb.faces import redraw
 from hdb.faces.crop import FaceCropper
 from hdb.faces.options import PeopleOptions
 from hdb.faces.people import People
-from hdb.faces.picture import FaceError, open_picture, to_tensor
+from hdb.faces.picture import FaceCrop, FaceError, open_picture, to_tensor
 from hdb.faces.shards import read_shard_photos
 
 WORDS = ["source=folders", "root=photos", "output=shards", "resolution=8", "identities_per_shard=2", "num_workers=0"]
@@ -27,12 +27,13 @@ def unusable(call, tmp_path, monkeypatch) -> set[str]:
     for name in NAMES:
         save_gray(tmp_path / "photos" / name / "0.png", ord(name))
 
-    def crop(self: FaceCropper, picture: Path, *, resolution: int) -> torch.Tensor:
+    def cut(self: FaceCropper, picture: Path, *, resolution: int, **options: object) -> FaceCrop:
         if picture.parent.name in names:
             raise FaceError(f"no face found in {picture}", reason="no face")
-        return torch.full((3, resolution, resolution), 20 * NAMES.index(picture.parent.name) / 255)
+        level = 20 * NAMES.index(picture.parent.name) / 255
+        return FaceCrop(torch.full((3, resolution, resolution), level), 100)
 
-    monkeypatch.setattr(FaceCropper, "crop", crop)
+    monkeypatch.setattr(FaceCropper, "cut", cut)
     return names
 
 
