@@ -77,7 +77,15 @@ def read_checkpoint(path: Path, config: str | Path | None = None) -> PipelinePar
     """
     header, metadata = read_safetensors_header(path)
     family = _family_of_tensors(header, path)
-    config_folder = find_pipeline(config or family.hub_ids[0], weights=False)
+    try:
+        config_folder = find_pipeline(config or family.hub_ids[0], weights=False)
+    except ValueError as error:
+        if config is not None:
+            raise
+        raise ValueError(
+            f"{path} lacks configurations and tokenizers, which are taken from {family.hub_ids[0]} unless base.config "
+            f"names a folder: {error}"
+        ) from error
     check_pipeline(config_folder, weights=False)
     described = family_of_pipeline(config_folder)
     if described is not family:

@@ -237,6 +237,19 @@ def test_a_single_file_is_read_as_the_base_it_was_written_from(diffusion, subjec
     )
 
 
+def test_a_single_file_without_a_description_says_how_to_give_one(diffusion, subject, tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
+
+    def offline(name: str, **options: object) -> str:
+        raise OSError("offline")
+
+    monkeypatch.setattr("hdb.diffusion.folder.snapshot_download", offline)
+    with pytest.raises(
+        ValueError, match="which are taken from stabilityai/.* unless base.config names a folder: .*offl"
+    ):
+        StableDiffusion.from_pretrained(path)
+
+
 def test_a_single_file_of_another_family_is_refused(diffusion, subject, tiny_sdxl, tiny_base, tmp_path):
     path = write_checkpoint(tmp_path / "whole.safetensors", diffusion, subject=subject, title="Ann")
     message = "text encoders of Stable Diffusion XL base, and base.config describes 1.x or 2.x: expected base.config"
