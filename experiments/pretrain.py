@@ -39,6 +39,7 @@ def pretrain(config: Pretrain, *, started: float) -> None:
     from hdb.metrics.judges import Judges
     from hdb.runs.outputs import resolve_output
     from hdb.training.callbacks import PreviewPeople
+    from hdb.training.encoded import EncodedViews
     from hdb.training.hypernet_run import fit_hypernet
     from hdb.training.preoptimize import load_thetas
     from hdb.training.pretrain import HyperNetPretraining
@@ -66,12 +67,16 @@ def pretrain(config: Pretrain, *, started: float) -> None:
     cache_digests = (diffusion.autoencoder_digest, encoder.digest) if config.cached else None
     train_faces = people.training(cache_digests=cache_digests)
     val_faces = people.faces("val")
+    read_batch = None
+    if config.cached and config.faces.source == "faceworld":
+        read_batch = EncodedViews(train_faces, diffusion=diffusion, encoder=encoder, seed=config.faces.seed).read_batch
     data = FaceData(
         train_faces,
         val_faces,
         batch_size=config.faces.batch_size,
         num_workers=config.faces.num_workers,
         seed=config.seed,
+        read_batch=read_batch,
     )
 
     hypernet = build_hypernet(config.hypernet, encoder, layout, base_digest=diffusion.digest)

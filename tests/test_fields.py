@@ -65,7 +65,10 @@ def test_a_run_saves_its_best_checkpoint_and_another_run_starts_from_it(call, ti
             "faces.num_val_identities is 1, expected at least 2",
         ),
         ("instance_prompt=a face", "instance_prompt is 'a face', expected one with .V. in it"),
-        ("cached=true", "cached=true reads what lies beside shards: expected faces.source=shards, not faceworld"),
+        (
+            "cached=true faces.source=flat",
+            "beside shards, or encodes those of faceworld: expected faces.source=shards or faceworld, not flat",
+        ),
         (
             "cached=true faces.source=shards gamma=0 hypernet.freeze_encoder=false",
             "cached=true needs an encoder that stays",

@@ -151,8 +151,8 @@ class Gpu:
     evaluate: list[str] = texts_field(
         lambda: [
             "configs/faceworld/evaluate.yaml",
-            "protocol.num_identities=4",
-            "protocol.num_gallery=4",
+            "protocol.num_identities=2",
+            "protocol.num_gallery=2",
             "protocol.num_prompts=2",
             "protocol.num_pictures=1",
             "protocol.num_references=2",
@@ -162,6 +162,7 @@ class Gpu:
     pretrain: list[str] = texts_field(
         lambda: [
             "configs/faceworld/pretrain.yaml",
+            "cached=true",
             "schedule.max_steps=50",
             "schedule.val_every=50",
             "faces.num_identities=64",

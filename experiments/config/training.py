@@ -52,7 +52,8 @@ class Pretrain(PretrainingOptions, TrainingOnBase):
     beta above 0 needs `thetas`, the folder that preoptimize wrote, and frozen bases; `distance` of the weight-space
     loss is that of residuals, or of factors like the paper's. `bases_lr` is of learned bases, null that of `linear_lr`.
 
-    `cached` takes latents and face features of training pictures from beside shards, where `prepare` has put them.
+    `cached` takes latents and face features of training pictures from beside shards, where `prepare` has put them; of
+    faceworld it computes them once, at the start, and keeps them on the device.
     `init_from` is another run's folder, a checkpoint or a hypernetwork's folder to begin from. At each validation the
     people of `preview` are drawn, and scored by the judges. `upload` gives the finished network to W&B as an artifact.
 
@@ -79,9 +80,10 @@ class Pretrain(PretrainingOptions, TrainingOnBase):
         """Raises ValueError if precision and base, or the losses and the hypernetwork, do not go together."""
         super().check_conflicts(prefix)
         self.check(learn_bases=self.hypernet.learn_bases, freeze_encoder=self.hypernet.freeze_encoder, has_targets=True)
-        if self.cached and self.faces.source != "shards":
+        if self.cached and self.faces.source not in ("shards", "faceworld"):
             raise ValueError(
-                f"cached=true reads what lies beside shards: expected faces.source=shards, not {self.faces.source}"
+                "cached=true reads what lies beside shards, or encodes those of faceworld: expected faces.source="
+                f"shards or faceworld, not {self.faces.source}"
             )
         if self.cached and not self.hypernet.freeze_encoder:
             raise ValueError("cached=true needs an encoder that stays as it is: expected hypernet.freeze_encoder=true")

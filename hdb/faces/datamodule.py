@@ -1,6 +1,6 @@
 """Batches of people for the Trainer, in an order that depends on seed and epoch alone and resumes at any step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice, pairwise
@@ -40,6 +40,7 @@ class FaceLoader:
         shuffle: off for validation, whose epochs are all the same.
         num_samples: length of an epoch over all ranks; beyond the number of people, further permutations follow.
         rank: this process among `world_size`; each takes every world_size-th sample.
+        read_batch: makes a batch of keys (draw, index) in this process, instead of collating the source's samples.
 
     Raises:
         ValueError: a rank would have no batch.
@@ -56,6 +57,7 @@ class FaceLoader:
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        read_batch: Callable[[Keys], FaceBatch] | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -66,6 +68,7 @@ class FaceLoader:
         self.num_workers = num_workers
         self.rank = rank
         self.world_size = world_size
+        self.read_batch = read_batch
         self.is_stream = isinstance(source, ShardFaces)
         self.num_samples = num_samples or (source.num_samples if self.is_stream else len(source))
         if self.is_stream and self.num_samples is not None and self.num_samples < batch_size * world_size:
@@ -127,6 +130,8 @@ class FaceLoader:
 
     def _load(self, num_skipped: int) -> Iterator[FaceBatch]:
         """The batches of this epoch after the first `num_skipped`."""
+        if self.read_batch is not None:
+            return map(self.read_batch, self.batches(self.epoch)[num_skipped:])
         if not self.is_stream:
             self._remaining[:] = self.batches(self.epoch)[num_skipped:]
             return iter(self._data_loader)
@@ -169,6 +174,7 @@ class FaceData(L.LightningDataModule):
         batch_size: per device, for both.
         num_samples: samples of a training epoch; by default all people once.
         num_workers: processes that read and crop; 0 reads in the main process.
+        read_batch: of training, as for `FaceLoader`.
 
     Raises:
         ValueError: a person is in both.
@@ -190,6 +196,7 @@ class FaceData(L.LightningDataModule):
         num_samples: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        read_batch: Callable[[Keys], FaceBatch] | None = None,
     ):
         super().__init__()
         if val is not None and not isinstance(train, ShardFaces):
@@ -200,6 +207,7 @@ class FaceData(L.LightningDataModule):
         self.num_samples = num_samples
         self.num_workers = num_workers
         self.seed = seed
+        self.read_batch = read_batch
 
     @classmethod
     def from_folder(
@@ -250,6 +258,7 @@ class FaceData(L.LightningDataModule):
             seed=self.seed,
             num_samples=num_samples,
             num_workers=self.num_workers,
+            read_batch=self.read_batch if source is self.train else None,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )

@@ -45,6 +45,16 @@ class FaceSample(NamedTuple):
     target_side: int | None = None
 
 
+class ViewChoice(NamedTuple):
+    """A sample before its pictures are read: which views of a person, and what is said of the target."""
+
+    reference: int
+    target: int
+    prompt: str
+    identity: int
+    photo: bool
+
+
 class FaceBatch(NamedTuple):
     """Samples, stacked; images in [0, 1].
 

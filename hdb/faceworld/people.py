@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hdb.faces.options import TARGETS, PeopleOptions
 from hdb.faces.people import PeopleSource, References
-from hdb.faces.sources import FaceSample, FaceSource, check_choice
+from hdb.faces.sources import FaceSample, FaceSource, ViewChoice, check_choice
 from hdb.faces.splits import Splits
 from hdb.faceworld.captions import caption
 from hdb.faceworld.dataset import FaceWorldDataset
@@ -46,7 +46,26 @@ class FaceworldFaces(FaceSource):
         if target_views == "plain" and len(self.plain_views) < 2:
             raise ValueError(f"another plain view needs at least 2 of them; {len(kinds)} views per identity hold 1")
 
+    @property
+    def num_views(self) -> int:
+        return self.dataset.views_per_identity
+
+    @property
+    def reference_views(self) -> list[int]:
+        return self.plain_views
+
     def sample(self, index: int, rng: np.random.Generator) -> FaceSample:
+        choice = self.choose(index, rng)
+        return FaceSample(
+            reference=self.image(index, choice.reference),
+            target=self.image(index, choice.target),
+            prompt=choice.prompt,
+            identity=choice.identity,
+            photo=choice.photo,
+        )
+
+    def choose(self, index: int, rng: np.random.Generator) -> ViewChoice:
+        """Draws the views of a sample of person `index` with `rng` alone."""
         reference = int(rng.choice(self.plain_views))
         candidates = self.plain_views if self.target_views == "plain" else range(self.dataset.views_per_identity)
         others = [view for view in candidates if view != reference]
@@ -55,9 +74,9 @@ class FaceworldFaces(FaceSource):
         prompt = caption(view, identifier=IDENTIFIER)
         if target in self.plain_views:
             prompt = prompt.removeprefix("a photo of ")
-        return FaceSample(
-            reference=self.image(index, reference),
-            target=self.image(index, target),
+        return ViewChoice(
+            reference=reference,
+            target=target,
             prompt=prompt,
             identity=int(self.names[index]),
             photo=view.style == "photo",

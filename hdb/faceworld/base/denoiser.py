@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hdb.diffusion.families.sd1 import StableDiffusion1
 from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.diffusion.transfer import to_device
 from hdb.faceworld.base import models
 from hdb.faceworld.base.training import PartTraining
 from hdb.faceworld.base.views import Views
@@ -56,14 +57,14 @@ class DenoiserTraining(PartTraining):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Encodes all pictures: their latents never change and are 12 times smaller."""
+        """Encodes all pictures: their latents never change and are 12 times smaller. They stay on the device."""
         self.base.to(self.device)
         if self.device.type == "cpu":
             self.base.use_plain_attention()
         self.average.to(self.device)
         chunks = torch.arange(len(self.views)).split(128)
         latents = [
-            self.base.encode_images(self.views.pictures(indices).to(self.device)).half().cpu()
+            self.base.encode_images(to_device(self.views.pictures(indices), self.device)).half()
             for indices in tqdm(chunks, desc="encoding faceworld", leave=False)
         ]
         self._latents = torch.cat(latents)
@@ -72,13 +73,12 @@ class DenoiserTraining(PartTraining):
         captions = self.views.sample_captions(indices, generator)
         dropped = (torch.rand(len(captions), generator=generator) < EMPTY_CAPTIONS).tolist()
         captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
-        latents = self._latents[indices].float()
+        latents = self._latents[to_device(indices, self.device)].float()
         noise = torch.randn(latents.shape, generator=generator)
         # One timestep in each of n equal intervals: the loss varies less than with independent draws.
         times = (torch.arange(len(indices)) + torch.rand(len(indices), generator=generator)) / len(indices)
-        timesteps = (times * self.base.num_train_timesteps).long().to(self.device)
-        latents = latents.to(self.device)
-        noise = noise.to(self.device)
+        timesteps = to_device((times * self.base.num_train_timesteps).long(), self.device)
+        noise = to_device(noise, self.device)
         with torch.no_grad():
             condition = self.base.encode_prompts(captions)
         noisy_latents = self.base.add_noise(latents, noise, timesteps)
