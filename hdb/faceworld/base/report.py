@@ -87,9 +87,9 @@ def hypernet_record(folder: Path) -> dict | None:
 
 
 def safetensors_digest(folder: Path) -> str:
-    """Sixteen hex digits of the sha256 of all safetensors in a folder."""
+    """Sixteen hex digits of the sha256 of a network's weights. Other safetensors may lie beside them."""
     sha = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("*model*.safetensors")):
         sha.update(file.read_bytes())
     return sha.hexdigest()[:16]
 
