@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import Demo, load
+from experiments.imports import import_quickly
 from experiments.inputs import check_networks
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
     if find_spec("gradio") is None:
         raise ValueError("the page needs gradio, which is not installed: expected pip install 'hdb[app]'")
     check_networks(base=config.base, hypernet=config.hypernet if config.method != "no_hyper" else None)
+    import_quickly()
     serve(config)
 
 

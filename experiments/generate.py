@@ -25,12 +25,14 @@ def generate(config: Generate, names: list[str]) -> None:
     Args:
         names: of the people, as files are called.
     """
+    from experiments.imports import import_quickly
     from experiments.inputs import check_networks, check_people
     from experiments.outputs import claim_files
 
     check_people(config.subject)
     check_networks(base=config.base)
 
+    import_quickly()
     from hdb.diffusion.sampling import prompt_warnings
     from hdb.diffusion.sheet import picture_grid, save_image, to_pil
     from hdb.methods.kinds import check_readable

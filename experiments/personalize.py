@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
 def personalize(config: Personalize) -> None:
     from dataclasses import replace
 
+    from experiments.imports import import_quickly
     from experiments.inputs import check_networks, check_photos
     from experiments.outputs import claim_files, resolve_safetensors_output
 
@@ -37,10 +38,12 @@ def personalize(config: Personalize) -> None:
     check_photos((config.reference, *config.more_references))
     check_networks(base=config.base, hypernet=config.hypernet if config.method != "no_hyper" else None)
 
+    import_quickly()
     from experiments.tracking import check_wandb_mode, log_subject, wandb_run
     from hdb.diffusion.sampling import prompt_warnings
     from hdb.diffusion.sheet import picture_grid, preview_path, save_image, to_pil
     from hdb.evaluation.gate import DrawnPictures, judge_subject
+    from hdb.faces.names import printable
     from hdb.faces.picture import digest_photos
     from hdb.hypernet.trained import check_networks_exist, resolve_hypernet_path
     from hdb.lidb.file import Subject, parse_dtype
@@ -95,7 +98,8 @@ def personalize(config: Personalize) -> None:
             subject.save(output)
             seconds = time.perf_counter() - started
             size = output.stat().st_size
-            print(f"{output}: {size} bytes, {subject.layout.size} numbers, personalized in {seconds:.1f} s")
+            written = f"{printable(str(output))}: {size} bytes, {subject.layout.size} numbers"
+            print(f"{written}, personalized in {seconds:.1f} s")
 
             # Drawn from the saved file, as everybody will draw it.
             pictures = pipeline.people(output).pictures(
