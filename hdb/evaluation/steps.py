@@ -1,5 +1,6 @@
 """What a training step costs, ours and those of other methods: milliseconds, kernels, the time in them, memory."""
 
+import os
 import resource
 import statistics
 from collections.abc import Callable, Iterator
@@ -125,6 +126,10 @@ class StepTable:
         self.num_steps = max(num_steps, 2)
         self.personalized = work.personalized
         self.latents = torch.randn(1, *work.diffusion.latent_shape)
+        # A profiler that is started again after CUDA graphs were captured may crash or hang without these, as torch's
+        # own compiler knows, which sets them where it captures graphs.
+        os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
+        os.environ.setdefault("TEARDOWN_CUPTI", "0")
 
     def rows(self) -> Iterator[tuple[str, StepCost | str]]:
         """Each row when it is measured: its name, and the cost or what kept it from being measured."""

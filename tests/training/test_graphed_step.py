@@ -351,7 +351,7 @@ def test_on_a_gpu_a_graphed_fit_ends_where_the_eager_one_ends(tiny_diffusion, la
         torch.cuda.set_sync_debug_mode("default")
     (eager, eager_loss), (graphed, graphed_loss) = ends
     assert graphed_loss == pytest.approx(eager_loss, rel=2e-2)
-    assert (graphed - eager).norm() < 0.05 * eager.norm()
+    assert (graphed - eager).norm() < 0.1 * eager.norm()
 
 
 @pytest.mark.gpu
