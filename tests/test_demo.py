@@ -177,6 +177,12 @@ def test_photos_are_read_as_the_command_reads_them_and_any_of_several_faces_can_
     assert not torch.equal(photo.crop, expected)
     colors = {tuple(pixel) for pixel in np.asarray(photo.marked).reshape(-1, 3).tolist()}
     assert (0, 255, 0) in colors and (255, 255, 255) in colors  # the chosen one, and the other
+    faceless = Image.linear_gradient("L").convert("RGB")
+    kept = reader.read(StoredPicture("mask.png", encoded(faceless, "PNG")))
+    assert kept.num_faces == 0 and "no face found in mask.png" in kept.remarks[0] and "is kept" in kept.remarks[0]
+    assert torch.equal(kept.crop, reader.cropper.read(faceless, resolution=64, crop=False, remarks=[]))
+    with pytest.raises(FaceError, match="no face found in wall.png"):
+        reader.read(StoredPicture("wall.png", encoded(Image.new("RGB", (64, 64), "gray"), "PNG")))
     reader.close(timeout=10.0)
     with pytest.raises(FaceError, match="face in group.jpg is .* px large; expected at least 1000 px"):
         PhotoReader(resolution=64, min_face=1000).read(stored(photos / "ann.png", name="group.jpg"))

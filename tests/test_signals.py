@@ -123,6 +123,7 @@ run(main)
         ("cat", {"PYTHONIOENCODING": "ascii"}),
         ("cat", {"PYTHONIOENCODING": "latin-1"}),
         ("cat", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("cat", {"LC_ALL": "xx_YY", "HOME": "/nonexistent", "TMPDIR": "/nonexistent", "TERM": "dumb", "COLUMNS": "0"}),
         ("head -1", {}),
         ("cat > /dev/full", {}),
     ],

@@ -11,7 +11,8 @@ import pytest
 import tifffile
 import torch
 from hostile import png
-from PIL import Image, ImageCms
+from photo_files import difference, woman
+from PIL import Image, ImageCms, ImageOps
 from profiles import (
     ADOBE_RGB,
     D65,
@@ -434,3 +435,62 @@ def test_a_missing_file_is_named(name, tmp_path):
 def test_square_takes_the_center():
     stripes = Image.fromarray(np.repeat(np.arange(0, 240, 20, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2))
     assert torch.equal(center_square(stripes, resolution=4), to_tensor(stripes)[:, :, 4:8])
+
+
+# ---- what phones, scanners and programs write ----------------------------------------------------------------------
+
+
+def lab_tiff(image: Image.Image) -> bytes:
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    return encoded(ImageCms.profileToProfile(image, *profiles, outputMode="LAB"), "TIFF")
+
+
+# What phones, scanners and programs write of a picture, and how far it may be from that in levels of 255.
+WRITTEN = {
+    "a phone's JPEG with a gain map": (
+        lambda image: encoded(
+            image, "MPO", save_all=True, append_images=[image.convert("L").reduce(2)], quality=98, subsampling=0
+        ),
+        3,
+    ),
+    "an animated WebP": (
+        lambda image: encoded(
+            image, "WEBP", save_all=True, append_images=[ImageOps.invert(image)], duration=40, lossless=True
+        ),
+        0,
+    ),
+    "an animated PNG": (
+        lambda image: encoded(image, "PNG", save_all=True, append_images=[ImageOps.invert(image)], duration=40),
+        0,
+    ),
+    "an animated GIF": (
+        lambda image: encoded(image, "GIF", save_all=True, append_images=[ImageOps.invert(image)], duration=40),
+        5,
+    ),
+    "a TIFF of several pages": (
+        lambda image: encoded(image, "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
+        0,
+    ),
+    "a Lab TIFF": (lab_tiff, 2),
+    "a JPEG of inks without a profile": (lambda image: encoded(image.convert("CMYK"), "JPEG", quality=98), 6),
+    "a fax": (lambda image: encoded(image.convert("1"), "TIFF", compression="group4"), 99),
+    "a progressive JPEG": (
+        lambda image: encoded(image, "JPEG", progressive=True, quality=98, subsampling=0),
+        3,
+    ),
+    "a JPEG 2000 with alpha": (lambda image: encoded(image.convert("RGBA"), "JPEG2000"), 1),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_phones_scanners_and_programs_write_is_read_as_it_looks(case):
+    make, tolerance = WRITTEN[case]
+    remarks: list[str] = []
+    image = open_picture(StoredPicture("it", make(woman())), remarks=remarks)
+    assert image.size == woman().size and remarks == []
+    assert difference(woman(), image) <= tolerance
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (2, 2), (19, 19)])
+def test_pictures_of_a_few_pixels_are_read(size):
+    assert open_picture(StoredPicture("it", encoded(Image.new("RGB", size, "red"), "PNG"))).size == size
