@@ -16,9 +16,9 @@ PICTURES = (
     (
         "Subjects beside the oracle",
         "subjects.png",
-        'For each prompt ours, then the true answer. Drawn by `make eval SET="num_identities=10 num_prompts=12 '
-        'num_pictures=1 methods=[hyperdreambooth,oracle] output=outputs/sheet"`: '
-        "outputs/sheet/grid.png at half its size.",
+        'For each prompt ours, then the true answer. Drawn by `make eval SET="protocol.num_identities=10 '
+        "protocol.num_prompts=12 protocol.num_pictures=1 methods.names=[hyperdreambooth,oracle] "
+        'output=outputs/sheet"`: outputs/sheet/grid.png at half its size.',
     ),
 )
 PAGES = (  # as PICTURES
