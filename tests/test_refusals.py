@@ -57,7 +57,7 @@ BEFORE_NETWORKS = [
     (pretrain, "beta=1", "beta 1.0 targets"),
     (pretrain, "gamma=1 hypernet.freeze_encoder=false", "gamma 1.0 frozen encoder"),
     (pretrain, "hypernet.num_heads=3", "hypernet.width 8 hypernet.num_heads 3"),
-    (pretrain, "cached=true", "cached=true faces.source=shards faceworld"),
+    (pretrain, "cached=true faces.source=folders", "cached=true faces.source=shards faceworld"),
     (pretrain, "cached=true faces.source=shards gamma=0 hypernet.freeze_encoder=false", "cached=true freeze_encoder"),
     (pretrain, "instance_prompt=face", "instance_prompt face [V]"),
     (pretrain, "schedule.best_metric=val/own_better faces.num_val_identities=1", "faces.num_val_identities 1 2"),

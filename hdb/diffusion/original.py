@@ -76,16 +76,16 @@ def read_checkpoint(path: Path, config: str | Path | None = None) -> PipelinePar
         ValueError: It is not such a file, or a tensor is missing, unexpected, of another shape or not finite.
     """
     header, metadata = read_safetensors_header(path)
+    config_folder = None if config is None else find_pipeline(config, weights=False)
     family = _family_of_tensors(header, path)
-    try:
-        config_folder = find_pipeline(config or family.hub_ids[0], weights=False)
-    except ValueError as error:
-        if config is not None:
-            raise
-        raise ValueError(
-            f"{path} lacks configurations and tokenizers, which are taken from {family.hub_ids[0]} unless base.config "
-            f"names a folder: {error}"
-        ) from error
+    if config_folder is None:
+        try:
+            config_folder = find_pipeline(family.hub_ids[0], weights=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} lacks configurations and tokenizers, which are taken from {family.hub_ids[0]} unless "
+                f"base.config names a folder: {error}"
+            ) from error
     check_pipeline(config_folder, weights=False)
     described = family_of_pipeline(config_folder)
     if described is not family:
