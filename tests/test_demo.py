@@ -400,7 +400,9 @@ def test_the_same_photo_gives_the_same_person_and_verdict_on_the_page_and_in_the
     words = [*server.words, f"reference={photos}/ann.png", "output=ann.safetensors"]
     assert call(personalize, *words, "prompts=[a [V] face]", "sampling.num_inference_steps=3") == 0
     verdict = re.search("fit: .*", capsys.readouterr().out).group()
-    assert "% of 50 measured people" in verdict and page.locator("#fit").inner_text() == verdict
+    verdict_of_page, *remarks = page.locator("#fit").inner_text().split("\n\n")
+    assert "% of 50 measured people" in verdict and verdict_of_page == verdict
+    assert ["has words that the base does not know" in remark for remark in remarks] == [True]  # the tiny base's
     of_command = Subject.load(tmp_path / "ann.safetensors").theta
     torch.testing.assert_close(take_theta(page, tmp_path), of_command, rtol=0, atol=1e-3)
 
