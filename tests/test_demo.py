@@ -82,6 +82,7 @@ def test_a_late_action_of_a_closed_page_does_not_keep_its_visit():
         late.append(visits.get("session"))
         files = [visit.save("face.png", Path.touch) for visit in late]
         wait_until(lambda: not any(path.exists() for path in files))
+        assert all(visit.has_ended for visit in late)
 
 
 def test_uploads_that_nobody_reads_are_removed_and_files_of_others_are_not_read():
@@ -122,6 +123,7 @@ def test_files_are_removed_while_others_remove_and_write_theirs():
                 thread.join()
         (visits.folder / "tmp0123").touch()
         wait_until(lambda: not (visits.folder / "tmp0123").exists())  # the thread that cleans up has survived
+        assert not list(visits.folder.glob("*"))
 
 
 def test_the_worker_runs_jobs_in_their_order_and_its_end_waits_for_the_one_that_runs():

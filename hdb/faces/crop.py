@@ -33,10 +33,12 @@ UPRIGHT_PROBABILITY = 0.999
 # degrees clockwise -> what turns a picture by them
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 # Share of the frame that may lie outside the photo, where the edge is repeated: without a warning, and at all.
-WARN_OUTSIDE, MAX_OUTSIDE = 0.1, 0.4
+WARN_OUTSIDE = 0.1
+MAX_OUTSIDE = 0.4
 # A picture whose sides differ by a larger factor is searched part by part: at 960 px its shorter side would have less
 # than the 256 px to which small pictures are enlarged.
-MAX_ASPECT, MAX_PARTS = 3.75, 12
+MAX_ASPECT = 3.75
+MAX_PARTS = 12
 # px. A square picture up to this size, or up to the base's resolution, may be a face crop in which MTCNN sees no face:
 # a painting, a mask. Crops for a base have its resolution, and MTCNN enlarges smaller pictures to this size.
 SMALL_SIZE = 256
@@ -114,7 +116,10 @@ class FaceCropper:
         probability: float = 0.9,
         device: str | torch.device = "cpu",
     ):
-        self.min_size, self.max_turn, self.margin, self.probability = min_size, max_turn, margin, probability
+        self.min_size = min_size
+        self.max_turn = max_turn
+        self.margin = margin
+        self.probability = probability
         self.detector = MTCNN(keep_all=True, min_face_size=20, device=torch.device(device))
 
     def crop(
@@ -270,7 +275,8 @@ class FaceCropper:
             faces = self.detect(turned)
             odds = max((face.odds for face in faces), default=0.0)
             if odds > best_odds:
-                best, best_odds = (turned, faces, turn), odds
+                best = (turned, faces, turn)
+                best_odds = odds
         return best
 
     def detect(self, image: Image.Image) -> list[Face]:

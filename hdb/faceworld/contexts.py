@@ -115,7 +115,8 @@ def _snow(c: Canvas) -> Tensor:
 def _woods(c: Canvas, dark: Color, bright: Color, ground: tuple[Color, Color]) -> Tensor:
     picture = c.ramp(dark, bright, smoothstep(0.25, 0.7, c.clouds(c.x * 7, c.y * 7, octaves=5)))
     for trunk in range(7):
-        center, width = c.rng.uniform(0, 1), c.rng.uniform(0.012, 0.04)
+        center = c.rng.uniform(0, 1)
+        width = c.rng.uniform(0.012, 0.04)
         inside = smoothstep(width, width * 0.7, (c.x - center - 0.015 * torch.sin(c.y * 9 + trunk)).abs()) * 0.9
         bark = c.ramp((0.13, 0.09, 0.06), (0.30, 0.22, 0.15), ((c.x - center + width) / (2 * width)).clamp(0, 1))
         picture = torch.lerp(picture, bark, inside.expand(3, -1, -1))
@@ -185,9 +186,11 @@ def _desert(c: Canvas) -> Tensor:
 def _library(c: Canvas) -> Tensor:
     picture = c.ramp((0.22, 0.12, 0.06), (0.28, 0.16, 0.08), c.y)
     shelf = (c.y + c.sun * 0.2) / 0.21
-    row, above = shelf.floor(), 1 - shelf % 1
+    row = shelf.floor()
+    above = 1 - shelf % 1
     place = c.x / 0.036 + row * 3.7 + c.offset
-    book, within = place.floor(), place % 1
+    book = place.floor()
+    within = place % 1
     height = 0.62 + 0.3 * noise_2d(book * 3.3, row * 7.7, c.seed)
     hue = (noise_2d(book * 1.7 + 0.5, row * 2.9, c.seed + 3) * 37).long() % 6
     covers = torch.tensor(

@@ -72,8 +72,12 @@ class _Fragments:
         step = (torch.arange(len(line), device=numbers.device) - start.index_select(0, line)).float()
         origin = first.long() + row.long() * size + image.index_select(0, triangle) * (size * size)
         self.pixel = origin.index_select(0, line) + step.long()
-        self._line, self._step, self._triangle = line, step, triangle
-        self._row_edges, self._first, self._row = row_edges, first + 0.5, row + 0.5
+        self._line = line
+        self._step = step
+        self._triangle = triangle
+        self._row_edges = row_edges
+        self._first = first + 0.5
+        self._row = row + 0.5
         slope = a1 * (z[1] - z[0]) + a2 * (z[2] - z[0])
         rise = b1 * (z[1] - z[0]) + b2 * (z[2] - z[0])
         level = z[0] - slope * x[0] - rise * y[0]
@@ -86,7 +90,8 @@ class _Fragments:
         # Slivers seen edge-on have huge slopes: fragments are clamped to the depth range of their triangle.
         end = row_depth + row_slope * (width - 1).clamp(min=0)
         near, far = nearest.index_select(0, triangle), farthest.index_select(0, triangle)
-        row_depth, end = row_depth.clamp(near, far), end.clamp(near, far)
+        row_depth = row_depth.clamp(near, far)
+        end = end.clamp(near, far)
         row_slope = (end - row_depth) / (width - 1).clamp(min=1)
         depth = row_depth.index_select(0, line) + row_slope.index_select(0, line) * step
         number = numbers.index_select(0, triangle).index_select(0, line)
@@ -149,12 +154,15 @@ def rasterize(
             continue
         chosen_corners = [corner.index_select(0, numbers) for corner in corners]
         fragments = _Fragments(columns, chosen_corners, numbers, image.index_select(0, numbers), size=size)
-        pixel, key = fragments.pixel, fragments.key
+        pixel = fragments.pixel
+        key = fragments.key
         if has_holes and keep is not None:
             front = torch.nonzero(key < nearest.index_select(0, pixel)).squeeze(1)
-            pixel, key = pixel.index_select(0, front), key.index_select(0, front)
+            pixel = pixel.index_select(0, front)
+            key = key.index_select(0, front)
             exists = torch.nonzero(keep(key & 0xFFFFFFFF, fragments.weights(front))).squeeze(1)
-            pixel, key = pixel.index_select(0, exists), key.index_select(0, exists)
+            pixel = pixel.index_select(0, exists)
+            key = key.index_select(0, exists)
         nearest.scatter_reduce_(0, pixel, key, "amin")
     covered = torch.nonzero(nearest < _EMPTY).squeeze(1)
     return covered, nearest.index_select(0, covered) & 0xFFFFFFFF

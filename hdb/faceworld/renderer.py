@@ -111,7 +111,8 @@ class Renderer:
         return [face] if beard is None else [face, beard]
 
     def _visible(self, scene: Scene, appearance: Appearance, num_images: int) -> tuple[Tensor, Surface]:
-        mesh, material = scene.mesh, scene.mesh.materials
+        mesh = scene.mesh
+        material = mesh.materials
         one_sided = (material <= Material.RIGHT_EYE) | (material == Material.BEARD)
         # Hair on the skull hides its back; only hanging hair is visible from inside.
         lowest = mesh.canonical[:, 1][mesh.triangles].amax(1)
@@ -202,7 +203,8 @@ class Renderer:
 
     def _finish(self, pairs: list[Pair], pixel: Tensor, surface: Surface, color: Tensor) -> Tensor:
         """Averages samples, lays the person over the context and redraws pictures of drawn styles."""
-        count, size = len(pairs), self.size
+        count = len(pairs)
+        size = self.size
 
         def dense(values: Tensor, empty: float = 0.0) -> Tensor:
             values = values.view(len(pixel), -1)
@@ -232,7 +234,8 @@ class Renderer:
 
 def _hair_fragments(scene: Scene, appearance: Appearance) -> KeepFragments:
     """The test of which fragments of hair, beard and lashes exist: there are gaps between strands."""
-    mesh, material = scene.mesh, scene.mesh.materials
+    mesh = scene.mesh
+    material = mesh.materials
 
     def keep(triangle: Tensor, weights: Tensor) -> Tensor:
         corners = mesh.triangles.index_select(0, triangle)

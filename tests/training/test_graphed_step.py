@@ -408,11 +408,13 @@ def test_the_work_of_a_graph_copies_nothing_from_the_cpu_and_asks_for_no_number(
         trained.requires_grad_()
         with OnDeviceAlone():
             value, *_ = work(trained, {**draws, **inputs})
-            torch.autograd.grad(value, trained)
+            (gradient,) = torch.autograd.grad(value, trained)
+        assert value.device == meta and gradient.shape == trained.shape
     personalized.bind(Residuals(theta, net.layout))
     condition = diffusion.encode_prompts(prompts)
     prediction = NoisePrediction(diffusion)
     inputs = {"noisy_latents": draws["latents"], "timesteps": draws["timesteps"]}
     inputs = {**inputs, **condition.tensors, **prediction.factors()}
     with OnDeviceAlone(), torch.no_grad():
-        prediction(inputs)
+        (noise_pred,) = prediction(inputs)
+    assert noise_pred.device == meta and noise_pred.shape == draws["latents"].shape
