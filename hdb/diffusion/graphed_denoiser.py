@@ -1,6 +1,7 @@
 """GraphedDenoiser: predicts noise while pictures are sampled, from a CUDA graph where that is possible."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,11 +18,16 @@ class NoisePrediction:
 
     diffusion: StableDiffusion
 
+    @cached_property
+    def all_layers(self) -> dict[str, LiDBLinear]:
+        """The layers of the denoiser to which residuals can be bound, looked for once and not at every step."""
+        modules = self.diffusion.unet.named_modules()
+        return {name: layer for name, layer in modules if isinstance(layer, LiDBLinear)}
+
     @property
     def layers(self) -> dict[str, LiDBLinear]:
         """The layers of the denoiser to which residuals are bound."""
-        modules = self.diffusion.unet.named_modules()
-        return {name: layer for name, layer in modules if isinstance(layer, LiDBLinear) and layer.down is not None}
+        return {name: layer for name, layer in self.all_layers.items() if layer.down is not None}
 
     def factors(self) -> dict[str, Tensor]:
         """The factors that are bound, by the name of their layer."""
