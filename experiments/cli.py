@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 from hdb.signals import exit_by_signal, handle_stop_signals
 
 BAD_INPUT = 2  # exit code
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # import name -> that of pip, where they differ in more than _
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -100,6 +102,38 @@ class _ProtectedStream:
             os.close(null)
 
 
+def explain_missing(module: str) -> str:
+    """What to do about a module of a library that is not there, in a sentence.
+
+    >>> explain_missing("PIL")
+    'the package PIL is not installed: expected it, as pip install pillow does'
+    """
+    from importlib.metadata import packages_distributions  # slow, and needed here alone
+
+    package, _, inner = module.partition(".")
+    if inner:  # Python names a package alone where that is missing
+        distribution = packages_distributions().get(package, [package])[0]
+        return f"the installed {distribution} has no module {module}: expected a version that pyproject.toml allows"
+    distribution = DISTRIBUTIONS.get(package, package)
+    if _normalized(distribution) in _direct_requirements():
+        return f"the package {package} is not installed: expected it, as pip install {distribution} does"
+    return f"the package {package} is not installed: expected it, as a library that is installed needs it"
+
+
+def _direct_requirements() -> set[str]:
+    """The distributions that this project asks for; none where it runs without having been installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        return {_normalized(re.match(r"[\w.-]+", requirement)[0]) for requirement in requires("hdb") or []}
+    except PackageNotFoundError:
+        return set()
+
+
+def _normalized(distribution: str) -> str:
+    return re.sub("[-_.]+", "-", distribution).lower()
+
+
 def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int | None:
     """0, 2 for bad input, or the code of a SystemExit; None if the command was interrupted."""
     try:
@@ -111,12 +145,9 @@ def _exit_code(main: Callable[[list[str]], None], argv: list[str]) -> int | None
         return None if is_interrupt else int(stop.code or 0)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", "hdb", "experiments"):
+        if package in ("", "hdb", "experiments") or package in sys.stdlib_module_names:
             raise
-        print(
-            f"error: the package {package} is not installed: expected it, as pip install {package} does",
-            file=sys.stderr,
-        )
+        print(f"error: {explain_missing(error.name)}", file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "MisconfigurationException":

@@ -4,10 +4,12 @@ import json
 import logging
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from experiments.cli import execute
 from experiments.config import Export, Generate, Inspect, Personalize
 from experiments.config.help import describe, list_settings
 from experiments.shell.command import FOR_PEOPLE, HELP, list_commands
@@ -182,3 +184,32 @@ def test_what_is_shipped_is_found_from_any_folder_and_results_stay_here(tmp_path
     written = load(TrainBase, ["configs/faceworld/base.yaml", "weights=hdb/faceworld/weights"])
     assert written.weights == "hdb/faceworld/weights"  # and not beside the package
     assert json.loads((Path(config.base.path) / "model_index.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("wandb", "the package wandb is not installed: expected it, as pip install wandb does"),
+        ("yaml", "the package yaml is not installed: expected it, as pip install pyyaml does"),
+        (
+            "facenet_pytorch",
+            "the package facenet_pytorch is not installed: expected it, as pip install facenet_pytorch does",
+        ),
+        ("nobody", "the package nobody is not installed: expected it, as a library that is installed needs it"),
+        (
+            "PIL.nothing",
+            "the installed pillow has no module PIL.nothing: expected a version that pyproject.toml allows",
+        ),
+    ],
+)
+def test_a_module_that_is_missing_is_named_in_one_sentence(module, sentence, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert execute(lambda argv: import_module(module), []) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("module", ["hdb.nothing", "_lzma"])
+def test_a_module_that_no_library_brings_keeps_its_traceback(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=module):
+        execute(lambda argv: import_module(module), [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evaluate, gpu
+from experiments import gpu
 from experiments.cli import execute
 from experiments.config import Gpu, load
 
@@ -71,13 +71,3 @@ def test_every_command_is_one_that_its_config_takes(tmp_path):
 def test_without_a_gpu_one_sentence_says_so(capsys):
     assert execute(gpu.main, []) == 2
     assert "this machine has no accelerator=gpu" in capsys.readouterr().err
-
-
-def test_a_package_that_is_missing_is_named_in_one_sentence(call, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.delitem(sys.modules, "hdb.runs.logger", raising=False)
-    monkeypatch.delitem(sys.modules, "experiments.tracking", raising=False)
-    assert call(evaluate) == 2
-    assert capsys.readouterr().err == (
-        "error: the package wandb is not installed: expected it, as pip install wandb does\n"
-    )
