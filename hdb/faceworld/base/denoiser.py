@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hdb.diffusion.families.sd1 import StableDiffusion1
+from hdb.diffusion.graphs import Tensors
 from hdb.diffusion.published import publish
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.transfer import to_device
@@ -22,6 +23,21 @@ from hdb.faceworld.base.views import Views
 from hdb.losses import diffusion_loss
 
 EMPTY_CAPTIONS = 0.1  # share of captions that are replaced by "", for classifier-free guidance
+
+
+def denoising_loss(base: StableDiffusion, inputs: Tensors) -> Tensor:
+    """How far the denoiser's prediction is from the noise. A function of tensors alone, which a CUDA graph can hold.
+
+    Args:
+        inputs: Latents, noise and timesteps, and tokens as `StableDiffusion.tokenize_prompts` returns them.
+    """
+    latents = inputs["latents"]
+    noise = inputs["noise"]
+    timesteps = inputs["timesteps"]
+    with torch.no_grad():
+        condition = base.encode_tokens(inputs)
+    noise_pred = base.predict_noise(base.add_noise(latents, noise, timesteps), timesteps, condition)
+    return diffusion_loss(noise_pred, base.denoising_target(latents, noise, timesteps))
 
 
 class DenoiserTraining(PartTraining):
@@ -48,8 +64,9 @@ class DenoiserTraining(PartTraining):
         base = StableDiffusion(parts, family=StableDiffusion1())
         self._base = [base]  # in a list, so that checkpoints do not hold the frozen networks
         self.unet = base.unet.requires_grad_(True).train()
-        self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75)
+        self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75, foreach=True)
         self._latents: Tensor | None = None
+        self._tokens: dict[str, Tensor] = {}
 
     @property
     def base(self) -> StableDiffusion:
@@ -57,7 +74,10 @@ class DenoiserTraining(PartTraining):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Encodes all pictures: their latents never change and are 12 times smaller. They stay on the device."""
+        """Encodes all pictures and tokenizes all captions, which never change, and keeps them on the device.
+
+        Latents are 12 times smaller than their pictures.
+        """
         self.base.to(self.device)
         if self.device.type == "cpu":
             self.base.use_plain_attention()
@@ -68,23 +88,31 @@ class DenoiserTraining(PartTraining):
             for indices in tqdm(chunks, desc="encoding faceworld", leave=False)
         ]
         self._latents = torch.cat(latents)
+        self._tokens = self.base.tokenize_prompts([*self.views.distinct_captions, ""])
 
     def loss(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        captions = self.views.sample_captions(indices, generator)
-        dropped = (torch.rand(len(captions), generator=generator) < EMPTY_CAPTIONS).tolist()
-        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
-        latents = self._latents[to_device(indices, self.device)].float()
-        noise = torch.randn(latents.shape, generator=generator)
+        inputs = self.draw(indices, generator)
+        return {"loss": denoising_loss(self.base, inputs)}
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What a step reads, on the device: latents, noise, timesteps and a caption's tokens of each picture.
+
+        All random numbers are drawn on the CPU, so that they are the same on every device.
+        """
+        captions = self.views.sample_caption_rows(indices, generator)
+        is_empty = torch.rand(len(captions), generator=generator) < EMPTY_CAPTIONS
+        captions = captions.masked_fill(is_empty, len(self.views.distinct_captions))
+        noise = torch.randn(len(indices), *self._latents.shape[1:], generator=generator)
         # One timestep in each of n equal intervals: the loss varies less than with independent draws.
         times = (torch.arange(len(indices)) + torch.rand(len(indices), generator=generator)) / len(indices)
-        timesteps = to_device((times * self.base.num_train_timesteps).long(), self.device)
-        noise = to_device(noise, self.device)
-        with torch.no_grad():
-            condition = self.base.encode_prompts(captions)
-        noisy_latents = self.base.add_noise(latents, noise, timesteps)
-        noise_pred = self.base.predict_noise(noisy_latents, timesteps, condition)
-        target = self.base.denoising_target(latents, noise, timesteps)
-        return {"loss": diffusion_loss(noise_pred, target)}
+        timesteps = (times * self.base.num_train_timesteps).long()
+        rows = to_device(torch.stack([indices, captions]), self.device)
+        return {
+            "latents": self._latents[rows[0]].float(),
+            "noise": to_device(noise, self.device),
+            "timesteps": to_device(timesteps, self.device),
+            **{name: tokens[rows[1]] for name, tokens in self._tokens.items()},
+        }
 
     @property
     def trained_module(self) -> torch.nn.Module:

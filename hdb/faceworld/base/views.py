@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -86,11 +87,26 @@ class Views:
     def identities_of(self, indices: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         return indices // self.views_per_identity
 
+    @cached_property
+    def distinct_captions(self) -> list[str]:
+        """Every caption once."""
+        every = (caption for views in self.captions for variants in views for caption in variants)
+        return list(dict.fromkeys(every))
+
+    @cached_property
+    def caption_rows(self) -> Int[Tensor, "pictures variants"]:
+        """Where the captions of each picture stand in `distinct_captions`."""
+        rows = {caption: row for row, caption in enumerate(self.distinct_captions)}
+        return torch.tensor([[rows[caption] for caption in variants] for views in self.captions for variants in views])
+
+    def sample_caption_rows(self, indices: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, " n"]:
+        """One of the captions of each picture, by its place in `distinct_captions`."""
+        variants = torch.randint(CAPTIONS_PER_PICTURE, (len(indices),), generator=generator)
+        return self.caption_rows[indices, variants]
+
     def sample_captions(self, indices: Int[Tensor, " n"], generator: torch.Generator) -> list[str]:
         """One of the captions of each picture."""
-        variants = torch.randint(CAPTIONS_PER_PICTURE, (len(indices),), generator=generator).tolist()
-        places = [divmod(index, self.views_per_identity) for index in indices.tolist()]
-        return [self.captions[i][j][variant] for (i, j), variant in zip(places, variants, strict=True)]
+        return [self.distinct_captions[row] for row in self.sample_caption_rows(indices, generator).tolist()]
 
 
 def training_caption(dataset: FaceWorldDataset, i: int, j: int, rng: np.random.Generator) -> str:
