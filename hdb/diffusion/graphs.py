@@ -164,6 +164,10 @@ class Graphs:
         """Drops the captures of a key and their memory."""
         self.held = {held_key: held for held_key, held in self.held.items() if held_key[0] != key}
 
+    def clear(self) -> None:
+        """Drops all captures and their memory."""
+        self.held.clear()
+
     def _capture(
         self,
         work: Work,

@@ -87,6 +87,7 @@ class PersonalizedDiffusion:
     def detach(self) -> StableDiffusion:
         """Returns the base with its original layers. This object cannot be used afterwards."""
         self.lidb.detach()
+        self.diffusion.graphs.clear()  # they hold work of layers that are gone
         return self.diffusion
 
     def denoising_losses(

@@ -166,6 +166,13 @@ def test_the_next_person_finds_the_recording_of_the_first(personalized, latents,
     assert len(made) == 4
 
 
+def test_layers_that_are_removed_take_their_recordings_along(personalized, latents, trainer, recorded):
+    made = recorded()
+    trainer(max_steps=2).fit(finetuning(personalized, latents))
+    assert made and personalized.diffusion.graphs.held
+    assert not personalized.detach().graphs.held
+
+
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
