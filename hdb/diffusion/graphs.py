@@ -183,7 +183,8 @@ class Graphs:
         noise = relative_differences(first, outputs)
         started = time.perf_counter()
         try:
-            buffers = {field: torch.zeros_like(tensor) for field, tensor in inputs.items()}
+            with torch.inference_mode(False):  # else later calls outside of that mode could not write into them
+                buffers = {field: torch.zeros_like(tensor) for field, tensor in inputs.items()}
             capture = self.capture(lambda: work(buffers), device)
             held = HeldWork(buffers, capture, addresses_of(reads()))
             differences = relative_differences(held(inputs), outputs)

@@ -33,6 +33,8 @@ class Replay:
     def __init__(self, work, device):
         self.work = work
         self.outputs = work()
+        with torch.inference_mode(False):  # a graph writes into its results whatever the mode is
+            self.outputs = tuple(output.clone() for output in self.outputs)
         self.num_replays = 0
 
     def replay(self):
@@ -268,6 +270,20 @@ def test_pictures_from_recordings_are_those_drawn_eagerly(personalized, recorded
     assert_close([draw(seed) for seed in (3, 4)], eager, rtol=0, atol=0)
     # with and, for identity guidance, without people bound; the second batch finds the recordings of the first
     assert [recording.num_replays for recording in made] == [6] * (1 if identity_guidance_scale is None else 2)
+
+
+def test_a_recording_made_in_inference_mode_serves_outside_of_it(personalized, recorded):
+    sampling = SamplingOptions(num_inference_steps=2, guidance_scale=1.0)
+
+    def draw():
+        return personalized.pictures(people(personalized), ["a [V] face"] * 2, seeds=[1, 2], sampling=sampling)
+
+    eager = draw()
+    made = recorded()
+    with torch.inference_mode():
+        assert torch.equal(draw(), eager)
+    again = draw()
+    assert len(made) == 1 and torch.equal(again, eager) and not again.is_inference()
 
 
 def test_only_so_many_graphs_are_held(personalized, recorded, capsys):
