@@ -1,6 +1,7 @@
 """CUDA graphs: work on tensors of fixed shapes is captured once and then started by one call, without Python."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -205,8 +206,20 @@ class Graphs:
 
 @torch.no_grad()
 def copy_into(buffers: Tensors, inputs: Tensors) -> None:
-    """Copies the inputs into the buffers, tensors of one dtype together."""
-    torch._foreach_copy_(list(buffers.values()), [inputs[field] for field in buffers])
+    """Copies the inputs into the buffers, in few kernels.
+
+    On a GPU `_foreach_copy_` copies a whole list tensor by tensor if dtypes differ within it or if strides differ
+    between an input and its buffer. A list therefore holds tensors of one pair of dtypes, and others are copied alone.
+    """
+    pairs = defaultdict(list)
+    for field, buffer in buffers.items():
+        tensor = inputs[field]
+        if tensor.stride() == buffer.stride():
+            pairs[buffer.dtype, tensor.dtype].append((buffer, tensor))
+        else:
+            buffer.copy_(tensor)
+    for same_dtypes in pairs.values():
+        torch._foreach_copy_(*zip(*same_dtypes, strict=True))
 
 
 def run_beside(work: Callable[[], tuple], device: torch.device) -> tuple:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from hdb.diffusion.graphed_denoiser import NoisePrediction
-from hdb.diffusion.graphs import Graphs
+from hdb.diffusion.graphs import Graphs, copy_into
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.evaluation.cost import StartedOperations
@@ -351,6 +351,20 @@ def test_a_finetuning_step_starts_no_more_operations_than_it_did(tiny_diffusion,
         with started:
             loss.backward()
         assert started.counts.total() <= limit and started.counts["_to_copy"] < 40
+
+
+def test_inputs_are_copied_in_lists_of_equal_dtypes_and_strides():
+    """A list with anything else in it is copied tensor by tensor on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {f"factor {num}": torch.randn(2, 3, generator=generator) for num in range(20)}
+    inputs |= {f"half {num}": torch.randn(3, generator=generator).bfloat16() for num in range(20)}
+    inputs["channels last"] = torch.randn(2, 3, 4, 4, generator=generator).to(memory_format=torch.channels_last)
+    inputs["timesteps"] = torch.tensor(7).expand(2)
+    buffers = {name: torch.zeros_like(tensor) for name, tensor in inputs.items()}
+    with StartedOperations() as started:
+        copy_into(buffers, inputs)
+    assert_close(buffers, inputs, rtol=0, atol=0)
+    assert started.counts == {"_foreach_copy_": 2, "copy_": 1}
 
 
 @pytest.mark.gpu
