@@ -23,7 +23,7 @@ HALF_TOLERANCE = 5e-2  # bfloat16 and float16
 class Capture(Protocol):
     """Recorded work. Tests give `Graphs` another class of this interface, since capturing needs a GPU."""
 
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> None: ...
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream | None) -> None: ...
 
     def replay(self) -> tuple[Tensor, ...]:
         """Does the work again on what its tensors hold now. The results are the same tensors every time."""
@@ -33,11 +33,17 @@ class CudaCapture:
     """Work recorded in a CUDA graph.
 
     Other threads may use the GPU meanwhile: a loader that pins memory does not spoil the capture.
+
+    Args:
+        stream: To capture on, the one that the work was warmed up on. Libraries keep their workspaces by stream: those
+            of another one would be made during the capture, in the memory of this graph, and be used by the next.
     """
 
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]], device: torch.device) -> None:
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        capturing = torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local")
+        # A capture that fails at its end leaves its stream as the current one. The outer block takes it back.
+        with torch.cuda.device(stream.device), torch.cuda.stream(torch.cuda.current_stream(stream.device)), capturing:
             self.outputs = work()
 
     def replay(self) -> tuple[Tensor, ...]:
@@ -84,6 +90,7 @@ class Graphs:
         self.setting = setting
         self.capture: Callable[..., Capture] = CudaCapture
         self.held: dict[Hashable, HeldWork] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._lines: set[str] = set()
 
     def refusal(self, device: torch.device, *, memory_is_low: bool) -> str | None:
@@ -169,6 +176,14 @@ class Graphs:
         """Drops all captures and their memory."""
         self.held.clear()
 
+    def _stream(self, device: torch.device) -> torch.cuda.Stream | None:
+        """The stream of a GPU on which work is warmed up and captured, or None on another device."""
+        if device.type != "cuda" or not torch.cuda.is_available():
+            return None
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
+
     def _capture(
         self,
         work: Work,
@@ -180,13 +195,14 @@ class Graphs:
         tolerance: float,
     ) -> tuple[HeldWork, tuple[Tensor, ...]]:
         """Captures work and compares it. Returns it with the eager results."""
-        first, outputs = run_beside(lambda: (work(inputs), work(inputs)), device)  # which also warms libraries up
+        stream = self._stream(device)
+        first, outputs = run_beside(lambda: (work(inputs), work(inputs)), stream)  # which also warms libraries up
         noise = relative_differences(first, outputs)
         started = time.perf_counter()
         try:
             with torch.inference_mode(False):  # else later calls outside of that mode could not write into them
                 buffers = {field: torch.zeros_like(tensor) for field, tensor in inputs.items()}
-            capture = self.capture(lambda: work(buffers), device)
+            capture = self.capture(lambda: work(buffers), stream=stream)
             held = HeldWork(buffers, capture, addresses_of(reads()))
             differences = relative_differences(held(inputs), outputs)
         except RuntimeError as error:  # CUDA's errors, lack of memory among them
@@ -222,16 +238,15 @@ def copy_into(buffers: Tensors, inputs: Tensors) -> None:
         torch._foreach_copy_(*zip(*same_dtypes, strict=True))
 
 
-def run_beside(work: Callable[[], tuple], device: torch.device) -> tuple:
+def run_beside(work: Callable[[], tuple], stream: torch.cuda.Stream | None) -> tuple:
     """Does work on another stream of a GPU, as a capture requires of the runs before it."""
-    if device.type != "cuda" or not torch.cuda.is_available():
+    if stream is None:
         return work()
-    current = torch.cuda.current_stream(device)
-    side = torch.cuda.Stream(device)
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
         results = work()
-    current.wait_stream(side)
+    current.wait_stream(stream)
     for outputs in results:
         for output in outputs:
             output.record_stream(current)  # else its memory is free for the other stream while this one reads it

@@ -30,7 +30,7 @@ from hdb.training.textual_inversion import TextualInversionFitting
 class Replay:
     """Records nothing, and does the work again. Its results are the same tensors every time, as a graph's are."""
 
-    def __init__(self, work, device):
+    def __init__(self, work, *, stream):
         self.work = work
         self.outputs = work()
         with torch.inference_mode(False):  # a graph writes into its results whatever the mode is
@@ -62,7 +62,7 @@ class OneOldOutput(Replay):
 
 
 class OutOfMemory:
-    def __init__(self, work, device):
+    def __init__(self, work, *, stream):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more lines")
 
 
@@ -73,8 +73,8 @@ class Recorder:
         self.kind = kind
         self.made = []
 
-    def __call__(self, work, device):
-        self.made.append(self.kind(work, device))
+    def __call__(self, work, **place):
+        self.made.append(self.kind(work, **place))
         return self.made[-1]
 
 
