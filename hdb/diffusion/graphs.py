@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
 Work = Callable[[Tensors], tuple[Tensor, ...]]
+Pool = tuple[int, int]  # a handle of memory that graphs take turns in
 
 # Largest relative difference between what a graph and what eager execution compute of the same tensors. Both run the
 # same kernels up to the order of sums; what a graph does wrong, such as reading an old tensor, differs by far more.
@@ -23,7 +24,9 @@ HALF_TOLERANCE = 5e-2  # bfloat16 and float16
 class Capture(Protocol):
     """Recorded work. Tests give `Graphs` another class of this interface, since capturing needs a GPU."""
 
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream | None) -> None: ...
+    def __init__(
+        self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream | None, pool: Pool | None
+    ) -> None: ...
 
     def replay(self) -> tuple[Tensor, ...]:
         """Does the work again on what its tensors hold now. The results are the same tensors every time."""
@@ -37,14 +40,22 @@ class CudaCapture:
     Args:
         stream: To capture on, the one that the work was warmed up on. Libraries keep their workspaces by stream: those
             of another one would be made during the capture, in the memory of this graph, and be used by the next.
+        pool: The memory of what the work computes. Graphs of one pool must be captured on one stream.
     """
 
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream) -> None:
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], *, stream: torch.cuda.Stream, pool: Pool) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        capturing = torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local")
-        # A capture that fails at its end leaves its stream as the current one. The outer block takes it back.
-        with torch.cuda.device(stream.device), torch.cuda.stream(torch.cuda.current_stream(stream.device)), capturing:
-            self.outputs = work()
+        device = stream.device
+        capturing = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        # A capture that fails at its end leaves its stream as the current one, and the allocator believes that it goes
+        # on: it would give no memory back to other work. The outer block and the last call undo that.
+        try:
+            with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)), capturing:
+                self.outputs = work()
+        except RuntimeError:
+            with suppress(RuntimeError):  # unless the capture came to a proper end
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+            raise
 
     def replay(self) -> tuple[Tensor, ...]:
         self.graph.replay()
@@ -76,6 +87,12 @@ class Graphs:
     that nothing of the first call's numbers can be baked into it, and replayed on the first call's tensors. If the
     results differ, or capturing fails, for example for lack of memory, one line says so and this work stays eager.
 
+    All captures take turns in one pool of memory, so that together they need as much as the largest of them. That is
+    safe because of how they are replayed, and anything else here must keep to it. Results are copied out before another
+    replay can write over them (`HeldWork`). Inputs lie outside of the pool. A forward pass and its backward pass are
+    one capture, and nothing that one replay leaves in the pool is read by another. Replays follow each other on one
+    stream; nobody replays two at once.
+
     Args:
         setting: auto captures wherever `refusal` has nothing against it, true insists, false never captures.
 
@@ -91,6 +108,7 @@ class Graphs:
         self.capture: Callable[..., Capture] = CudaCapture
         self.held: dict[Hashable, HeldWork] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._pool: Pool | None = None
         self._lines: set[str] = set()
 
     def refusal(self, device: torch.device, *, memory_is_low: bool) -> str | None:
@@ -184,6 +202,12 @@ class Graphs:
             self._streams[device] = torch.cuda.Stream(device)
         return self._streams[device]
 
+    def _shared_pool(self) -> Pool:
+        """The pool that captures share. Without a capture in it a pool may be gone, and a new one is taken."""
+        if self._pool is None or all(held.capture is None for held in self.held.values()):
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
+
     def _capture(
         self,
         work: Work,
@@ -202,10 +226,12 @@ class Graphs:
         try:
             with torch.inference_mode(False):  # else later calls outside of that mode could not write into them
                 buffers = {field: torch.zeros_like(tensor) for field, tensor in inputs.items()}
-            capture = self.capture(lambda: work(buffers), stream=stream)
+            pool = None if stream is None else self._shared_pool()
+            capture = self.capture(lambda: work(buffers), stream=stream, pool=pool)
             held = HeldWork(buffers, capture, addresses_of(reads()))
             differences = relative_differences(held(inputs), outputs)
         except RuntimeError as error:  # CUDA's errors, lack of memory among them
+            self._pool = None  # a capture that was broken off may keep its pool from being captured into again
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             self.say(f"cuda_graph: {name} runs eagerly, the capture failed ({reason})")
             return HeldWork({}, None, ()), outputs

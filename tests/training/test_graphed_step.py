@@ -30,7 +30,7 @@ from hdb.training.textual_inversion import TextualInversionFitting
 class Replay:
     """Records nothing, and does the work again. Its results are the same tensors every time, as a graph's are."""
 
-    def __init__(self, work, *, stream):
+    def __init__(self, work, *, stream, pool):
         self.work = work
         self.outputs = work()
         with torch.inference_mode(False):  # a graph writes into its results whatever the mode is
@@ -62,7 +62,7 @@ class OneOldOutput(Replay):
 
 
 class OutOfMemory:
-    def __init__(self, work, *, stream):
+    def __init__(self, work, *, stream, pool):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more lines")
 
 
