@@ -98,7 +98,9 @@ class Graphs:
 
     Attributes:
         capture: The class that records work; a test's own one works without a GPU.
-        max_held: Each capture keeps the memory of its activations. Further shapes are computed eagerly.
+        max_held: Number of captures that are kept. A further one takes the place of the one that was used least
+            recently.
+        held: What was captured, or failed to be, the one that was used least recently first.
     """
 
     max_held = 6
@@ -166,15 +168,14 @@ class Graphs:
             tolerance: Largest relative difference from the eager results.
             dtype: Of autocast, which is another work in another precision.
         """
-        shapes = tuple((field, tensor.shape, tensor.dtype) for field, tensor in inputs.items())
-        held = self.held.get((key, dtype, shapes))
+        held_key = (key, dtype, tuple((field, tensor.shape, tensor.dtype) for field, tensor in inputs.items()))
+        held = self.held.pop(held_key, None)
         if held is None:
-            if sum(other.capture is not None for other in self.held.values()) >= self.max_held:
-                self.say(f"cuda_graph: {name} of further shapes runs eagerly, {self.max_held} graphs are held already")
-                return work(inputs)
+            self._make_room()
             held, outputs = self._capture(work, inputs, name=name, reads=reads, device=device, tolerance=tolerance)
-            self.held[key, dtype, shapes] = held
+            self.held[held_key] = held
             return outputs
+        self.held[held_key] = held  # now the last of them
         return work(inputs) if held.capture is None else held(inputs)
 
     def forget_moved(self, reads: Iterable[Tensor], *, key: Hashable) -> None:
@@ -201,6 +202,13 @@ class Graphs:
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)
         return self._streams[device]
+
+    def _make_room(self) -> None:
+        """Drops captures that were used least recently, so that one more can be held."""
+        captured = [held_key for held_key, held in self.held.items() if held.capture is not None]
+        num_too_many = max(0, len(captured) + 1 - self.max_held)
+        for held_key in captured[:num_too_many]:
+            del self.held[held_key]
 
     def _shared_pool(self) -> Pool:
         """The pool that captures share. Without a capture in it a pool may be gone, and a new one is taken."""

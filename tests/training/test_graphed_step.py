@@ -286,15 +286,27 @@ def test_a_recording_made_in_inference_mode_serves_outside_of_it(personalized, r
     assert len(made) == 1 and torch.equal(again, eager) and not again.is_inference()
 
 
-def test_only_so_many_graphs_are_held(personalized, recorded, capsys):
+def test_a_further_shape_takes_the_place_of_the_one_used_least_recently(recorded, personalized):
     made = recorded()
-    limit = Graphs.max_held
-    for num in range(1, limit + 3):
-        sampling = SamplingOptions(num_inference_steps=1, guidance_scale=1.0)
-        drawn = personalized.pictures(None, ["a face"] * num, seeds=range(num), sampling=sampling)
-        assert len(drawn) == num
-    assert len(made) == limit
-    assert capsys.readouterr().out.count("further shapes runs eagerly") == 1
+    graphs = personalized.diffusion.graphs
+    graphs.max_held = 2
+
+    def double(num):
+        (doubled,) = graphs.run(
+            lambda tensors: (2 * tensors["x"],),
+            {"x": torch.arange(1.0, num + 1)},
+            name="work",
+            key="work",
+            reads=lambda: (),
+            device=torch.device("cpu"),
+            tolerance=0,
+        )
+        assert torch.equal(doubled, 2 * torch.arange(1.0, num + 1))
+        return len(made)
+
+    assert [double(num) for num in (1, 2, 1, 3)] == [1, 2, 2, 3]  # 3 takes the place of 2, since 1 was used again
+    assert [double(num) for num in (1, 3, 2, 3, 1)] == [3, 3, 4, 4, 5]
+    assert len(graphs.held) == 2
 
 
 @pytest.mark.parametrize(
