@@ -161,7 +161,8 @@ class HyperDreamBoothPipeline:
             memory: `low` trades time for memory: gradient checkpointing and sliced decoding.
             precision: of finetuning, as Lightning's Trainer takes it; None fits the dtype.
             cuda_graph: on a GPU `auto` replays the steps of finetuning and drawing from CUDA graphs, which are kept for
-                the next person; `false` starts their kernels one by one, in less memory.
+                the next person; `false` starts their kernels one by one, in less memory; `true` raises where a step
+                cannot be captured, where `auto` says a line and goes on.
 
         Raises:
             ValueError: the base or the hypernetwork is missing or damaged, or they do not belong together.

@@ -16,8 +16,8 @@ PHOTO_PROMPT = f"a photo of {INSTANCE_PROMPT}"
 class OnBase:
     """What works on a base. `memory` low recomputes activations in backward: slower, with the same result.
 
-    `cuda_graph` auto has CUDA graphs start the kernels of each step where that is possible, true insists on it, false
-    starts them one by one.
+    `cuda_graph` auto has CUDA graphs start the kernels of each step where that is possible, true makes it an error
+    where it is not, false starts them one by one.
 
     `accelerator` is where to work. `seed` is that of everything random.
     """

@@ -59,8 +59,8 @@ def prepare_for_device(
         memory: `low` takes less memory and more time.
         precision: A Lightning Trainer's. With a mixed one, sampling and encoding outside of the Trainer use autocast,
             too.
-        cuda_graph: Whether CUDA graphs hold the steps of training and drawing: `auto` where they can, `true` or
-            `false`. See `hdb.diffusion.graphs.Graphs`.
+        cuda_graph: Whether CUDA graphs hold the steps of training and drawing: `auto` where they can, `false` never.
+            `true` makes it an error later where one cannot. See `hdb.diffusion.graphs.Graphs`.
     """
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected normal or low")

@@ -19,6 +19,8 @@ Pool = tuple[int, int]  # a handle of memory that graphs take turns in
 FULL_TOLERANCE = 2e-3  # float32, whose products are in TF32
 HALF_TOLERANCE = 5e-2  # bfloat16 and float16
 
+EXPECTED = "expected cuda_graph=auto, which goes on eagerly"
+
 
 @runtime_checkable
 class Capture(Protocol):
@@ -85,7 +87,8 @@ class Graphs:
 
     A capture is trusted only after a comparison. The work is first done eagerly, then captured on tensors of zeros, so
     that nothing of the first call's numbers can be baked into it, and replayed on the first call's tensors. If the
-    results differ, or capturing fails, for example for lack of memory, one line says so and this work stays eager.
+    results differ, or capturing fails, for example for lack of memory, one line says so and this work stays eager. Who
+    insists on graphs gets an error instead.
 
     All captures take turns in one pool of memory, so that together they need as much as the largest of them. That is
     safe because of how they are replayed, and anything else here must keep to it. Results are copied out before another
@@ -94,7 +97,8 @@ class Graphs:
     stream; nobody replays two at once.
 
     Args:
-        setting: auto captures wherever `refusal` has nothing against it, true insists, false never captures.
+        setting: auto captures wherever `refusal` has nothing against it and the capture succeeds, true raises
+            ValueError where one of both is not so, false never captures.
 
     Attributes:
         capture: The class that records work; a test's own one works without a GPU.
@@ -135,7 +139,7 @@ class Graphs:
         if self.setting == "false":
             reason = "it is false"
         elif self.setting == "true" and reason is not None:
-            raise ValueError(f"cuda_graph is true, but {reason}: expected auto or false")
+            raise ValueError(f"cuda_graph is true, but {reason}: {EXPECTED}")
         if reason is not None and is_on_gpu:
             self.say(f"cuda_graph: off, {reason}")
         return reason
@@ -167,6 +171,9 @@ class Graphs:
             reads: All tensors that the work reads beside its inputs.
             tolerance: Largest relative difference from the eager results.
             dtype: Of autocast, which is another work in another precision.
+
+        Raises:
+            ValueError: The setting is true, and the capture failed or differs.
         """
         held_key = (key, dtype, tuple((field, tensor.shape, tensor.dtype) for field, tensor in inputs.items()))
         held = self.held.pop(held_key, None)
@@ -241,17 +248,27 @@ class Graphs:
         except RuntimeError as error:  # CUDA's errors, lack of memory among them
             self._pool = None  # a capture that was broken off may keep its pool from being captured into again
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            self.say(f"cuda_graph: {name} runs eagerly, the capture failed ({reason})")
-            return HeldWork({}, None, ()), outputs
+            return self._without_capture(f"the capture of {name} failed ({reason})", error), outputs
         seconds = time.perf_counter() - started
         # Kernels that sum in no fixed order differ between two eager runs as well.
         within = [difference <= max(tolerance, 4 * usual) for difference, usual in zip(differences, noise, strict=True)]
         largest = max(differences)
         if not all(within):
-            self.say(f"cuda_graph: {name} runs eagerly, the graph differs from it by {largest:.1e} of {tolerance:.0e}")
-            return HeldWork({}, None, ()), outputs
+            reason = f"the graph of {name} differs from eager by {largest:.1e}, more than {tolerance:.0e}"
+            return self._without_capture(reason), outputs
         self.say(f"cuda_graph: {name} captured in {seconds:.1f} s, differs from eager by {largest:.1e}")
         return held, outputs
+
+    def _without_capture(self, reason: str, cause: Exception | None = None) -> HeldWork:
+        """Work that is done eagerly from now on.
+
+        Raises:
+            ValueError: The setting is true.
+        """
+        if self.setting == "true":
+            raise ValueError(f"cuda_graph is true, but {reason}: {EXPECTED}") from cause
+        self.say(f"cuda_graph: {reason}, it goes on eagerly")
+        return HeldWork({}, None, ())
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ A graph reads its inputs from tensors that stay where they are and knows nothing
 that, and recordings that are wrong in one way each show that a wrong graph is found out.
 """
 
+import re
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -178,9 +180,9 @@ def test_layers_that_are_removed_take_their_recordings_along(personalized, laten
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (OldNumbers, "runs eagerly, the graph differs from it by"),
-        (OneOldOutput, "runs eagerly, the graph differs from it by"),
-        (OutOfMemory, "runs eagerly, the capture failed (CUDA out of memory. Tried to allocate 2 GiB.)"),
+        (OldNumbers, "the graph of SubjectFinetuning differs from eager by"),
+        (OneOldOutput, "the graph of SubjectFinetuning differs from eager by"),
+        (OutOfMemory, "the capture of SubjectFinetuning failed (CUDA out of memory. Tried to allocate 2 GiB.)"),
     ],
 )
 def test_a_graph_that_is_wrong_or_not_to_be_had_costs_a_line_and_changes_nothing(
@@ -196,9 +198,13 @@ def test_a_graph_that_is_wrong_or_not_to_be_had_costs_a_line_and_changes_nothing
     capsys.readouterr()
     assert torch.equal(fitted(), eager)
     told = [line for line in capsys.readouterr().out.splitlines() if "cuda_graph" in line]
-    assert len(told) == 1 and told[0].startswith("cuda_graph: SubjectFinetuning ") and line in told[0]
+    assert len(told) == 1 and told[0].startswith(f"cuda_graph: {line}") and told[0].endswith(", it goes on eagerly")
     assert torch.equal(fitted(), eager)  # and it is not tried again
     assert "cuda_graph" not in capsys.readouterr().out
+    recorded(kind)
+    personalized.diffusion.graphs.setting = "true"
+    with pytest.raises(ValueError, match=f"cuda_graph is true, but {re.escape(line)}.*: expected cuda_graph=auto"):
+        fitted()
 
 
 def test_a_gradient_is_accumulated_over_batches_as_without_a_graph(personalized, latents, trainer, recorded):
@@ -299,7 +305,7 @@ def test_a_further_shape_takes_the_place_of_the_one_used_least_recently(recorded
             key="work",
             reads=lambda: (),
             device=torch.device("cpu"),
-            tolerance=0,
+            tolerance=0.0,
         )
         assert torch.equal(doubled, 2 * torch.arange(1.0, num + 1))
         return len(made)
@@ -335,7 +341,7 @@ def test_graphs_are_left_where_they_cannot_be_trusted(personalized, latents, rec
     assert not is_graphed() and not made
     if reason is not None:
         diffusion.graphs.setting = "true"
-        with pytest.raises(ValueError, match=f"cuda_graph is true, but {reason}.*: expected auto or false"):
+        with pytest.raises(ValueError, match=f"cuda_graph is true, but {reason}.*: expected cuda_graph=auto"):
             is_graphed()
 
 
@@ -344,7 +350,7 @@ def test_on_a_cpu_nothing_is_recorded_and_who_insists_is_told(personalized, late
     trainer(max_steps=1).fit(stage)
     assert "cuda_graph" not in capsys.readouterr().out and not personalized.diffusion.graphs.held
     personalized.diffusion.graphs = Graphs("true")
-    with pytest.raises(ValueError, match="cuda_graph is true, but the base is on cpu: expected auto or false"):
+    with pytest.raises(ValueError, match="cuda_graph is true, but the base is on cpu: expected cuda_graph=auto"):
         trainer(max_steps=1).fit(finetuning(personalized, latents))
 
 
