@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import Evaluate, load
-from experiments.inputs import check_faces, check_networks
+from experiments.inputs import check_networks
+from hdb.faces.photo_files import refuse_missing_source
 
 if TYPE_CHECKING:
     from hdb.evaluation.evaluate import Outcome
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> None:
     config = load(Evaluate, argv)
     check_networks(base=config.base, hypernet=config.hypernet)
-    check_faces(config.faces.source, config.faces.root)
+    refuse_missing_source(config.faces.source, config.faces.root)
     evaluate_methods(config)
 
 

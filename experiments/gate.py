@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import run
 from experiments.config import MeasureGate, load
-from experiments.inputs import check_faces, check_networks
+from experiments.inputs import check_networks
+from hdb.faces.photo_files import refuse_missing_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> None:
     config = load(MeasureGate, argv)
     check_networks(base=config.base, hypernet=config.hypernet)
-    check_faces(config.faces.source, config.faces.root)
+    if config.foreign is not None and not Path(config.foreign).is_dir():
+        raise ValueError(f"foreign is {config.foreign}, expected a folder of photos")
+    refuse_missing_source(config.faces.source, config.faces.root)
     measure_gate(config)
 
 
@@ -58,7 +61,7 @@ def measure_gate(config: MeasureGate) -> None:
     )
     appearances = describe_appearance(pipeline.hypernet.encoder, people.references.flatten(0, 1))
     appearances = appearances.unflatten(0, people.references.shape[:2])
-    if config.split == "test" and config.foreign is not None:
+    if config.foreign is not None:
         known = Gate.load_for(hypernet_path)
         if known is None or known.appearances is None:
             raise ValueError(f"no gate.safetensors is beside {hypernet_path}: expected one, of split=val")
@@ -127,8 +130,6 @@ def read_foreign_photos(folder: str, *, resolution: int) -> Tensor:
     from hdb.faces.folders import list_pictures
     from hdb.faces.picture import FaceError
 
-    if not Path(folder).is_dir():
-        raise ValueError(f"foreign is {folder}, expected a folder of photos")
     cropper = FaceCropper(min_size=min(64, resolution // 4))
     faces = []
     for path in list_pictures(folder).pictures:

@@ -30,9 +30,3 @@ def check_networks(*, base: BaseOptions | None = None, hypernet: str | None = No
         check_base_path(base.path)
     if hypernet not in (None, "best"):
         check_hypernet(resolve_checkpoint(hypernet))
-
-
-def check_faces(source: str, root: str) -> None:
-    """Raises ValueError if photos are to be read from a folder that is not there."""
-    if source in ("folders", "flat", "lfw") and not Path(root).is_dir():
-        raise ValueError(f"{root} is no folder; expected a folder of pictures")

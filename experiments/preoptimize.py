@@ -6,13 +6,14 @@ thetas one photo predicts. A finished folder that lacks this number gets it with
 
 from experiments.cli import run
 from experiments.config import Preoptimize, load
-from experiments.inputs import check_faces, check_networks
+from experiments.inputs import check_networks
+from hdb.faces.photo_files import refuse_missing_source
 
 
 def main(argv: list[str]) -> None:
     config = load(Preoptimize, argv)
     check_networks(base=config.base)
-    check_faces(config.faces.source, config.faces.root)
+    refuse_missing_source(config.faces.source, config.faces.root)
     preoptimize(config)
 
 

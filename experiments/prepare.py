@@ -11,12 +11,12 @@ import sys
 
 from experiments.cli import run
 from experiments.config import Prepare, dotted, load
-from experiments.inputs import check_faces
+from hdb.faces.photo_files import refuse_missing_source
 
 
 def main(argv: list[str]) -> None:
     config = load(Prepare, argv)
-    check_faces(config.source, config.root)
+    refuse_missing_source(config.source, config.root)
     prepare(config)
 
 

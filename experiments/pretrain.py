@@ -8,14 +8,15 @@ from pathlib import Path
 
 from experiments.cli import run
 from experiments.config import Pretrain, load
-from experiments.inputs import check_faces, check_networks
+from experiments.inputs import check_networks
+from hdb.faces.photo_files import refuse_missing_source
 
 
 def main(argv: list[str]) -> None:
     started = time.perf_counter()
     config = load(Pretrain, argv)
     check_networks(base=config.base)
-    check_faces(config.faces.source, config.faces.root)
+    refuse_missing_source(config.faces.source, config.faces.root)
     pretrain(config, started=started)
 
 

@@ -18,8 +18,11 @@ MISSING = [
     ("demo", ["base.path=nothing"], "nothing"),
     ("evaluate", ["hypernet=nothing"], "nothing/config.json"),
     ("gate", ["hypernet=nothing.ckpt"], "nothing.ckpt"),
+    ("gate", ["split=test", "foreign=nowhere"], "foreign is nowhere, expected a folder of photos"),
+    ("gate", ["foreign=nowhere"], "foreign is nowhere with split=val, which compares no photos: expected split=test"),
     ("prepare", ["source=folders", "root=nowhere", "output=o"], "nowhere"),
-    ("pretrain", ["faces.source=flat", "faces.root=nowhere"], "nowhere"),
+    ("pretrain", ["faces.source=flat", "faces.root=nowhere"], "nowhere is no folder"),
+    ("pretrain", ["faces.source=lfw", "faces.root=nowhere"], "LFW is missing or damaged in nowhere/lfw-py"),
     ("preoptimize", ["base.path=nothing"], "nothing"),
 ]
 SCRIPT = """

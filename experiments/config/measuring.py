@@ -92,6 +92,12 @@ class MeasureGate(TrainingOnBase):
     finetuning: FinetuningOptions = field(default_factory=FinetuningOptions)
     prompts: list[str] = texts_field(lambda: [PHOTO_PROMPT] * 4)
 
+    def check_conflicts(self, prefix: str) -> None:
+        """Raises ValueError for foreign photos where none are compared."""
+        super().check_conflicts(prefix)
+        if self.foreign is not None and self.split == "val":
+            raise ValueError(f"foreign is {self.foreign} with split=val, which compares no photos: expected split=test")
+
 
 @dataclass
 class Ablate:

@@ -10,6 +10,7 @@ import torchvision
 from hdb.faces.folders import HIDDEN, UnusedFile, list_pictures
 from hdb.faces.formats import READABLE
 from hdb.faces.names import printable, to_text
+from hdb.faces.photo_files import DATASETS, existing_folder, missing_dataset
 from hdb.faces.picture import Picture
 from hdb.faces.splits import refuse_duplicates
 
@@ -29,7 +30,7 @@ def identity_folders(root: str | Path) -> PhotoListing:
 
     Pictures in further folders within it are of the same identity, if there are pictures beside those folders.
     """
-    pictures, unused = list_pictures(_existing_folder(root))
+    pictures, unused = list_pictures(existing_folder(root))
     photos: dict[str, list[Path]] = {}
     for path in pictures:
         name, *below = path.relative_to(root).parts
@@ -51,7 +52,7 @@ def flat_folder(root: str | Path) -> PhotoListing:
 
     The name of an identity is the path of its picture below `root`.
     """
-    pictures, unused = list_pictures(_existing_folder(root))
+    pictures, unused = list_pictures(existing_folder(root))
     photos = {path.relative_to(root).as_posix(): [path] for path in pictures}
     return _to_listing(photos, unused, root, "<picture>")
 
@@ -87,7 +88,7 @@ def detect_source(root: str | Path) -> str:
     Raises:
         ValueError: none of them.
     """
-    if any(path.suffix == ".tar" for path in _existing_folder(root).iterdir()):
+    if any(path.suffix == ".tar" for path in existing_folder(root).iterdir()):
         return "shards"
     depths = {len(path.relative_to(root).parts) for path in list_pictures(root).pictures}
     if depths:
@@ -97,8 +98,7 @@ def detect_source(root: str | Path) -> str:
 
 def celeba(root: str | Path, *, split: str = "train") -> Photos:
     """Lists CelebA by its identity labels, laid out for torchvision: root/celeba/{img_align_celeba/,*.txt}."""
-    folder = Path(root) / "celeba"
-    with _missing_dataset_explained("CelebA", folder):
+    with _dataset_folder("celeba", root) as folder:
         dataset = torchvision.datasets.CelebA(root, split=split, target_type="identity")
     return _group_by_name(
         (f"{int(label):05d}", folder / "img_align_celeba" / name)
@@ -108,21 +108,19 @@ def celeba(root: str | Path, *, split: str = "train") -> Photos:
 
 def lfw(root: str | Path, *, split: str = "train") -> Photos:
     """Lists Labeled Faces in the Wild, funneled, laid out for torchvision: root/lfw-py/{lfw_funneled/,*.txt}."""
-    with _missing_dataset_explained("LFW", Path(root) / "lfw-py"):
+    with _dataset_folder("lfw", root):
         dataset = torchvision.datasets.LFWPeople(str(root), split=split)
     return _group_by_name((Path(path).parent.name, Path(path)) for path in dataset.data)
 
 
 @contextmanager
-def _missing_dataset_explained(name: str, folder: Path) -> Iterator[None]:
-    """Turns torchvision's errors into one sentence."""
+def _dataset_folder(source: str, root: str | Path) -> Iterator[Path]:
+    """The folder of a dataset; turns torchvision's errors into one sentence."""
+    name, folder = DATASETS[source]
     try:
-        yield
+        yield Path(root, folder)
     except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name} is missing or damaged in {folder} and is not downloaded; "
-            f"put it there as torchvision's documentation of {name} says ({error})"
-        ) from None
+        raise missing_dataset(name, Path(root, folder), error) from None
 
 
 def select(photos: Photos, names: Sequence[str]) -> Photos:
@@ -144,9 +142,3 @@ def _group_by_name(pictures: Iterable[tuple[str, Path]]) -> Photos:
     for name, path in pictures:
         photos.setdefault(name, []).append(path)
     return dict(sorted(photos.items()))
-
-
-def _existing_folder(root: str | Path) -> Path:
-    if not Path(root).is_dir():
-        raise ValueError(f"{root} is no folder; expected a folder of pictures")
-    return Path(root)
