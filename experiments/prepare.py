@@ -28,7 +28,7 @@ def prepare(config: Prepare) -> None:
     from hdb.faces.options import PeopleOptions
     from hdb.faces.people import People
     from hdb.faces.preparation import RECORDS, claim_folder, plan_shards, prepare_shards, write_manifest
-    from hdb.faces.redraw import list_shards, redraw_splits
+    from hdb.faces.redraw import prepared_shards, redraw_splits
     from hdb.runs.locks import locked
     from hdb.runs.outputs import check_room, refuse_inputs, resolve_output
     from hdb.training.caches import check_cache_networks, write_caches
@@ -73,9 +73,9 @@ def prepare(config: Prepare) -> None:
         else:
             num_asked = {"val": config.num_val_identities, "test": config.num_test_identities}
             splits = redraw_splits(output, people.splits, num_val=num_asked["val"], num_test=num_asked["test"])
-        prepared_shards = list_shards(output)
-        write_manifest(output, prepared_shards, splits, people.photos.unused, num_asked=num_asked)
-        train_shards = [path for path in prepared_shards if path.stem.startswith("train-")]
+        kept = prepared_shards(output)
+        write_manifest(output, kept, splits, people.photos.unused, num_asked=num_asked)
+        train_shards = [path for path in kept if path.stem.startswith("train-")]
         write_caches(train_shards, config.cache, resolution=config.resolution)
 
 

@@ -1,13 +1,12 @@
 """Draws the splits of prepared people again, once it is known who has a usable picture."""
 
-import tarfile
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hdb.faces.duplicates import drop_duplicate_crops
-from hdb.faces.shard_writer import ABOUT, About, read_about, write_shard
+from hdb.faces.shard_writer import About, read_about, read_shard, write_shard
 from hdb.faces.splits import Splits
 
 SPLITS = ("train", "val", "test")
@@ -26,7 +25,7 @@ def redraw_splits(folder: Path, splits: Splits, *, num_val: int, num_test: int) 
     """
     _finish_move(folder)
     while True:
-        shards = list_shards(folder)
+        shards = prepared_shards(folder)
         drop_duplicate_crops(shards)
         names = sorted({name for path in shards for name in read_about(path)["people"]})
         num_val, num_test = affordable(len(names), num_val=num_val, num_test=num_test)
@@ -57,16 +56,16 @@ def move_people(folder: Path, splits: Splits) -> bool:
     The shard that people come to is written before the one that they leave, see `_finish_move`.
     """
     split_of = {name: split for split in SPLITS for name in getattr(splits, split)}
-    shards = list_shards(folder)
+    shards = prepared_shards(folder)
     leaving: dict[Path, list[str]] = defaultdict(list)
-    arriving: dict[Path, dict[str, Path]] = defaultdict(dict)
+    arriving: dict[Path, dict[Path, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in shards:
         for name in read_about(path)["people"]:
             split = split_of[name]
             if split != split_name(path):
                 leaving[path].append(name)
                 last = max((other for other in shards if split_name(other) == split), default=None)
-                arriving[last or folder / f"{split}-00000.tar"][name] = path
+                arriving[last or folder / f"{split}-00000.tar"][path].append(name)
     for path, origins in arriving.items():
         add_people(path, origins)
     for path, names in leaving.items():
@@ -75,56 +74,49 @@ def move_people(folder: Path, splits: Splits) -> bool:
 
 
 def _finish_move(folder: Path) -> None:
-    """Removes people from the shard that they were leaving when a call was interrupted.
+    """Leaves people who are in two shards, as a call was interrupted, in one: that of test before val before train.
 
-    As photos turn out to be unusable people move from train to val and from both to test, never back.
+    Who moves towards test is thereby moved. Who moves the other way, as test and validation shrink with the number of
+    people, is back where they were, and moved by this call.
     """
     seen: set[str] = set()
-    for path in reversed(list_shards(folder)):
+    for path in reversed(prepared_shards(folder)):
         names = set(read_about(path)["people"])
         if names & seen:
             remove_people(path, names & seen)
         seen |= names
 
 
-def add_people(path: Path, origins: dict[str, Path]) -> None:
-    """Writes a shard again, or for the first time, with people of other shards."""
+def add_people(path: Path, origins: Mapping[Path, Sequence[str]]) -> None:
+    """Writes a shard again, or for the first time, with people of other shards: shard -> their names.
+
+    Their files keep their names, which begin with that of the shard they were prepared for and so are unique.
+    """
     about = About(people={}, skipped=[], notes=[], crops=[])
     files: dict[str, bytes] = {}
     if path.is_file():
         about, files = read_shard(path)
-    number = 1 + max((int(file.partition(".")[0].rpartition("-")[2]) for file in files), default=-1)
-    for name, origin in origins.items():
+    for origin, names in origins.items():
         other_about, other_files = read_shard(origin)
-        key = f"{path.stem}-{number:05d}"
-        number += 1
-        rows = [row for row in other_about["crops"] if row["person"] == name]
-        files[f"{key}.json"] = other_files[f"{rows[0]['file'].partition('.')[0]}.json"]
-        for row in rows:
-            file = f"{key}.{row['file'].partition('.')[2]}"
-            files[file] = other_files[row["file"]]
-            about["crops"].append({**row, "file": file})
-        about["people"][name] = len(rows)
+        for name in names:
+            rows = [row for row in other_about["crops"] if row["person"] == name]
+            key = sample_key(rows[0]["file"])
+            files |= {file: data for file, data in other_files.items() if sample_key(file) == key}
+            about["crops"] += rows
+            about["people"][name] = len(rows)
     write_shard(path, about, files)
 
 
 def remove_people(path: Path, names: Collection[str]) -> None:
     """Writes a shard again without some people."""
     about, files = read_shard(path)
-    keys = {row["file"].partition(".")[0] for row in about["crops"] if row["person"] in names}
+    keys = {sample_key(row["file"]) for row in about["crops"] if row["person"] in names}
     about["crops"] = [row for row in about["crops"] if row["person"] not in names]
     about["people"] = {name: num for name, num in about["people"].items() if name not in names}
-    write_shard(path, about, {file: data for file, data in files.items() if file.partition(".")[0] not in keys})
+    write_shard(path, about, {file: data for file, data in files.items() if sample_key(file) not in keys})
 
 
-def read_shard(path: Path) -> tuple[About, dict[str, bytes]]:
-    """What a prepared shard says of itself, and its files."""
-    about = read_about(path)
-    with tarfile.open(path) as tar:
-        return about, {member.name: tar.extractfile(member).read() for member in tar if member.name != ABOUT}
-
-
-def list_shards(folder: Path) -> list[Path]:
+def prepared_shards(folder: Path) -> list[Path]:
     """The prepared shards of a folder, those to train on first, as they were planned."""
     return [path for split in SPLITS for path in sorted(folder.glob(f"{split}-*.tar"))]
 
@@ -132,3 +124,8 @@ def list_shards(folder: Path) -> list[Path]:
 def split_name(path: Path) -> str:
     """The split that a shard is of."""
     return path.name.partition("-")[0]
+
+
+def sample_key(file: str) -> str:
+    """The part of a file's name that webdataset takes for that of the sample: what stands before the first dot."""
+    return file.partition(".")[0]

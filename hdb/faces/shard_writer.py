@@ -146,11 +146,16 @@ def read_about(path: Path) -> About:
         raise ValueError(f"{path} is no shard that was prepared ({error}); delete it to have it made again") from None
 
 
-def remove_crops(path: Path, messages: Mapping[str, str]) -> None:
-    """Writes a shard again without some of its crops: file -> the message that says why."""
+def read_shard(path: Path) -> tuple[About, dict[str, bytes]]:
+    """What a prepared shard says of itself, and its files: name -> content."""
     about = read_about(path)
     with tarfile.open(path) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar if member.name != ABOUT}
+        return about, {member.name: tar.extractfile(member).read() for member in tar if member.name != ABOUT}
+
+
+def remove_crops(path: Path, messages: Mapping[str, str]) -> None:
+    """Writes a shard again without some of its crops: file -> the message that says why."""
+    about, files = read_shard(path)
     for row in about["crops"]:
         file, person = row["file"], row["person"]
         if file in messages:

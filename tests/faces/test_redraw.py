@@ -97,23 +97,31 @@ def test_listed_splits_stay_as_they_are_and_an_empty_one_is_said(call, unusable,
     assert {split: people_of(split) for split in ("train", "val")} == {"train": "abcd", "val": "e"}
 
 
-def test_an_interrupted_move_is_finished_by_the_next_call(call, unusable, monkeypatch):
-    unusable.update("gh")
-    assert call(prepare, *WORDS) == 0
-    remove, calls = redraw.remove_people, []
+@pytest.mark.parametrize("lost", ["gh", "abcde"])  # people move towards test; and the other way
+def test_a_move_interrupted_anywhere_is_finished_by_the_next_call(call, unusable, monkeypatch, lost):
+    unusable.update(lost)
+    write, writes = redraw.write_shard, []
 
-    def interrupted(*arguments: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 2:
+    def write_or_stop(path: Path, *content: object) -> None:
+        writes.append(path)
+        if len(writes) == stop_at:
             raise KeyboardInterrupt
-        remove(*arguments)
+        write(path, *content)
 
-    monkeypatch.setattr(redraw, "remove_people", interrupted)
-    assert call(prepare, *WORDS, "output=torn") == 130
-    assert call(prepare, *WORDS, "output=torn") == 0
+    stop_at = None
+    monkeypatch.setattr(redraw, "write_shard", write_or_stop)
+    assert call(prepare, *WORDS) == 0
     whole = {path.name: path.read_bytes() for path in Path("shards").iterdir() if path.name != "prepare.yaml"}
-    torn = {path.name: path.read_bytes() for path in Path("torn").iterdir() if path.name != "prepare.yaml"}
-    assert torn == whole
+    num_writes = len(writes)
+    assert num_writes >= 4  # two shards that somebody comes to, two that somebody leaves
+    for stop_at in range(1, num_writes + 1):
+        output = f"output=torn{stop_at}"
+        writes.clear()
+        assert call(prepare, *WORDS, output) == 130
+        assert call(prepare, *WORDS, output) == 0
+        torn = {path.name: path.read_bytes() for path in Path(f"torn{stop_at}").iterdir()}
+        del torn["prepare.yaml"]
+        assert torn == whole, stop_at
 
 
 def test_sentences_about_people_name_their_split(call, unusable, capsys):
