@@ -80,6 +80,10 @@ def part_commands(config: Gpu, output: Path) -> dict[str, list[str]]:
         ],
         "evaluate": [*hdb, "evaluate", accelerator, *config.evaluate, f"output={output / 'eval'}"],
         "pretrain": [*hdb, "pretrain", accelerator, *config.pretrain, f"output={output / 'pretrain'}"],
+        "base": [
+            *(*python, "experiments.base", accelerator, *config.base),
+            *(f"output={output / 'base'}", f"weights={output / 'base' / 'weights'}"),
+        ],
     }
 
 

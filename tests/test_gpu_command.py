@@ -63,6 +63,7 @@ def test_every_command_is_one_that_its_config_takes(tmp_path):
         name, *words = commands[part][commands[part].index(gpu.SHELL) + 1 :]
         assert name == names.get(part, part)
         load(getattr(schemas, schema), expand_words(name, words))
+    load(schemas.TrainBase, commands["base"][commands["base"].index("experiments.base") + 1 :])
     with pytest.raises(ValueError, match="parts has 'test', expected some of tests, benchmark"):
         load(Gpu, ["parts=[test]"])
 

@@ -16,7 +16,7 @@ from hdb.prompts import INSTANCE_PROMPT
 from hdb.runs.options import WandbOptions
 from hdb.training.options import FinetuningOptions, ProcessOptions, accelerator_field
 
-GPU_PARTS = ("tests", "benchmark", "portrait", "personalize", "generate", "evaluate", "pretrain")
+GPU_PARTS = ("tests", "benchmark", "portrait", "personalize", "generate", "evaluate", "pretrain", "base")
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Gpu:
 
     A part that fails does not keep the next from running, and `minutes` ends them all. `accelerator` is that of all
     parts. The words of each command may be changed: `tests` are pytest's, `benchmark`, `personalize`, `generate`,
-    `evaluate` and `pretrain` those of these commands. `parts` are those to run.
+    `evaluate`, `pretrain` and `base` those of these commands. `parts` are those to run.
     """
 
     output: str = "outputs/gpu"
@@ -174,6 +174,18 @@ class Gpu:
             "faces.num_identities=64",
             "faces.num_val_identities=8",
             "preview.num_identities=4",
+        ]
+    )
+    base: list[str] = texts_field(  # two steps of what the denoiser needs, then the rate of the denoiser
+        lambda: [
+            "configs/faceworld/base.yaml",
+            "parts=[autoencoder,text,denoiser]",
+            "autoencoder.steps=2",
+            "text.steps=2",
+            "denoiser.steps=110",
+            "precision=bf16-mixed",
+            "num_identities=60",
+            "num_workers=14",
         ]
     )
 

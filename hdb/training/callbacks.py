@@ -19,6 +19,7 @@ from hdb.faces.sources import FaceSource
 from hdb.lidb.residuals import Residuals
 from hdb.metrics.judges import Embeddings, Judges, Scores
 from hdb.prompts import remove_identifier
+from hdb.training.device import synchronized_time
 from hdb.training.options import PreviewOptions
 
 
@@ -69,6 +70,32 @@ class LossCurve(L.Callback):
         self.step = state_dict["step"]
         self.total = state_dict["total"]
         self.count = state_dict["count"]
+
+
+class StepRate(L.Callback):
+    """Measures the steps of a run, without its first ones, which allocate memory and capture graphs.
+
+    Args:
+        num_skipped: Number of steps that are not counted. A run that is no longer has no rate.
+    """
+
+    def __init__(self, *, num_skipped: int = 10) -> None:
+        self.num_skipped = num_skipped
+        self.count = 0
+        self.started: float | None = None
+        self.steps_per_second: float | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.count += 1
+        if self.count == self.num_skipped:
+            self.started = synchronized_time(pl_module.device)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.count > self.num_skipped:
+            seconds = synchronized_time(pl_module.device) - self.started
+            self.steps_per_second = (self.count - self.num_skipped) / seconds
 
 
 class StepProgressBar(L.Callback):

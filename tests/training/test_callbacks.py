@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hdb.training.callbacks import LossCurve
+from hdb.training import callbacks
+from hdb.training.callbacks import LossCurve, StepRate
 
 STEPS = 7
 LOSSES = [8.0, 4.0, 3.0, 2.0, 1.0, 3.0, 5.0]
@@ -26,7 +27,7 @@ class ScriptedLoss(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(curve: LossCurve, *, limit: int = 1000) -> L.Trainer:
+def trainer(callback: L.Callback, *, limit: int = 1000) -> L.Trainer:
     """Takes STEPS steps, and at most `limit` of them in this process."""
     return L.Trainer(
         max_steps=STEPS,
@@ -34,7 +35,7 @@ def trainer(curve: LossCurve, *, limit: int = 1000) -> L.Trainer:
         limit_train_batches=limit,
         accelerator="cpu",
         logger=False,
-        callbacks=[curve],
+        callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -57,3 +58,17 @@ def test_a_curve_that_was_stopped_at_any_step_has_no_holes_and_no_point_twice(st
     second = trainer(curve)
     second.fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert second.global_step == STEPS and curve.points == POINTS
+
+
+def test_the_rate_is_of_the_steps_after_the_first_ones(monkeypatch):
+    times = iter([100.0, 108.0])  # at the end of the third step and of the training
+    monkeypatch.setattr(callbacks, "synchronized_time", lambda device: next(times))
+    rate = StepRate(num_skipped=3)
+    trainer(rate).fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)))
+    assert rate.steps_per_second == (STEPS - 3) / 8
+
+
+def test_a_run_of_the_first_steps_alone_has_no_rate():
+    rate = StepRate(num_skipped=STEPS)
+    trainer(rate).fit(ScriptedLoss(), DataLoader(torch.zeros(STEPS)))
+    assert rate.steps_per_second is None

@@ -31,7 +31,7 @@ from hdb.files import write_json
 from hdb.hypernet.encoder import FaceEncoder
 from hdb.metrics.embedders import TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
-from hdb.training.callbacks import LossCurve, StepProgressBar
+from hdb.training.callbacks import LossCurve, StepProgressBar, StepRate
 from hdb.training.checkpoints import AtomicCheckpointIO, find_checkpoint
 from hdb.training.curves import write_curve
 from hdb.training.device import select_device, synchronized_time
@@ -193,6 +193,8 @@ def train_part(
     print(f"{name}: {size:.1f} M parameters, {steps} steps of {training.batch_size} pictures")
     started = time.perf_counter()
     curve = LossCurve()
+    rate = StepRate()
+    select_device(options.accelerator)  # allows TF32
     trainer = Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -210,6 +212,7 @@ def train_part(
             ),
             StepProgressBar(),
             curve,
+            rate,
             StopBetweenSteps(),
         ],
         plugins=[AtomicCheckpointIO()],
@@ -228,6 +231,9 @@ def train_part(
         "weights": safetensors_digest(Path(options.weights) / NETWORKS[name]),
         "seen": data_record(training.views, identities),
     }
+    if rate.steps_per_second is not None:
+        record["pictures_per_second"] = round(rate.steps_per_second * training.batch_size, 1)
+        print(f"{name}: {record['pictures_per_second']:.0f} pictures a second")
     write_json(folder / "done.json", record)
 
 
