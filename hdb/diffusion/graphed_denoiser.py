@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hdb.diffusion.condition import TextCondition
-from hdb.diffusion.graphs import Tensors, autocast_dtype, autocast_without_cache, module_tensors, tolerance_of
+from hdb.diffusion.graphed_work import GraphedWork
+from hdb.diffusion.graphs import Tensors, autocast_dtype, autocast_without_cache
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.lidb.linear import LiDBLinear
 
@@ -50,27 +51,15 @@ class NoisePrediction:
                 layer.bind_lora(*bound[name])
 
 
-class GraphedDenoiser:
+class GraphedDenoiser(GraphedWork):
     """`StableDiffusion.predict_noise` under whatever is bound, for many calls with tensors of the same shapes.
 
     A step of the denoiser of Stable Diffusion 1.5 is 1,500 kernels, started one by one from Python or all by a graph.
     """
 
     def __init__(self, diffusion: StableDiffusion) -> None:
-        self.diffusion = diffusion
         self.prediction = NoisePrediction(diffusion)
-        self._is_graphed: bool | None = None
-
-    @property
-    def is_graphed(self) -> bool:
-        """Whether graphs are tried. What they would hold already is dropped if the base has moved since."""
-        if self._is_graphed is None:
-            graphs = self.diffusion.graphs
-            reason = graphs.refusal(self.diffusion.device, memory_is_low=self.diffusion.memory_is_low)
-            self._is_graphed = reason is None
-            if self._is_graphed:
-                graphs.forget_moved(module_tensors(self.diffusion), key=self.prediction)
-        return self._is_graphed
+        super().__init__(diffusion, name="drawing", key=self.prediction)
 
     def __call__(
         self,
@@ -80,21 +69,6 @@ class GraphedDenoiser:
     ) -> Float[Tensor, "n c h w"]:
         if not self.is_graphed:
             return self.diffusion.predict_noise(noisy_latents, timesteps, condition)
-        device = self.diffusion.device
-        dtype = autocast_dtype(device)
-        (noise_pred,) = self.diffusion.graphs.run(
-            self.prediction,
-            {
-                "noisy_latents": noisy_latents,
-                "timesteps": timesteps,
-                **condition.tensors,
-                **self.prediction.factors(),
-            },
-            name="drawing",
-            key=self.prediction,
-            reads=lambda: module_tensors(self.diffusion),
-            device=device,
-            tolerance=tolerance_of(dtype or self.diffusion.dtype),
-            dtype=dtype,
-        )
+        inputs = {"noisy_latents": noisy_latents, "timesteps": timesteps}
+        (noise_pred,) = self.run(self.prediction, {**inputs, **condition.tensors, **self.prediction.factors()})
         return noise_pred

@@ -117,30 +117,24 @@ class Graphs:
         self._pool: Pool | None = None
         self._lines: set[str] = set()
 
-    def refusal(self, device: torch.device, *, memory_is_low: bool) -> str | None:
-        """Why nothing is captured on this device, or None.
+    def refusal(self, device: torch.device, reasons: Iterable[str] = ()) -> str | None:
+        """Why work on this device is not captured, or None. On a GPU a line says it once.
 
-        Raises:
-            ValueError: The setting is true, but graphs are out of the question.
-        """
-        reason = None
-        if self.capture is CudaCapture and not (device.type == "cuda" and torch.cuda.is_available()):
-            reason = f"the base is on {device.type}"
-        elif memory_is_low:
-            reason = "memory is low, which runs layers again in backward"
-        return self.resolve(reason, is_on_gpu=device.type == "cuda")
-
-    def resolve(self, reason: str | None, *, is_on_gpu: bool) -> str | None:
-        """The reason against captures under this setting. On a GPU a line says it once.
+        Args:
+            reasons: Those of the work, if it has any.
 
         Raises:
             ValueError: The setting is true, and there is a reason against it.
         """
         if self.setting == "false":
             reason = "it is false"
-        elif self.setting == "true" and reason is not None:
+        elif self.capture is CudaCapture and not (device.type == "cuda" and torch.cuda.is_available()):
+            reason = f"the base is on {device.type}"
+        else:
+            reason = next(iter(reasons), None)
+        if reason is not None and self.setting == "true":
             raise ValueError(f"cuda_graph is true, but {reason}: {EXPECTED}")
-        if reason is not None and is_on_gpu:
+        if reason is not None and device.type == "cuda":
             self.say(f"cuda_graph: off, {reason}")
         return reason
 
@@ -161,8 +155,11 @@ class Graphs:
         device: torch.device,
         tolerance: float,
         dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[tuple[Tensor, ...], bool]:
         """Does the work: from its capture, or eagerly where there is none yet and none can be made.
+
+        Returns:
+            What the work computes, and whether there is a capture of it from now on.
 
         Args:
             work: Computes tensors of the inputs. It must depend on nothing else that changes, and draw no numbers.
@@ -180,10 +177,10 @@ class Graphs:
         if held is None:
             self._make_room()
             held, outputs = self._capture(work, inputs, name=name, reads=reads, device=device, tolerance=tolerance)
-            self.held[held_key] = held
-            return outputs
+        else:
+            outputs = work(inputs) if held.capture is None else held(inputs)
         self.held[held_key] = held  # now the last of them
-        return work(inputs) if held.capture is None else held(inputs)
+        return outputs, held.capture is not None
 
     def forget_moved(self, reads: Iterable[Tensor], *, key: Hashable) -> None:
         """Drops the captures of a key if a tensor that they read now lies elsewhere."""

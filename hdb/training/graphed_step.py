@@ -1,6 +1,6 @@
 """GraphedStep: the loss of a training step and its gradient, held by a CUDA graph where that is possible."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hdb.diffusion.graphs import Tensors, autocast_dtype, autocast_without_cache, module_tensors, tolerance_of
+from hdb.diffusion.graphed_work import GraphedWork
+from hdb.diffusion.graphs import Tensors, autocast_dtype, autocast_without_cache
 from hdb.diffusion.stable_diffusion import StableDiffusion
 
 # (what is trained, tensors of the step) -> the loss, and numbers to log
@@ -17,7 +18,7 @@ StepLoss = Callable[[Tensor, Tensors], tuple[Tensor, ...]]
 _TRAINED = "trained"
 
 
-class GraphedStep:
+class GraphedStep(GraphedWork):
     """Computes the loss of a training step. Its gradient flows to what is trained.
 
         forward and backward of a step of Stable Diffusion 1.5: 4,000 operations of Python, or one replay of a graph
@@ -43,33 +44,16 @@ class GraphedStep:
         reads: Callable[[], Iterable[Tensor]] | None = None,
         world_size: int = 1,
     ) -> None:
+        super().__init__(diffusion, name=name, key=loss, reads=reads)
         self.loss = loss
-        self.diffusion = diffusion
-        self.name = name
-        self.reads = reads or (lambda: module_tensors(diffusion))
         self.world_size = world_size
-        self._is_graphed: bool | None = None
 
-    @property
-    def is_graphed(self) -> bool:
-        """Whether graphs are tried. What they would hold already is dropped if the base has moved since.
-
-        Raises:
-            ValueError: The base insists on graphs, and there is a reason against them.
-        """
-        if self._is_graphed is None:
-            graphs = self.diffusion.graphs
-            device = self.diffusion.device
-            is_on_gpu = device.type == "cuda"
-            reason = graphs.refusal(device, memory_is_low=self.diffusion.memory_is_low)
-            if reason is None and self.world_size > 1:
-                reason = graphs.resolve(f"{self.world_size} processes train together", is_on_gpu=is_on_gpu)
-            if reason is None and autocast_dtype(device) == torch.float16:
-                reason = graphs.resolve("float16 scales its loss", is_on_gpu=is_on_gpu)
-            self._is_graphed = reason is None
-            if self._is_graphed:
-                graphs.forget_moved(self.reads(), key=self.loss)
-        return self._is_graphed
+    def reasons(self) -> Iterator[str]:
+        yield from super().reasons()
+        if self.world_size > 1:
+            yield f"{self.world_size} processes train together"
+        if autocast_dtype(self.diffusion.device) == torch.float16:
+            yield "float16 scales its loss"
 
     def __call__(self, trained: Float[Tensor, "n p"], inputs: Tensors) -> tuple[Tensor, ...]:
         """The loss, from which a gradient flows to `trained`, and the numbers to log."""
@@ -77,15 +61,9 @@ class GraphedStep:
             return self.loss(trained, inputs)
         device = self.diffusion.device
         dtype = autocast_dtype(device)
-        loss, gradient, *logged = self.diffusion.graphs.run(
+        loss, gradient, *logged = self.run(
             lambda tensors: loss_and_gradient(self.loss, tensors, device=device, dtype=dtype),
             {**inputs, _TRAINED: trained.detach()},
-            name=self.name,
-            key=self.loss,
-            reads=self.reads,
-            device=device,
-            tolerance=tolerance_of(dtype or self.diffusion.dtype),
-            dtype=dtype,
         )
         return _WithGradient.apply(trained, loss, gradient), *logged
 

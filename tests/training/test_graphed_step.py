@@ -224,11 +224,9 @@ def test_a_gradient_is_accumulated_over_batches_as_without_a_graph(personalized,
     assert made[0].num_replays == 3
 
 
-def test_pretraining_replays_thetas_and_an_identity_loss_of_any_number_of_samples(
-    personalized, hypernet, trainer, recorded
-):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(6, 2, 3, 64, 64, generator=generator)
+def pretrain(personalized, hypernet, trainer, **trainer_options):
+    """Pretraining on four batches, whose identity loss is of 2, 1, no and 2 samples; the weights and what is logged."""
+    images = torch.rand(6, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     batches = [
         FaceBatch(
             images[step : step + 3, 0],
@@ -239,25 +237,44 @@ def test_pretraining_replays_thetas_and_an_identity_loss_of_any_number_of_sample
         )
         for step, photos in enumerate([[True, True, True], [False, True, False], [False] * 3, [True, False, True]])
     ]
+    options = PretrainingOptions(beta=0.0, gamma=1.0, identity_until=1.0, identity_samples=2, warmup_steps=1)
+    stage = HyperNetPretraining(personalized, hypernet(), options=options)
+    fit = trainer(max_steps=4 // trainer_options.get("accumulate_grad_batches", 1), **trainer_options)
+    fit.fit(stage, DataLoader(batches, batch_size=None))
+    return list(stage.hypernet.trainable_state_dict().values()), fit.callback_metrics
 
-    def trained(**trainer_options):
-        options = PretrainingOptions(beta=0.0, gamma=1.0, identity_until=1.0, identity_samples=2, warmup_steps=1)
-        stage = HyperNetPretraining(personalized, hypernet(), options=options)
-        fit = trainer(max_steps=4 // trainer_options.get("accumulate_grad_batches", 1), **trainer_options)
-        fit.fit(stage, DataLoader(batches, batch_size=None))
-        return list(stage.hypernet.trainable_state_dict().values()), fit.callback_metrics
 
-    for trainer_options in ({}, {"accumulate_grad_batches": 2}):
-        eager, eager_log = trained(**trainer_options)
-        made = recorded()
-        replayed, log = trained(**trainer_options)
-        assert len(made) == 1 and made[0].num_replays == 4
-        assert_close(replayed, eager, rtol=1e-3, atol=1e-5)
-        assert {name: float(value) for name, value in log.items()} == pytest.approx(
-            {name: float(value) for name, value in eager_log.items()}, rel=1e-3
-        )
-        assert not personalized.diffusion.graphs.held  # its memory is given back
-        personalized.diffusion.graphs = Graphs()
+@pytest.mark.parametrize("trainer_options", [{}, {"accumulate_grad_batches": 2}])
+def test_pretraining_replays_thetas_and_an_identity_loss_of_any_number_of_samples(
+    personalized, hypernet, trainer, recorded, trainer_options
+):
+    eager, eager_log = pretrain(personalized, hypernet, trainer, **trainer_options)
+    made = recorded()
+    replayed, log = pretrain(personalized, hypernet, trainer, **trainer_options)
+    assert len(made) == 1 and made[0].num_replays == 4
+    assert_close(replayed, eager, rtol=1e-3, atol=1e-5)
+    assert {name: float(value) for name, value in log.items()} == pytest.approx(
+        {name: float(value) for name, value in eager_log.items()}, rel=1e-3
+    )
+    assert not personalized.diffusion.graphs.held  # its memory is given back
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Replay, [2, 2, 2, 2]), (OutOfMemory, [2, 1, 2])])
+def test_samples_without_an_identity_loss_are_decoded_for_a_graph_alone(
+    personalized, hypernet, trainer, recorded, monkeypatch, kind, rows
+):
+    recorded(kind)
+    seen = []
+    identity_tensors = HyperNetPretraining.identity_tensors
+
+    def count_rows(*args, **kwargs):
+        tensors = identity_tensors(*args, **kwargs)
+        seen.append(len(tensors["identity_rows"]))
+        return tensors
+
+    monkeypatch.setattr(HyperNetPretraining, "identity_tensors", count_rows)
+    pretrain(personalized, hypernet, trainer)
+    assert seen == rows
 
 
 @pytest.mark.parametrize("identity_guidance_scale", [None, 1.5])
@@ -298,7 +315,7 @@ def test_a_further_shape_takes_the_place_of_the_one_used_least_recently(recorded
     graphs.max_held = 2
 
     def double(num):
-        (doubled,) = graphs.run(
+        (doubled,), is_held = graphs.run(
             lambda tensors: (2 * tensors["x"],),
             {"x": torch.arange(1.0, num + 1)},
             name="work",
@@ -307,7 +324,7 @@ def test_a_further_shape_takes_the_place_of_the_one_used_least_recently(recorded
             device=torch.device("cpu"),
             tolerance=0.0,
         )
-        assert torch.equal(doubled, 2 * torch.arange(1.0, num + 1))
+        assert is_held and torch.equal(doubled, 2 * torch.arange(1.0, num + 1))
         return len(made)
 
     assert [double(num) for num in (1, 2, 1, 3)] == [1, 2, 2, 3]  # 3 takes the place of 2, since 1 was used again
