@@ -156,10 +156,6 @@ class RowFitting(Stage):
     def condition(self) -> Condition:
         """Applies the rows to the base and encodes prompts; prompt i belongs to person i mod n."""
 
-    @abstractmethod
-    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What `condition` reads of prompts."""
-
     @cached_property
     def step_loss(self) -> FittingLoss:
         prior_weight = None if self.prior is None else self.prior.weight
@@ -311,7 +307,6 @@ class ThetaFitting(RowFitting):
             seed=seed,
         )
         self.layout = start.layout
-        self._prompt_tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
     @property
     def fitted(self) -> Residuals:
@@ -322,16 +317,13 @@ class ThetaFitting(RowFitting):
     def condition(self) -> ThetaCondition:
         return ThetaCondition(self.personalized, self.layout)
 
-    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids, or the condition itself where the text encoders are not trained. Both are kept."""
-        key = tuple(prompts)
-        if key not in self._prompt_tensors:
-            tensors = self.diffusion.tokenize_prompts(prompts)
-            if not self.options.train_text_encoder:
-                with torch.no_grad():
-                    tensors = self.condition(self.rows, tensors).tensors
-            self._prompt_tensors[key] = tensors
-        return self._prompt_tensors[key]
+    def read_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokens, or the condition itself where the text encoders are not trained."""
+        tokens = super().read_prompts(prompts)
+        if self.options.train_text_encoder:
+            return tokens
+        with torch.no_grad():
+            return self.condition(self.rows, tokens).tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layout_digest"] = self.layout.digest

@@ -140,8 +140,6 @@ class HyperNetPretraining(Stage):
         self.target_thetas, identities = targets or (torch.empty(0, layout.size), torch.empty(0))
         layout.check_theta(self.target_thetas)
         self.target_rows = {identity: row for row, identity in enumerate(identities.tolist())}
-        self._token_rows: dict[str, int] = {}
-        self._token_tables: dict[str, Tensor] = {}  # tokens of all prompts so far, on the device
         self.own_minus_other = PeopleMean()
         self.validated_at: int | None = None  # step of the last validation
 
@@ -249,18 +247,9 @@ class HyperNetPretraining(Stage):
         self.graphed_step.forget()  # another training has another hypernetwork
 
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The tokens of prompts. A prompt is tokenized once, and all tokens go to the device in one copy each."""
-        unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._token_rows))
-        if unknown:
-            tokens = self.diffusion.tokenize_prompts(unknown)
-            self._token_tables = {
-                name: torch.cat([self._token_tables[name], table]) if name in self._token_tables else table
-                for name, table in tokens.items()
-            }
-            self._token_rows |= {prompt: len(self._token_rows) + row for row, prompt in enumerate(unknown)}
-        rows = torch.tensor([self._token_rows[prompt] for prompt in prompts])
-        rows = to_device(rows, self.device)
-        return {name: table[rows] for name, table in self._token_tables.items()}
+        """The tokens of prompts, each of which is tokenized once: batches of the same prompts are rare."""
+        each = [self.prompt_tensors([prompt]) for prompt in prompts]
+        return {name: torch.cat([tokens[name] for tokens in each]) for name in each[0]}
 
     def identity_rows(self, batch: FaceBatch, timesteps: Int[Tensor, " n"]) -> Int[Tensor, " k"]:
         """The samples that the identity loss is computed for, on the CPU.

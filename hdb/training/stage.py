@@ -1,5 +1,7 @@
 """Stage: the base class of the LightningModules here, with private random generators and sampled timesteps."""
 
+from collections.abc import Sequence
+
 import lightning as L
 import numpy as np
 import torch
@@ -70,6 +72,7 @@ class Stage(L.LightningModule):
         self.personalized = personalized
         self.timesteps = timesteps
         self.seed = seed
+        self._prompt_tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
     @property
     def diffusion(self) -> StableDiffusion:
@@ -88,6 +91,17 @@ class Stage(L.LightningModule):
         """The generator of this step. All processes have the same; the micro-batches of one optimizer step differ."""
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
         return private_generator(self.seed, self.global_step, micro_batch, 0)
+
+    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What `read_prompts` returns for these prompts, on the device. It is read once and kept."""
+        key = tuple(prompts)
+        if key not in self._prompt_tensors:
+            self._prompt_tensors[key] = self.read_prompts(prompts)
+        return self._prompt_tensors[key]
+
+    def read_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What a step reads of prompts: their tokens."""
+        return self.diffusion.tokenize_prompts(prompts)
 
     def draw_noise(
         self, num: int, generator: torch.Generator, *, stratified: bool = False

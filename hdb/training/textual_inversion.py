@@ -76,7 +76,6 @@ class TextualInversionFitting(RowFitting):
             photo_sides=photo_sides,
             seed=seed,
         )
-        self._tokens: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
     @property
     def fitted(self) -> Float[Tensor, "n d"]:
@@ -91,11 +90,9 @@ class TextualInversionFitting(RowFitting):
     def condition(self) -> WordCondition:
         return WordCondition(self.diffusion)
 
-    def prompt_tensors(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        key = tuple(prompts)
-        if key not in self._tokens:
-            self._tokens[key] = self.diffusion.tokenize_prompts(prompts, has_word=True)
-        return self._tokens[key]
+    def read_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokens with the places of the learned word."""
+        return self.diffusion.tokenize_prompts(prompts, has_word=True)
 
 
 def check_has_identifier(prompt: str) -> None:
