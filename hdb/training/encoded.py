@@ -75,18 +75,14 @@ class EncodedViews:
         """The samples of keys (draw, index), as the source would give them, without their pictures."""
         source = self.source
         choices = [source.choose(index, np.random.default_rng([self.seed, draw, index])) for draw, index in keys]
-        starts = [index * source.num_views for _, index in keys]
-        pairs = list(zip(starts, choices, strict=True))
-        references = self._rows([start + choice.reference for start, choice in pairs])
-        targets = self._rows([start + choice.target for start, choice in pairs])
-        num_references = len(self._token_place)
-        token_rows = self._rows(
-            [
-                index * num_references + self._token_place[choice.reference]
-                for (_, index), choice in zip(keys, choices, strict=True)
-            ]
-        )
-        no_pictures = torch.zeros(len(choices), 3, 1, 1)
+        rows = []
+        for (_, index), choice in zip(keys, choices, strict=True):
+            first_view = index * source.num_views
+            first_token = index * len(self._token_place)
+            token_row = first_token + self._token_place[choice.reference]
+            rows.append((first_view + choice.reference, first_view + choice.target, token_row))
+        references, targets, token_rows = to_device(torch.tensor(rows), self.device).unbind(1)
+        no_pictures = torch.zeros(len(choices), 3, 1, 1, device=self.device)
         return FaceBatch(
             reference=no_pictures,
             target=no_pictures,
@@ -100,6 +96,3 @@ class EncodedViews:
                 tokens=self.tokens[token_rows],
             ),
         )
-
-    def _rows(self, rows: list[int]) -> Tensor:
-        return to_device(torch.tensor(rows), self.device)
