@@ -260,18 +260,21 @@ class StepTable:
 
 
 def step_ratios(costs: dict[str, StepCost]) -> dict[str, float]:
-    """Whole personalizations over ours of 40 steps, by the steps that each method takes; and our step over PEFT's."""
+    """Whole personalizations over one of ours, by the steps that each method takes; and our step over PEFT's."""
     ours = costs.get(f"{FOUR_DRAWS}{IN_A_GRAPH}", costs.get(FOUR_DRAWS))
     if ours is None:
         return {}
-    whole = FinetuningOptions().num_steps * ours.milliseconds
-    ratios = {}
+    num_ours = FinetuningOptions().num_steps
     inversion = costs.get(f"{TEXTUAL_INVERSION}{IN_A_GRAPH}", costs.get(TEXTUAL_INVERSION))
-    others = {"DreamBooth": (costs.get(DREAMBOOTH), DreamBoothOptions().num_steps)}
-    others["Textual Inversion"] = (inversion, TextualInversionOptions().num_steps)
+    others = {
+        "DreamBooth": (costs.get(DREAMBOOTH), DreamBoothOptions().num_steps),
+        "Textual Inversion": (inversion, TextualInversionOptions().num_steps),
+    }
+    ratios = {}
     for name, (cost, num_steps) in others.items():
         if cost is not None:
-            ratios[f"{num_steps:,} steps of {name} / 40 of ours"] = num_steps * cost.milliseconds / whole
+            ratio = num_steps * cost.milliseconds / (num_ours * ours.milliseconds)
+            ratios[f"{num_steps:,} steps of {name} / {num_ours} of ours"] = ratio
     if PEFT in costs:
         ratios["a step of ours / of PEFT's LoRA"] = ours.milliseconds / costs[PEFT].milliseconds
     return ratios
