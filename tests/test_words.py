@@ -87,6 +87,7 @@ YAMLS = [
     ("finetuning:\r\n  lr: '1e-3'\r\n", "finetuning.lr", 1e-3),
     ("\ufeffsource: yes", "source", "yes"),
     ("source: 012", "source", "012"),
+    ("min_face: --5", None, "min_face in mine.yaml is '--5', expected a whole number"),
     ("min_face: 1:30", None, "min_face in mine.yaml is '1:30', expected a whole number"),
     ("seed: 1e-3", None, "seed in mine.yaml is '1e-3', expected a whole number"),
     ("seed: ~", None, "seed in mine.yaml is null, expected a value, as it cannot be null"),
@@ -113,6 +114,7 @@ def test_values_of_a_yaml_mean_what_people_expect(text, name, expected, tmp_path
     [
         ("face=\u2212x", "face is '-x', expected a whole number"),
         ("face=1,5", "face is '1,5', expected a whole number"),
+        ("face=--5", "face is '--5', expected a whole number"),
         ("face=1.5", "face is '1.5', expected a whole number"),
         ("finetuning.lr=1,5", "finetuning.lr is '1,5', expected a number"),
         ("overwrite=", "overwrite is null, expected a value, as it cannot be null"),

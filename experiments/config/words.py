@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import types
 from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -14,6 +15,7 @@ KeyPath = tuple[str, ...]  # names on the way to a setting
 MAX_VALUES = 100_000  # of a YAML file with its aliases written out
 NULLS = ("null", "None")  # ours, and what W&B's agent writes for a sweep's null
 MINUS_SIGNS = ("\u2212", "\u2013")  # which word processors and web pages put in the place of "-"
+WHOLE_NUMBER = re.compile(r"[+-]?\d+")
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -88,7 +90,7 @@ def parse_scalar(word: str, value_type: Any, *, is_optional: bool) -> str:
         if word.startswith(MINUS_SIGNS):
             word = f"-{word[1:]}"
     if value_type is int:
-        if word.lstrip("+-").isdecimal():
+        if WHOLE_NUMBER.fullmatch(word):
             return str(int(word))
         try:
             number = float(word)
@@ -140,7 +142,7 @@ def _construct(node: yaml.Node, schema: Any, path: KeyPath) -> Any:
     value_type, _ = find_type(schema, path)
     if value_type is int and isinstance(node, yaml.ScalarNode):
         number = parse_scalar(node.value, int, is_optional=False)  # YAML takes 016 for 14
-        if number.lstrip("+-").isdecimal():
+        if WHOLE_NUMBER.fullmatch(number):
             return int(number)
         if ":" in number:  # and 1:30 for 90
             return number
