@@ -1,6 +1,6 @@
 """GraphedStep: the loss of a training step and its gradient, held by a CUDA graph where that is possible."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,32 +61,43 @@ class GraphedStep(GraphedWork):
             return self.loss(trained, inputs)
         device = self.diffusion.device
         dtype = autocast_dtype(device)
-        loss, gradient, *logged = self.run(
-            lambda tensors: loss_and_gradient(self.loss, tensors, device=device, dtype=dtype),
-            {**inputs, _TRAINED: trained.detach()},
-        )
-        return _WithGradient.apply(trained, loss, gradient), *logged
+
+        def work(tensors: Tensors) -> tuple[Tensor, ...]:
+            others = dict(tensors)
+            copied = others.pop(_TRAINED).detach().requires_grad_()
+            return loss_and_gradients(lambda: self.loss(copied, others), [copied], device=device, dtype=dtype)
+
+        loss, gradient, *logged = self.run(work, {**inputs, _TRAINED: trained.detach()})
+        return with_gradients(loss, [gradient], [trained]), *logged
 
     def forget(self) -> None:
         """Gives the memory of the captures back."""
         self.diffusion.graphs.forget(self.loss)
 
 
-def loss_and_gradient(
-    loss: StepLoss, tensors: Tensors, *, device: torch.device, dtype: torch.dtype | None
+def loss_and_gradients(
+    loss: Callable[[], tuple[Tensor, ...]],
+    trained: Sequence[Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> tuple[Tensor, ...]:
-    """The loss, its gradient and the numbers to log, in the precision of a Trainer's step.
+    """The loss, its gradient for each trained tensor and the numbers to log, in the precision of a Trainer's step.
 
     Args:
+        loss: Gives the loss and the numbers to log.
         dtype: Of autocast, or None.
     """
-    inputs = dict(tensors)
-    trained = inputs.pop(_TRAINED).detach().requires_grad_()
     with torch.enable_grad(), autocast_without_cache(device, dtype):
-        value, *logged = loss(trained, inputs)
+        value, *logged = loss()
     with autocast_without_cache(device, None):  # as in the Trainer's backward pass
-        (gradient,) = torch.autograd.grad(value, trained)
-    return value.detach(), gradient, *(number.detach() for number in logged)
+        gradients = torch.autograd.grad(value, trained)
+    return value.detach(), *gradients, *(number.detach() for number in logged)
+
+
+def with_gradients(loss: Tensor, gradients: Sequence[Tensor], trained: Sequence[Tensor]) -> Tensor:
+    """The loss, from which these gradients flow to what is trained."""
+    return _WithGradients.apply(loss, len(gradients), *gradients, *trained)
 
 
 def prefixed(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
@@ -99,16 +110,16 @@ def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-class _WithGradient(torch.autograd.Function):
-    """A loss whose gradient is known already."""
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx: Any, trained: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
+    def forward(ctx: Any, loss: Tensor, num_trained: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[:num_trained])
         return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_loss * gradient, None, None
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = torch._foreach_mul(ctx.saved_tensors, grad_loss)
+        return None, None, *(None for _ in gradients), *gradients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,30 @@ from hdb.faceworld.base import models
 from hdb.faceworld.base.training import PartTraining
 from hdb.faceworld.base.views import Views
 from hdb.losses import diffusion_loss
+from hdb.training.graphed_network import GraphedNetworkStep
 
 EMPTY_CAPTIONS = 0.1  # share of captions that are replaced by "", for classifier-free guidance
 
 
-def denoising_loss(base: StableDiffusion, inputs: Tensors) -> Tensor:
-    """How far the denoiser's prediction is from the noise. A function of tensors alone, which a CUDA graph can hold.
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """How far a base's prediction is from the noise. A function of tensors alone, which a CUDA graph can hold."""
 
-    Args:
-        inputs: Latents, noise and timesteps, and tokens as `StableDiffusion.tokenize_prompts` returns them.
-    """
-    latents = inputs["latents"]
-    noise = inputs["noise"]
-    timesteps = inputs["timesteps"]
-    with torch.no_grad():
-        condition = base.encode_tokens(inputs)
-    noise_pred = base.predict_noise(base.add_noise(latents, noise, timesteps), timesteps, condition)
-    return diffusion_loss(noise_pred, base.denoising_target(latents, noise, timesteps))
+    base: StableDiffusion
+
+    def __call__(self, inputs: Tensors) -> Tensor:
+        """The loss.
+
+        Args:
+            inputs: Latents, noise and timesteps, and tokens as `StableDiffusion.tokenize_prompts` returns them.
+        """
+        latents = inputs["latents"]
+        noise = inputs["noise"]
+        timesteps = inputs["timesteps"]
+        with torch.no_grad():
+            condition = self.base.encode_tokens(inputs)
+        noise_pred = self.base.predict_noise(self.base.add_noise(latents, noise, timesteps), timesteps, condition)
+        return diffusion_loss(noise_pred, self.base.denoising_target(latents, noise, timesteps))
 
 
 class DenoiserTraining(PartTraining):
@@ -64,6 +72,12 @@ class DenoiserTraining(PartTraining):
         base = StableDiffusion(parts, family=StableDiffusion1())
         self._base = [base]  # in a list, so that checkpoints do not hold the frozen networks
         self.unet = base.unet.requires_grad_(True).train()
+        self._step = GraphedNetworkStep(
+            DenoisingLoss(base),
+            parameters=list(self.unet.parameters()),
+            diffusion=base,
+            name="training of the denoiser",
+        )
         self.average = EMAModel(self.unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75, foreach=True)
         self._latents: Tensor | None = None
         self._tokens: dict[str, Tensor] = {}
@@ -91,8 +105,7 @@ class DenoiserTraining(PartTraining):
         self._tokens = self.base.tokenize_prompts([*self.views.distinct_captions, ""])
 
     def loss(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        inputs = self.draw(indices, generator)
-        return {"loss": denoising_loss(self.base, inputs)}
+        return {"loss": self._step(self.draw(indices, generator))}
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """What a step reads, on the device: latents, noise, timesteps and a caption's tokens of each picture.

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from recordings import OnDeviceAlone, Recorder
 from tiny import tiny_parts
 from transformers import CLIPTokenizer
 
@@ -20,7 +21,7 @@ from hdb.faceworld.base import models, quality
 from hdb.faceworld.base.augmentation import color_jitter, random_crops, swap_backgrounds
 from hdb.faceworld.base.autoencoder import AutoencoderTraining
 from hdb.faceworld.base.classifier import HEADS, ClassifierTraining
-from hdb.faceworld.base.denoiser import DenoiserTraining
+from hdb.faceworld.base.denoiser import DenoiserTraining, DenoisingLoss
 from hdb.faceworld.base.identity import IdentityTraining, batch_margin_softmax
 from hdb.faceworld.base.options import PARTS, BaseTrainingOptions
 from hdb.faceworld.base.parts import build_training
@@ -182,6 +183,31 @@ def test_denoiser_trains_the_unet_alone_and_ships_its_average(views, tmp_path):
     for value, expected in zip(pipeline.unet.parameters(), average, strict=True):
         torch.testing.assert_close(value, expected, atol=1e-3, rtol=2e-3)
     assert StableDiffusion.from_pretrained(tmp_path / "pipeline").resolution == SIZE
+
+
+def test_a_recorded_step_trains_the_denoiser_as_the_eager_one(views, tmp_path, capsys):
+    trained = []
+    for recorder in (None, Recorder()):
+        part = denoiser(views, tmp_path / "parts", 4)
+        part.base.graphs.capture = recorder or part.base.graphs.capture
+        trainer(4).fit(part)
+        trained.append(part.unet.state_dict())
+    assert [recording.num_replays for recording in recorder.made] == [4]  # one of them was the comparison
+    assert "training of the denoiser captured in" in capsys.readouterr().out
+    for name, value in trained[0].items():
+        assert torch.equal(value, trained[1][name]), name
+
+
+def test_a_step_of_the_denoiser_reads_nothing_but_the_device(views, tmp_path):
+    part = denoiser(views, tmp_path / "parts", 4)
+    part.on_fit_start()
+    indices = part.batch_indices(0)
+    inputs = {name: tensor.to("meta") for name, tensor in part.draw(indices, torch.Generator()).items()}
+    part.base.to("meta")
+    with OnDeviceAlone():
+        loss = DenoisingLoss(part.base)(inputs)
+        gradients = torch.autograd.grad(loss, list(part.unet.parameters()))
+    assert len(gradients) > 50 and loss.device.type == "meta"
 
 
 def test_average_of_the_unet_survives_a_restart_from_a_checkpoint_written_during_training(views, tmp_path):
