@@ -44,15 +44,15 @@ def schema_of(yaml: str) -> type:
 
 
 def print_plans(config: PlanRuns, runs: dict[str, Preoptimize | Pretrain | Personalize | Evaluate]) -> None:
-    """Prints the plan of each run."""
-    from hdb.evaluation.operations import Pieces
+    """Prints operations, hours and memory of each run: YAML -> its settings."""
+    from hdb.evaluation.operations import OperationCounter
     from hdb.evaluation.plan import Planner, rate_of
 
     first_pretrain = next((settings for settings in runs.values() if isinstance(settings, Pretrain)), Pretrain())
     for yaml, settings in runs.items():
         pretrain = settings if isinstance(settings, Pretrain) else first_pretrain
-        pieces = Pieces(settings.base.path, pretrain.lidb, pretrain.hypernet, memory=settings.memory)
-        planner = Planner(pieces, dtype=settings.base.dtype, half=settings.precision != "32-true")
+        counter = OperationCounter(settings.base.path, pretrain.lidb, pretrain.hypernet, memory=settings.memory)
+        planner = Planner(counter, dtype=settings.base.dtype, half=settings.precision != "32-true")
         step = "pretraining" if isinstance(settings, Pretrain) else "finetuning"
         rate, assumption = rate_of(config, half=planner.half, step=step)
         print(f"\n{yaml}, at {rate / 1e12:.4g} TFLOP/s ({assumption})")

@@ -32,21 +32,23 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Pass:
-    """The cost of a piece of work.
+class CountedCost:
+    """What a piece of work costs, counted and not measured.
 
     Args:
-        kept: bytes that are kept for backward, in single precision.
+        operations: two for each multiplication and addition.
+        kept_bytes: what autograd keeps for backward, in single precision.
     """
 
     operations: int
-    kept: int = 0
+    kept_bytes: int = 0
 
 
-class Pieces:
-    """A base and a hypernetwork that are only shapes. Each method or property counts a piece of work.
+class OperationCounter:
+    """A base and a hypernetwork on the meta device, and what each piece of their work costs there.
 
-    Counted are matrix products, convolutions and attention, two operations per multiplication and addition.
+    Counted are matrix products, convolutions and attention. A theta holds the numbers of one person, from which follow
+    the residuals of the base's weights.
 
     Args:
         base: a folder, or a name that `resolve_base_configs` knows.
@@ -62,57 +64,57 @@ class Pieces:
         if memory == "low":
             self.diffusion.unet.enable_gradient_checkpointing(self._checkpoint)
         self.kept_by_blocks = KeptByBlocks()
-        self.personalized.bind(self.people(1))  # stacks the bases now, so that no pass counts them as kept
+        self.personalized.bind(self.residuals(1))  # stacks the bases now, so that they count as kept nowhere
 
     @property
     def photos(self) -> Tensor:
         """One photo."""
         return torch.empty(1, 3, self.diffusion.resolution, self.diffusion.resolution, device=META)
 
-    def people(self, num: int, *, trained: bool = False) -> Residuals:
-        """The residuals of `num` people."""
+    def residuals(self, num: int, *, trained: bool = False) -> Residuals:
+        """The residuals of `num` people, with a gradient of their thetas if they are trained."""
         theta = torch.empty(num, self.hypernet.layout.size, device=META, requires_grad=trained)
         return Residuals(theta, self.hypernet.layout)
 
     @cached_property
-    def encoding(self) -> Pass:
+    def image_encoding(self) -> CountedCost:
         """Encoding a picture as latents."""
         return self._counted(lambda: self.diffusion.encode_images(self.photos))
 
     @cached_property
-    def predicting(self) -> Pass:
+    def prediction(self) -> CountedCost:
         """Predicting theta from a photo."""
         return self._counted(lambda: self.hypernet(self.photos))
 
     @cached_property
-    def denoising(self) -> Pass:
-        """Denoising latents once under a theta, which includes encoding the prompt."""
-        return self._counted(lambda: self._denoised(self.people(1), self._latents(1)))
+    def denoising(self) -> CountedCost:
+        """Encoding a prompt and predicting the noise of latents once, with the base under a theta."""
+        return self._counted(lambda: self._denoised(self.residuals(1), self._latents(1)))
 
     @cached_property
-    def reading(self) -> Pass:
-        """Encoding a prompt under a theta."""
-        with self.personalized.bound(self.people(1)):
+    def prompt_encoding(self) -> CountedCost:
+        """Encoding a prompt with the base under a theta."""
+        with self.personalized.bound(self.residuals(1)):
             return self._counted(lambda: self.diffusion.encode_prompts([INSTANCE_PROMPT]))
 
     @cached_property
-    def decoding(self) -> Pass:
+    def decoding(self) -> CountedCost:
         """Decoding latents as a picture."""
         return self._counted(lambda: self.diffusion.decode_latents(self._latents(1)))
 
-    def drawing(self, sampling: SamplingOptions) -> Pass:
+    def drawing(self, sampling: SamplingOptions) -> CountedCost:
         """Drawing a picture: each prompt of guidance is encoded once, and its noise predicted at each step."""
-        text = self.reading.operations
+        text = self.prompt_encoding.operations
         unet = self.denoising.operations - text
         predictions = sampling.num_predictions * (text + sampling.num_inference_steps * unet)
-        return Pass(predictions + self.decoding.operations)
+        return CountedCost(predictions + self.decoding.operations)
 
-    def fitting(self, num: int) -> Pass:
+    def fitting(self, num: int) -> CountedCost:
         """A step of fitting `num` thetas on a draw each, forward and backward."""
-        people = self.people(num, trained=True)
-        return self._counted(lambda: self._denoised(people, self._latents(num)).mean().backward(), trained=True)
+        residuals = self.residuals(num, trained=True)
+        return self._counted(lambda: self._denoised(residuals, self._latents(num)).mean().backward(), trained=True)
 
-    def pretraining(self, num: int, options: PretrainingOptions, *, cached: bool) -> Pass:
+    def pretraining(self, num: int, options: PretrainingOptions, *, cached: bool) -> CountedCost:
         """A step of pretraining on a batch of `num`, forward and backward.
 
         These are the parts of `HyperNetPretraining.training_step`, which draws how many samples the identity loss is
@@ -141,10 +143,10 @@ class Pieces:
                 self.hypernet.encoder(self.photos.expand(rows, -1, -1, -1))
         return self.hypernet.encoder(self.diffusion.decode_latents(latents)).embedding.mean()
 
-    def _denoised(self, people: Residuals, latents: Tensor) -> Tensor:
+    def _denoised(self, residuals: Residuals, latents: Tensor) -> Tensor:
         num = len(latents)
         return self.personalized.denoising_losses(
-            people,
+            residuals,
             latents,
             [INSTANCE_PROMPT] * num,
             noise=torch.empty_like(latents),
@@ -164,13 +166,13 @@ class Pieces:
     def _latents(self, num: int) -> Tensor:
         return torch.empty(num, *self.diffusion.latent_shape, device=META)
 
-    def _counted(self, work: Callable[[], object], *, trained: bool = False) -> Pass:
+    def _counted(self, work: Callable[[], object], *, trained: bool = False) -> CountedCost:
         """Operations of a call, with those of backward if it calls that, and what it keeps for backward."""
         self.kept_by_blocks = KeptByBlocks()
         with torch.set_grad_enabled(trained), record_kept_storages(self._resident) as kept:
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 work()
-        return Pass(counter.get_total_flops(), sum(kept.values()) + self.kept_by_blocks.num_bytes)
+        return CountedCost(counter.get_total_flops(), sum(kept.values()) + self.kept_by_blocks.num_bytes)
 
     @property
     def _resident(self) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import torch
 from hdb.diffusion.base import DTYPES
 from hdb.diffusion.options import SamplingOptions
 from hdb.evaluation.cost import matmul_ceiling
-from hdb.evaluation.operations import Pass, Pieces
+from hdb.evaluation.operations import CountedCost, OperationCounter
 from hdb.evaluation.options import DEVICES, ProtocolOptions, RateOptions
 from hdb.methods.options import MethodOptions
 from hdb.methods.table import OURS, SCALE, methods_named
@@ -122,16 +122,16 @@ class Planner:
     """Plans the stages of one base and one hypernetwork.
 
     Args:
-        pieces: counts their operations.
+        counter: of their operations.
         dtype: of the base's weights.
         half: arithmetic is in half precision, as is what is kept for backward.
     """
 
-    def __init__(self, pieces: Pieces, *, dtype: str = "float32", half: bool = True) -> None:
-        self.pieces = pieces
+    def __init__(self, counter: OperationCounter, *, dtype: str = "float32", half: bool = True) -> None:
+        self.counter = counter
         self.half = half
-        hypernet = pieces.hypernet
-        self.base_bytes = sum(p.numel() for p in pieces.diffusion.parameters()) * DTYPES[dtype].itemsize
+        hypernet = counter.hypernet
+        self.base_bytes = sum(p.numel() for p in counter.diffusion.parameters()) * DTYPES[dtype].itemsize
         self.encoder_bytes = 4 * sum(p.numel() for p in hypernet.encoder.parameters())
         self.trained_bytes = 4 * sum(p.numel() for p in hypernet.parameters() if p.requires_grad)
         self.theta_bytes = 4 * hypernet.layout.size
@@ -146,13 +146,13 @@ class Planner:
         """
         at_once = min(at_once, people)
         num_groups, num_left = divmod(people, at_once)
-        step = self.pieces.fitting(at_once * options.views_per_step)
+        step = self.counter.fitting(at_once * options.views_per_step)
         work = [
-            Work("pictures encoded", people * views, self.pieces.encoding.operations),
+            Work("pictures encoded", people * views, self.counter.image_encoding.operations),
             Work(f"steps of {at_once} people", num_groups * options.num_steps, step.operations),
         ]
         if num_left:
-            last_step = self.pieces.fitting(num_left * options.views_per_step)
+            last_step = self.counter.fitting(num_left * options.views_per_step)
             work.append(Work(f"steps of the last {num_left}", options.num_steps, last_step.operations))
         gpu = {
             "base": self.base_bytes,
@@ -179,11 +179,11 @@ class Planner:
             cached: latents and face features of pictures are read from beside the shards.
             pictures: how many of these caches there are.
         """
-        pieces, num_batches = self.pieces, schedule.accumulate_grad_batches
-        step = pieces.pretraining(batch_size, options, cached=cached)
+        counter, num_batches = self.counter, schedule.accumulate_grad_batches
+        step = counter.pretraining(batch_size, options, cached=cached)
         num_validations = -(-schedule.max_steps // schedule.val_every)
-        losses = 2 * options.num_val_draws * pieces.denoising.operations
-        validation = num_val * (pieces.predicting.operations + pieces.encoding.operations + losses)
+        losses = 2 * options.num_val_draws * counter.denoising.operations
+        validation = num_val * (counter.prediction.operations + counter.image_encoding.operations + losses)
         num_drawn = preview.num_identities * len(preview.prompts)
         validation += num_drawn * self._picture_operations(preview.sampling)
         batch = f" of {num_batches} x {batch_size}" if num_batches > 1 else f" of {batch_size}"
@@ -209,9 +209,9 @@ class Planner:
 
     def personalize(self, options: FinetuningOptions, sampling: SamplingOptions, *, pictures: int) -> Plan:
         """Personalization of one person, from photo to file, and some pictures."""
-        step = self.pieces.fitting(options.batch_size)
+        step = self.counter.fitting(options.batch_size)
         work = [
-            Work("prediction", 1, self.pieces.predicting.operations),
+            Work("prediction", 1, self.counter.prediction.operations),
             Work(f"steps of {options.batch_size} draws", options.num_steps, step.operations),
             Work(f"pictures of {sampling.num_inference_steps} steps", pictures, self._picture_operations(sampling)),
         ]
@@ -253,21 +253,21 @@ class Planner:
         if not isinstance(options, DreamBoothOptions):
             return options.num_steps * options.batch_size * self._single_fit.operations
         num_draws = options.batch_size * (1 + bool(options.prior_preservation))
-        return options.num_steps * 3 * self.pieces.denoising.operations * num_draws
+        return options.num_steps * 3 * self.counter.denoising.operations * num_draws
 
     @cached_property
-    def _single_fit(self) -> Pass:
-        return self.pieces.fitting(1)
+    def _single_fit(self) -> CountedCost:
+        return self.counter.fitting(1)
 
     def _picture_operations(self, sampling: SamplingOptions) -> int:
-        return self.pieces.drawing(sampling).operations
+        return self.counter.drawing(sampling).operations
 
-    def _kept_bytes(self, step: Pass) -> int:
-        return step.kept // (2 if self.half else 1)
+    def _kept_bytes(self, step: CountedCost) -> int:
+        return step.kept_bytes // (2 if self.half else 1)
 
     def _cache_bytes(self) -> int:
         """Of one picture: latents, embedding and tokens in half precision."""
-        diffusion, encoder = self.pieces.diffusion, self.pieces.hypernet.encoder
+        diffusion, encoder = self.counter.diffusion, self.counter.hypernet.encoder
         channels, side, _ = diffusion.latent_shape
-        tokens = encoder(self.pieces.photos).tokens
+        tokens = encoder(self.counter.photos).tokens
         return 2 * (channels * side * side + encoder.embedding_size + tokens.numel())

@@ -15,7 +15,7 @@ from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.evaluation.cost import CPU_ATTENTION
-from hdb.evaluation.operations import Pieces
+from hdb.evaluation.operations import OperationCounter
 from hdb.evaluation.options import ProtocolOptions, RateOptions
 from hdb.evaluation.plan import Planner, rate_of
 from hdb.faces.sources import FaceBatch
@@ -43,11 +43,11 @@ def net(tiny_weights) -> HyperNetOptions:
 
 
 @pytest.fixture
-def pieces(tiny_base, net) -> Pieces:
-    return Pieces(str(tiny_base), LIDB, net)
+def counter(tiny_base, net) -> OperationCounter:
+    return OperationCounter(str(tiny_base), LIDB, net)
 
 
-def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny_base, net):
+def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(counter, tiny_base, net):
     base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
     hypernet = build_hypernet(net, load_face_encoder(net.encoder), build_layout(base, LIDB))
     stage = HyperNetPretraining(
@@ -72,60 +72,60 @@ def test_a_step_on_the_meta_device_has_the_operations_of_a_real_one(pieces, tiny
     }
     trainer = L.Trainer(accelerator="cpu", max_steps=1, callbacks=[counting], **quiet)
     trainer.fit(stage, DataLoader([batch], batch_size=None))
-    counted = pieces.pretraining(3, PretrainingOptions(beta=0.0), cached=False)
+    counted = counter.pretraining(3, PretrainingOptions(beta=0.0), cached=False)
     assert counted.operations == counting.counter.get_total_flops()
-    assert counted.kept > 4 * 3 * 8 * 8 * 8  # at least one activation of the UNet
+    assert counted.kept_bytes > 4 * 3 * 8 * 8 * 8  # at least one activation of the UNet
 
 
-def test_pieces_add_up(pieces):
+def test_pieces_of_work_add_up(counter):
     options = PretrainingOptions(beta=0.0)
-    whole, cached = (pieces.pretraining(2, options, cached=cached).operations for cached in (False, True))
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter, torch.no_grad():
-        pieces.hypernet.encoder(pieces.photos)
-    assert whole - cached == 2 * (pieces.encoding.operations + counter.get_total_flops())
+    whole, cached = (counter.pretraining(2, options, cached=cached).operations for cached in (False, True))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flop_counter, torch.no_grad():
+        counter.hypernet.encoder(counter.photos)
+    assert whole - cached == 2 * (counter.image_encoding.operations + flop_counter.get_total_flops())
     ways = ({"guidance_scale": 1.0}, {}, {"identity_guidance_scale": 1.5})
-    ten, twenty = ([pieces.drawing(SamplingOptions(n, **way)).operations for way in ways] for n in (10, 20))
+    ten, twenty = ([counter.drawing(SamplingOptions(n, **way)).operations for way in ways] for n in (10, 20))
     plain, guided, apart = (more - less for less, more in zip(ten, twenty, strict=True))
     assert (guided, apart) == (2 * plain, 3 * plain) and plain > 0
     with_identity = PretrainingOptions(beta=0.0, gamma=1.0, identity_samples=1)
-    assert pieces.pretraining(2, with_identity, cached=True).operations > cached
+    assert counter.pretraining(2, with_identity, cached=True).operations > cached
 
 
-def test_low_memory_has_the_operations_of_real_checkpointing_and_keeps_less(pieces, tiny_base, net):
-    low = Pieces(str(tiny_base), LIDB, net, memory="low").fitting(2)
+def test_low_memory_has_the_operations_of_real_checkpointing_and_keeps_less(counter, tiny_base, net):
+    low = OperationCounter(str(tiny_base), LIDB, net, memory="low").fitting(2)
     base = StableDiffusion.from_pretrained(tiny_base).use_plain_attention()
     base.unet.enable_gradient_checkpointing()
     personalized = PersonalizedDiffusion(base, build_layout(base, LIDB))
     people = Residuals(personalized.layout.initial_theta().repeat(2, 1).requires_grad_(), personalized.layout)
     latents = torch.randn(2, *base.latent_shape)
     # Without the last operations of a block, which torch leaves out where backward does not need them.
-    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    with counter, set_checkpoint_early_stop(False):
+    flop_counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with flop_counter, set_checkpoint_early_stop(False):
         losses = personalized.denoising_losses(
             people, latents, ["a [V] face"] * 2, noise=latents, timesteps=torch.tensor([1, 2])
         )
         losses.mean().backward()
-    assert low.operations == counter.get_total_flops()
-    normal = pieces.fitting(2)
-    assert low.operations > normal.operations and low.kept < normal.kept
+    assert low.operations == flop_counter.get_total_flops()
+    normal = counter.fitting(2)
+    assert low.operations > normal.operations and low.kept_bytes < normal.kept_bytes
 
 
 def test_caches_spare_the_autoencoder_and_the_encoder_at_the_size_of_stable_diffusion_15():
     ours = load(Pretrain, ["configs/sd15/pretrain.yaml"])
-    pieces = Pieces(ours.base.path, ours.lidb, ours.hypernet)
-    whole, cached = (pieces.pretraining(1, ours, cached=cached).operations for cached in (False, True))
+    counter = OperationCounter(ours.base.path, ours.lidb, ours.hypernet)
+    whole, cached = (counter.pretraining(1, ours, cached=cached).operations for cached in (False, True))
     assert whole - cached == pytest.approx(1.45e12, rel=0.01)  # 1.12 and 0.33 TFLOP
     assert cached / whole < 0.555
 
 
-def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
-    planner = Planner(pieces)
+def test_a_plan_multiplies_operations_and_adds_bytes(counter):
+    planner = Planner(counter)
     schedule = ScheduleOptions(max_steps=30, val_every=10, checkpoint_every=5, best_metric="val/face_rec")
     options = PretrainingOptions(beta=0.0)
     planned = planner.pretrain(options, schedule, PreviewOptions(), batch_size=2, num_val=4)
     steps, validations = planned.work
     assert (steps.num, validations.num) == (30, 3)
-    assert steps.operations == pieces.pretraining(2, options, cached=False).operations
+    assert steps.operations == counter.pretraining(2, options, cached=False).operations
     assert planned.operations == 30 * steps.operations + 3 * validations.operations
     assert any(name.startswith("4 checkpoints of 7 written") for name in planned.disk)
     twice = planner.pretrain(
@@ -137,26 +137,26 @@ def test_a_plan_multiplies_operations_and_adds_bytes(pieces):
     assert "hours" in one.lines(rate=1e12)[0] and one.lines(rate=1e12)[4].startswith("all of it")
 
 
-def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(pieces):
+def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(counter):
     names = ["unpersonalized", "no_hyper", "hyperdreambooth"]
     protocol = ProtocolOptions(num_identities=2, num_prompts=3, num_pictures=4, without_identity_guidance=["no_hyper"])
     sampling = SamplingOptions(5, identity_guidance_scale=1.5)
-    planned = Planner(pieces).evaluate(protocol, MethodOptions(), sampling, methods=names)
+    planned = Planner(counter).evaluate(protocol, MethodOptions(), sampling, methods=names)
     work = {entry.name: entry for entry in planned.work}
     by_prompt, by_identity = work["pictures"], work["pictures, identity guidance 1.5"]
     assert (by_prompt.num, by_identity.num) == (48, 24) and by_prompt.operations < by_identity.operations
 
 
-def test_a_plan_of_thetas_has_no_more_people_than_there_are(pieces):
+def test_a_plan_of_thetas_has_no_more_people_than_there_are(counter):
     options = PreoptimizationOptions(num_steps=3, views_per_step=2)
-    planned = Planner(pieces).preoptimize(options, people=10, at_once=4, views=5)
+    planned = Planner(counter).preoptimize(options, people=10, at_once=4, views=5)
     assert [(work.name, work.num) for work in planned.work] == [
         ("pictures encoded", 50),
         ("steps of 4 people", 6),
         ("steps of the last 2", 3),
     ]
-    assert [work.operations for work in planned.work[1:]] == [pieces.fitting(num).operations for num in (8, 4)]
-    few = Planner(pieces).preoptimize(options, people=3, at_once=4, views=5)
+    assert [work.operations for work in planned.work[1:]] == [counter.fitting(num).operations for num in (8, 4)]
+    few = Planner(counter).preoptimize(options, people=3, at_once=4, views=5)
     assert [(work.name, work.num) for work in few.work[1:]] == [("steps of 3 people", 3)]
     assert few.gpu["thetas"] < planned.gpu["thetas"]
 
