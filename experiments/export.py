@@ -15,6 +15,11 @@ def main(argv: list[str]) -> None:
 
 
 def export(config: Export) -> None:
+    """Writes a subject as a LoRA, a merged pipeline or a merged checkpoint, and its preview and A1111's JSON beside it.
+
+    Raises:
+        ValueError: as `resolve_export_output`; or the subject is damaged or for another base.
+    """
     from dataclasses import replace
 
     output = resolve_export_output(config)
@@ -24,18 +29,19 @@ def export(config: Export) -> None:
     from hdb.diffusion.sheet import preview_path, save_image, thumbnail_data_url
     from hdb.faces.picture import open_picture
     from hdb.files import write_json
-    from hdb.lidb.export import FORMATS, export_lora
+    from hdb.lidb.export import LORA_FORMATS, export_lora
     from hdb.lidb.file import Subject
     from hdb.lidb.modelspec import a1111_metadata
 
-    is_lora = config.format in FORMATS
+    is_lora = config.format in LORA_FORMATS
     picture_path = config.preview
     if picture_path is None and preview_path(config.subject).is_file():
         picture_path = preview_path(config.subject)
     picture = open_picture(picture_path) if picture_path is not None and not is_folder else None
     preview = preview_path(output) if picture is not None else None
-    card = output.with_suffix(".json") if config.format == "kohya" else None  # where A1111 looks for the words to write
-    files = [path for path in (output, preview, card) if path is not None]
+    # where A1111 looks for the words to write
+    a1111_path = output.with_suffix(".json") if config.format == "kohya" else None
+    files = [path for path in (output, preview, a1111_path) if path is not None]
     with claim_files(*files, config=config, overwrite=config.overwrite):
         subject = Subject.load(config.subject)
         if config.scale is not None:
@@ -59,14 +65,14 @@ def export(config: Export) -> None:
                 thumbnail=thumbnail,
             )
             print(summary)
-        if card is not None:
-            write_json(card, a1111_metadata(subject))
+        if a1111_path is not None:
+            write_json(a1111_path, a1111_metadata(subject))
         if preview is not None:
             save_image(picture, preview)
     if not is_folder:
         print(f"shown as {preview}" if preview else "shown without a picture: preview=PICTURE gives it one")
     if is_lora:
-        print(f"{config.format}: {FORMATS[config.format]}")
+        print(f"{config.format}: {LORA_FORMATS[config.format]}")
 
 
 def resolve_export_output(config: Export) -> Path:

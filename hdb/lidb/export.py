@@ -12,7 +12,7 @@ from hdb.lidb.names import diffusers_keys, kohya_layer_names
 from hdb.lidb.residuals import Residuals
 
 # LoRA formats and the programs that read them.
-FORMATS = {
+LORA_FORMATS = {
     "kohya": "ComfyUI, A1111, kohya's scripts and diffusers read it",
     "diffusers": "diffusers alone reads it: ComfyUI would apply a part of the layers and A1111 none, without a word",
 }
@@ -45,8 +45,8 @@ def to_lora_state_dict(residuals: Residuals, format: str = "kohya", *, scale: fl
     """
     if len(residuals) != 1:
         raise ValueError(f"a LoRA is of one person, given a theta of {len(residuals)}")
-    if format not in FORMATS:
-        raise ValueError(f"unknown LoRA format {format!r}, expected {' or '.join(FORMATS)}")
+    if format not in LORA_FORMATS:
+        raise ValueError(f"unknown LoRA format {format!r}, expected {' or '.join(LORA_FORMATS)}")
     state_dict = {}
     # Not diffusers' convert_state_dict_to_kohya, which calls the text encoder lora_te1, as Stable Diffusion XL does.
     # Folded in float32 on the CPU, whatever the precision of theta, so that half precision rounds only once.

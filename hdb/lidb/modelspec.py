@@ -96,5 +96,9 @@ def a1111_metadata(subject: Subject) -> dict[str, str | float]:
 
 
 def provenance_fields(subject: Subject) -> dict[str, str]:
-    """The subject's metadata without `scale`, which is folded into exported weights, and without `reference_digest`."""
+    """The subject's metadata, for the header of an exported file.
+
+    `scale` is left out, as it is folded into exported weights, and `reference_digest`, as it would tell others whether
+    a photo that they have is the one.
+    """
     return {name: value for name, value in subject.metadata.items() if name not in ("scale", "reference_digest")}
