@@ -93,10 +93,17 @@ class MeasureGate(TrainingOnBase):
     prompts: list[str] = texts_field(lambda: [PHOTO_PROMPT] * 4)
 
     def check_conflicts(self, prefix: str) -> None:
-        """Raises ValueError for foreign photos where none are compared."""
+        """Raises ValueError for foreign photos where none are compared.
+
+        Args:
+            prefix: Put before the names of settings, as in `check_limits`.
+        """
         super().check_conflicts(prefix)
         if self.foreign is not None and self.split == "val":
-            raise ValueError(f"foreign is {self.foreign} with split=val, which compares no photos: expected split=test")
+            raise ValueError(
+                f"{prefix}foreign is {self.foreign} with {prefix}split=val, which compares no photos: expected "
+                f"{prefix}split=test"
+            )
 
 
 @dataclass
@@ -190,10 +197,14 @@ class Gpu:
     )
 
     def check_conflicts(self, prefix: str) -> None:
-        """Raises ValueError for a part that is none."""
+        """Raises ValueError if `parts` names one that does not exist.
+
+        Args:
+            prefix: Put before the names of settings, as in `check_limits`.
+        """
         for part in self.parts:
             if part not in GPU_PARTS:
-                raise ValueError(f"parts has {part!r}, expected some of {', '.join(GPU_PARTS)}")
+                raise ValueError(f"{prefix}parts has {part!r}, expected some of {', '.join(GPU_PARTS)}")
 
 
 @dataclass

@@ -47,7 +47,13 @@ def comparison_sheet(pictures: Pictures, *, methods: Sequence[str]) -> Image.Ima
 
 
 def overview_sheet(pictures: Pictures, *, method: str) -> Image.Image:
-    """Six people, each a column: the reference, then four prompts, at the pictures' own size. README shows it."""
+    """Six people, each a column: the reference, then a picture for each of four prompts, at most 128 px.
+
+    README shows it.
+
+    Args:
+        method: whose pictures are shown.
+    """
     people = range(min(OVERVIEW_PEOPLE, len(pictures.people.names)))
     rows = [[pictures.people.references[person, 0] for person in people]]
     for text in overview_prompts(pictures.prompts):

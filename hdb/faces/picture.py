@@ -283,7 +283,7 @@ def srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | No
     """
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
     transform = ImageCms.buildTransform(source, srgb_profile(), mode, "RGB")
-    if mode == "CMYK":
+    if mode == "CMYK":  # has no sRGB values to compare with
         return transform
     levels = np.linspace(0, 255, 18, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 18, 3)

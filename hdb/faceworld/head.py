@@ -230,13 +230,15 @@ class Head:
         """The head without hair and beard.
 
         Args:
-            positions: of the vertices, (v, 3).
-            hairline: how far hair reaches down each azimuth, (57,); None for a bald head.
-            beard: under which the skin is shaded.
+            positions: of the vertices, (v, 3), as `neutral` and `express` give them.
+            hairline: how far hair reaches down each column of the skull's grid, (57,) in [0, 1] from crown to rim; None
+                for a bald head.
+            beard: one of `beards`, the skin of whose region is painted. Any other name takes the region of a full
+                beard; how dark it is painted is the renderer's.
         """
         channels = self.channels.clone()
         channels[:, Channel.BEARD] = self.beards.get(beard, self.beards["full beard"])
-        channels[:, Channel.SCALP] = -1.0
+        channels[:, Channel.SCALP] = -1.0  # outside of the hairline; inside of it this is positive
         if hairline is not None:
             inside = self.skull.at_vertices(hairline) - self.skull.vertex_row
             channels[:, Channel.SCALP] = torch.where(self.skull.vertex_row < 1.05, inside, -1.0)

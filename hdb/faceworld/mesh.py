@@ -46,8 +46,9 @@ class Channel(IntEnum):
 class Mesh:
     """Triangles with what shading needs at their corners.
 
-    Paint is a function of `canonical`, the place on the average head (or coordinates of an accessory), so that it
-    follows every shape and pose.
+    `triangles` are numbers of three vertices, `channels` has a row of `Channel` for each vertex. Paint is a function of
+    `canonical`, the place on the average head (or coordinates of an accessory), so that it follows every shape and
+    pose.
     """
 
     positions: Float[Tensor, "v 3"]
@@ -84,7 +85,7 @@ class Mesh:
 
     @classmethod
     def join(cls, parts: list["Mesh"]) -> "Mesh":
-        """One mesh of several, in order."""
+        """One mesh of several, in order; the vertices that triangles name are renumbered."""
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         offset = 0
         columns["triangles"] = []

@@ -18,14 +18,16 @@ from hdb.training.personalize import SubjectFinetuning, check_finetuning
 
 
 def predict_residuals(hypernet: HyperNet, photos: Photos, *, iterations: int | None = None) -> Residuals:
-    """The hypernetwork's prediction for each person; of several photos of one person, the mean of the predictions.
+    """The residuals of the base's weights that the hypernetwork predicts for each person.
+
+    Of several photos of one person it is the mean of the predictions.
 
     Args:
         iterations: Passes of the decoder. None is the number that the network was built with.
     """
-    views = photos.views
-    thetas = predict(hypernet, views.flatten(0, 1), iterations=iterations).unflatten(0, views.shape[:2])
-    return Residuals(thetas.mean(1), hypernet.layout)
+    views = photos.views  # all photos of each person, (n, v, 3, h, w)
+    thetas = predict(hypernet, views.flatten(0, 1), iterations=iterations)  # the numbers of a file, (n · v, p)
+    return Residuals(thetas.unflatten(0, views.shape[:2]).mean(1), hypernet.layout)
 
 
 @dataclass(frozen=True)
