@@ -21,6 +21,7 @@ from hdb.diffusion.digest import compute_autoencoder_digest, compute_base_digest
 from hdb.diffusion.families.family import IS_EMPTY, Family
 from hdb.diffusion.folder import find_pipeline, read_pipeline, write_pipeline
 from hdb.diffusion.graphs import Graphs, Tensors
+from hdb.diffusion.idle import activate_timesteps_once, leave_out_divisions
 from hdb.diffusion.noise_schedule import NoiseSchedule
 from hdb.diffusion.options import CHECKS
 from hdb.diffusion.original import read_checkpoint
@@ -81,6 +82,9 @@ class StableDiffusion(nn.Module):
         self.original_weights: dict[str, torch.Tensor] | None = None
         self.digest = compute_base_digest(self.vae, self.components)
         self.autoencoder_digest = compute_autoencoder_digest(self.vae, resolution=self.resolution)
+        for network in self.networks.values():
+            leave_out_divisions(network)
+        activate_timesteps_once(self.unet)
         self.requires_grad_(False).eval()
 
     @classmethod
