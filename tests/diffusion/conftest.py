@@ -1,5 +1,7 @@
 """Stable Diffusion XL, published and tiny, for the tests of its files and of what it computes."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -19,10 +21,15 @@ def published() -> StableDiffusion:
     return build_random_stable_diffusion(folder, device=torch.device("meta"), dtype=torch.float32)
 
 
-@pytest.fixture
-def diffusion(tiny_sdxl) -> StableDiffusion:
-    """A tiny one; a fresh copy for each test."""
+@pytest.fixture(scope="session")
+def loaded_tiny_sdxl(tiny_sdxl) -> StableDiffusion:
     return StableDiffusion.from_pretrained(tiny_sdxl)
+
+
+@pytest.fixture
+def diffusion(loaded_tiny_sdxl) -> StableDiffusion:
+    """A tiny one; a fresh copy for each test."""
+    return copy.deepcopy(loaded_tiny_sdxl)
 
 
 @pytest.fixture

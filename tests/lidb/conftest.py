@@ -28,10 +28,8 @@ def sd15_layout(sd15) -> Layout:
 
 
 @pytest.fixture
-def models(tiny_base):
-    unet = UNet2DConditionModel.from_pretrained(tiny_base / "unet")
-    text_encoder = CLIPTextModel.from_pretrained(tiny_base / "text_encoder")
-    return {"unet": unet.requires_grad_(False).eval(), "text_encoder": text_encoder.requires_grad_(False).eval()}
+def models(tiny_diffusion):
+    return dict(tiny_diffusion.components)
 
 
 @pytest.fixture
