@@ -39,7 +39,7 @@ from hdb.limits import check_limits, get_limit
 
 LONG = "n" * 300
 PERSON = "reference=me.png output=out/me.safetensors "
-GRID = 'grids={"k1":{"methods.finetuning.lr":[0.1]}}'
+GRID = 'methods.names=[k1] grids={"k1":{"methods.finetuning.lr":[0.1]}}'
 SHARDS = "source=folders root=photos output=o "
 
 # (command, words, what the sentence must name)
@@ -70,12 +70,13 @@ BEFORE_NETWORKS = [
     (evaluate, "protocol.num_identities=0", "num_identities 0"),
     (evaluate, "protocol.num_identities=11", "num_identities 11 10"),
     (evaluate, "dtype=int8", "dtype int8"),
+    (search, GRID + " protocol.without_identity_guidance=[dreamboth]", "dreamboth dreambooth"),
     (search, "methods.names=[]", "grids"),
     (search, "methods.names=[dreamboth]", "dreamboth"),
     (search, "methods.names=[oracle]", "grids oracle"),
     (search, 'grids={"k1":{"methods.finetuning.lr":[]}}', "grids k1"),
     (search, 'grids={"k1":{"sampling.guidance_scale":[1,2]}}', "grids sampling.guidance_scale"),
-    (search, 'grids={"k1":{"methods.finetuning.rate":[1]}}', "methods.finetuning.rate known here"),
+    (search, 'methods.names=[k1] grids={"k1":{"methods.finetuning.rate":[1]}}', "methods.finetuning.rate known here"),
     (generate, "subject=[]", "subject"),
     (generate, "subject=[s.safetensors,s.safetensors]", "s.safetensors different"),
     (generate, "subject=s.safetensors weights=[1.0]", "weights mix=true"),

@@ -111,7 +111,7 @@ def test_a_folder_with_a_living_run_within_is_not_set_aside(tmp_path):
         (personalize, ["reference=me.png", "output=you.safetensors"], "you.safetensors"),
         (export, ["subject=s.safetensors", "output=l.safetensors"], "l.safetensors"),
         (generate, ["subject=s.safetensors", "output=pictures"], "pictures/grid.png"),
-        (search, ['grids={"k1":{"methods.finetuning.lr":[0.1]}}', "output=search"], "search"),
+        (search, ["methods.names=[k1]", 'grids={"k1":{"methods.finetuning.lr":[0.1]}}', "output=search"], "search"),
     ],
 )
 def test_a_second_call_for_the_same_files_is_refused(command, words, output, call, tiny_diffusion, tmp_path, capsys):

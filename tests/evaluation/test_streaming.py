@@ -11,8 +11,6 @@ import torch
 from tiny import tiny_judges
 from torch import Tensor, nn
 
-from experiments import evaluate as evaluate_command
-from experiments import search as search_command
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.personalized import PersonalizedDiffusion, build_layout
 from hdb.diffusion.weights import named_weights
@@ -223,9 +221,3 @@ def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judge
     again = NoiseMethod("no_hyper")
     trial.run(again, tmp_path / "search")
     assert set(map(astuple, again.samplings)) == alone
-
-
-def test_what_is_drawn_otherwise_must_be_a_method(call, capsys):
-    for command in (evaluate_command, search_command):
-        assert call(command, "protocol.without_identity_guidance=[lora]") == 2
-        assert "unknown method 'lora', expected some of unpersonalized, " in capsys.readouterr().err
