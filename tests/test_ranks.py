@@ -23,6 +23,7 @@ PAIR = ["processes.devices=2"]
 ONE_STEP = ["schedule.max_steps=1", "warmup_steps=0", "condition_dropout=0.5", "schedule.ema_decay=0.5"]
 STILL = [*ONE_STEP, "lr=1e-12", "linear_lr=1e-12"]  # scores of the network as it begins
 LONGER = ["schedule.max_steps=12", "schedule.val_every=12", "schedule.checkpoint_every=4", "warmup_steps=0"]
+NO_FIRST = [*PAIR, *LONGER, "faces.batch_size=2", "output=no-first"]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,29 @@ def together(room: Path, *plan: tuple[str, list[str]], victim: int | None = None
     return subprocess.Popen(command, cwd=room, env=environment, **pipes)
 
 
+def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) -> str:
+    """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends.
+
+    Returns:
+        what they said on stderr.
+    """
+    process = together(room, plan, victim=victim)
+    _, errors = process.communicate(timeout=3600)  # until both have closed their end
+    minute = 60 * max(1, os.getloadavg()[0] / os.cpu_count())  # s; of a machine that has other work, too, a share
+    assert time.monotonic() - float((room / "killed.txt").read_text()) < minute
+    assert (process.returncode == -signal.SIGKILL) == (victim == 0) and (place / "last.ckpt").is_file()
+    return errors
+
+
 @pytest.fixture(scope="module")
-def done(room, words) -> str:
-    """What two processes said that ran every command; their output lies in pair-*."""
+def first_lost(room, words) -> str:
+    """What the second of two processes said when the first was killed in the middle of a run; see no-first."""
+    return killed(0, room, ("pretrain", [*words["pretrain"], *NO_FIRST]), room / "no-first")
+
+
+@pytest.fixture(scope="module")
+def done(room, words, first_lost) -> str:
+    """What two processes said that ran every command; their output lies in pair-*. They finish that run, too."""
     training = words["pretrain"]
     process = together(
         room,
@@ -59,6 +80,7 @@ def done(room, words) -> str:
         ("pretrain", [*training, *PAIR, *ONE_STEP, "faces.batch_size=2", "output=pair-step"]),
         ("pretrain", [*training, *PAIR, *STILL, "faces.batch_size=1", "output=pair-scores"]),
         ("pretrain", [*training, *PAIR, *LONGER, "faces.batch_size=2", "output=pair-longer"]),
+        ("pretrain", [*training, *NO_FIRST]),
         ("evaluate", [*words["evaluate"], *PAIR, "output=pair-eval"]),  # the last: after it the first is alone
     )
     said, errors = process.communicate(timeout=3600)
@@ -131,32 +153,14 @@ def test_the_first_process_alone_speaks_and_writes(done, room):
     assert names == expected | {"last.previous.ckpt"}
 
 
-def killed(victim: int, room: Path, plan: tuple[str, list[str]], place: Path) -> str:
-    """Starts two processes, of which one is killed after the first checkpoint, and checks how the other ends.
-
-    Returns:
-        what they said on stderr.
-    """
-    process = together(room, plan, victim=victim)
-    _, errors = process.communicate(timeout=3600)  # until both have closed their end
-    minute = 60 * max(1, os.getloadavg()[0] / os.cpu_count())  # s; of a machine that has other work, too, a share
-    assert time.monotonic() - float((room / "killed.txt").read_text()) < minute
-    assert (process.returncode == -signal.SIGKILL) == (victim == 0) and (place / "last.ckpt").is_file()
-    return errors
-
-
 def test_where_the_second_is_killed_the_first_ends_with_a_sentence(words, room):
     plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-second"])
     assert f"error: {ranks.LOST_PROCESS}" in killed(1, room, plan, room / "no-second")
 
 
-def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(done, words, room):
-    plan = ("pretrain", [*words["pretrain"], *PAIR, *LONGER, "faces.batch_size=2", "output=no-first"])
-    assert f"error: {ranks.LOST_PROCESS}" in killed(0, room, plan, room / "no-first")
-    again = together(room, plan)
-    said, errors = again.communicate(timeout=3600)
-    assert again.returncode == 0, errors
-    assert "going on with the unfinished run" in said
+def test_where_the_first_is_killed_the_second_ends_with_a_sentence_and_the_run_goes_on(first_lost, done, room):
+    assert f"error: {ranks.LOST_PROCESS}" in first_lost
+    assert "going on with the unfinished run" in done
     ends = [torch.load(room / of / "last.ckpt", weights_only=True)["state_dict"] for of in ("no-first", "pair-longer")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
 

@@ -37,13 +37,11 @@ STAGES = {
     "evaluate": (evaluate, FEW_PICTURES, sampling, "sample", 2, "outputs/eval/subjects"),
     "generate": (generate, "subject=s.safetensors", sampling, "sample", 1, None),
 }
-CASES = [
-    ("pretrain", signal.SIGTERM),
+CASES = [  # Lightning handles three of these signals itself while it trains, as in the first three commands
     ("pretrain", signal.SIGUSR1),
     ("pretrain", signal.SIGINT),
     ("preoptimize", signal.SIGTERM),
-    ("preoptimize", signal.SIGHUP),
-    ("personalize", signal.SIGTERM),
+    ("personalize", signal.SIGHUP),
     ("evaluate", signal.SIGUSR2),
     ("generate", signal.SIGTERM),
 ]

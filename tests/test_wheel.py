@@ -29,8 +29,24 @@ def installed(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-def hdb(site: Path, folder: Path, *words: str) -> str:
-    """Calls the installed command in a folder, where nothing can be downloaded."""
+IN_A_ROW = """
+import sys
+from pathlib import Path
+from experiments.shell.command import main
+for line in Path("calls.txt").read_text().splitlines():
+    sys.argv = ["hdb", *line.split("|")]
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            raise
+"""
+
+
+def hdb(site: Path, folder: Path, *calls: list[str]) -> str:
+    """Runs what is installed in a folder, where nothing can be downloaded: the command, or several calls in a row."""
+    (folder / "calls.txt").write_text("\n".join("|".join(words) for words in calls))
+    program = [site / "bin" / "hdb", *calls[0]] if len(calls) == 1 else ["-c", IN_A_ROW]
     offline = {
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
@@ -40,7 +56,7 @@ def hdb(site: Path, folder: Path, *words: str) -> str:
     offline |= {"https_proxy": offline["http_proxy"], "HOME": str(folder), "PATH": "/usr/bin:/bin"}
     libraries = sysconfig.get_paths()["purelib"]
     done = subprocess.run(
-        [sys.executable, "-S", site / "bin" / "hdb", *words],
+        [sys.executable, "-S", *program],
         cwd=folder,
         env=offline | {"PYTHONPATH": f"{site}:{libraries}"},
         capture_output=True,
@@ -53,20 +69,11 @@ def hdb(site: Path, folder: Path, *words: str) -> str:
 def test_an_installed_wheel_personalizes_draws_and_exports_in_an_empty_folder(installed, tmp_path):
     world = FaceWorld(resolution=64)
     save_image(to_pil(world.render([(world.identity(0), world.view(0, 0))])[0]), tmp_path / "face.png")
-    said = hdb(installed, tmp_path, "personalize", "face.png", "accelerator=cpu", *FEW)
+    personalize = ["personalize", "face.png", "accelerator=cpu", *FEW]
+    generate = ["generate", "face.safetensors", "a [V] face", "num_pictures=1", "accelerator=cpu", FEW[1]]
+    said = hdb(installed, tmp_path, personalize, generate, ["export", "face.safetensors"])
     assert f"{installed}/hdb/faceworld/weights/hypernet (shipped)" in said
     assert (tmp_path / "face.safetensors").is_file() and (tmp_path / "face-pictures.png").is_file()
-    hdb(
-        installed,
-        tmp_path,
-        "generate",
-        "face.safetensors",
-        "a [V] face",
-        "num_pictures=1",
-        "accelerator=cpu",
-        FEW[1],
-    )
     assert (tmp_path / "outputs/generate/grid.png").is_file()
-    hdb(installed, tmp_path, "export", "face.safetensors")
     assert (tmp_path / "face-lora.safetensors").is_file()
-    assert "slots          192" in hdb(installed, tmp_path, "inspect", "sd15-config")
+    assert "slots          192" in hdb(installed, tmp_path, ["inspect", "sd15-config"])

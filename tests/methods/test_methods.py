@@ -1,8 +1,10 @@
 """Every method from the list keeps to the protocol: who is who, what is kept, what comes back."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from hdb.methods.unpersonalized import NoPersonalization
 from hdb.pipeline import HyperDreamBoothPipeline
 from hdb.training.options import DreamBoothOptions, FinetuningOptions, TextualInversionOptions
 
+ROOT = Path(__file__).parents[2]
 FEW = SamplingOptions(num_inference_steps=2, guidance_scale=3.0)
 PROMPTS = ["a photo of a [V] face"] * 2
 # What a file of each holds, as its header says.
@@ -144,24 +147,35 @@ def test_what_a_method_keeps_of_people_comes_back_from_their_files(name, context
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
-def test_a_file_gives_the_same_pictures_in_a_new_process(name, context, photos, tmp_path, tiny_base):
-    people = make_methods([name], context)[0].personalize(photos)
-    paths = [tmp_path / f"{person}.safetensors" for person in photos.names]
-    people.save(paths, about=[{}, {}])
-    code = (
-        "import sys, torch; from safetensors.torch import save_file\n"
-        "from hdb.diffusion.sampling import SamplingOptions; from hdb.pipeline import HyperDreamBoothPipeline\n"
-        "from hdb.diffusion.stable_diffusion import StableDiffusion\n"
-        "torch.set_num_threads(1); base, drawn, *paths = sys.argv[1:]\n"
-        "people = HyperDreamBoothPipeline(StableDiffusion.from_pretrained(base)).people(paths)\n"
-        f"pictures = people.pictures({PROMPTS}, seeds=[0, 1], sampling=SamplingOptions(2, 3.0))\n"
-        "save_file({'pictures': pictures}, drawn)"
+def test_files_give_the_same_pictures_in_a_new_process(context, photos, tmp_path, tiny_base):
+    drawn = {}
+    for name in ("hyperdreambooth", "textual_inversion", "dreambooth"):
+        people = make_methods([name], context)[0].personalize(photos)
+        people.save([tmp_path / f"{name}-{person}" for person in photos.names], about=[{}, {}])
+        drawn[name] = draw(people)
+    code = f"""
+import sys
+import torch
+from safetensors.torch import save_file
+from hdb.diffusion.options import SamplingOptions
+from hdb.diffusion.stable_diffusion import StableDiffusion
+from hdb.pipeline import HyperDreamBoothPipeline
+torch.set_num_threads(1)
+pictures = {{}}
+for name in {list(drawn)}:
+    paths = [name + "-" + person for person in {photos.names}]
+    people = HyperDreamBoothPipeline(StableDiffusion.from_pretrained(sys.argv[1])).people(paths)
+    pictures[name] = people.pictures({PROMPTS}, seeds=[0, 1], sampling=SamplingOptions(2, 3.0))
+save_file(pictures, "drawn.safetensors")
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny_base], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    drawn = tmp_path / "drawn.safetensors"
-    done = subprocess.run([sys.executable, "-c", code, tiny_base, drawn, *paths], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(load_file(drawn)["pictures"], draw(people), rtol=0, atol=1e-6)
+    again = load_file(tmp_path / "drawn.safetensors")
+    for name, pictures in drawn.items():
+        torch.testing.assert_close(again[name], pictures, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["hyperdreambooth", "textual_inversion", "dreambooth"])
