@@ -38,6 +38,7 @@ def test_every_stage_runs_on_a_bfloat16_base_and_stays_near_the_float32_one(call
         call(
             evaluate,
             *settings["mixed"],
+            "methods.names=[textual_inversion,dreambooth_agg2,lora_dreambooth,only_hyper,hyperdreambooth]",
             "protocol.num_identities=1",
             "protocol.num_prompts=1",
             "protocol.num_pictures=1",
