@@ -28,7 +28,7 @@ def photos(tmp_path_factory) -> list[str]:
     """Plain views of two people who do not exist, as files."""
     world, folder = FaceWorld(resolution=64), tmp_path_factory.mktemp("photos")
     files = []
-    for name, person in (("anna", 2200), ("ben", 2201)):
+    for name, person in (("anna", 0), ("ben", 1)):
         for view in (0, 3):
             path = folder / f"{name}{view}.png"
             to_pil(world.render([(world.identity(person), world.view(person, view))])[0]).save(path)

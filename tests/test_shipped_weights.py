@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from hdb.diffusion.options import SamplingOptions
@@ -18,6 +19,12 @@ from hdb.metrics.embedders import ClipEmbedder, TimmEmbedder
 from hdb.metrics.networks import AttributeClassifier
 
 WEIGHTS = Path("hdb/faceworld/weights")
+
+
+@pytest.fixture(scope="module")
+def world() -> FaceWorld:
+    """For all: to draw the first of the test people it draws the 2,200 before them."""
+    return FaceWorld(resolution=64)
 
 
 def test_a_known_prompt_gives_its_context_and_style():
@@ -36,18 +43,16 @@ def test_a_known_prompt_gives_its_context_and_style():
     assert (fit[:, 1, 1] > fit[:, 0, 1]).float().mean() >= 0.95
 
 
-def test_the_recognizer_knows_unseen_people_again():
-    world = FaceWorld(resolution=64)
+def test_the_recognizer_knows_unseen_people_again(world):
     people = SPLITS["test"][:12]
     pictures = world.render([(world.identity(index), world.view(index, view)) for index in people for view in (0, 3)])
     recognizer = TimmEmbedder.from_folder(WEIGHTS / "recognizer")
     assert quality.verification(recognizer.embed_images(pictures).unflatten(0, (12, 2)))["auc"] >= 0.92
 
 
-def test_the_shipped_hypernetwork_tells_unseen_people_apart():
+def test_the_shipped_hypernetwork_tells_unseen_people_apart(world):
     base = StableDiffusion.from_pretrained(WEIGHTS / "base").use_plain_attention()
     hypernet = HyperNet.from_folder(WEIGHTS / "hypernet", encoder=FaceEncoder.from_folder(WEIGHTS / "encoder")).eval()
-    world = FaceWorld(resolution=64)
     people = SPLITS["test"][:6]
     references = world.render([(world.identity(index), world.view(index, 0)) for index in people])
     with torch.no_grad():
@@ -70,9 +75,9 @@ def test_the_hypernetwork_belongs_to_the_base_and_no_config_says_where_it_was_ma
         assert not json.loads(path.read_text()).get("_name_or_path"), path
 
 
-def test_the_autoencoder_keeps_what_unseen_people_look_like():
+def test_the_autoencoder_keeps_what_unseen_people_look_like(world):
     base = StableDiffusion.from_pretrained(WEIGHTS / "base")
-    world, people = FaceWorld(resolution=64), SPLITS["test"][:8]
+    people = SPLITS["test"][:8]
     pictures = world.render([(world.identity(index), world.view(index, view)) for index in people for view in range(3)])
     assert quality.reconstruction(base, pictures)["psnr"] >= 27
 
