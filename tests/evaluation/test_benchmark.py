@@ -1,8 +1,11 @@
 """What the benchmark counts and compares, and that it runs on any base: read, or of random weights."""
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,25 +26,55 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 
 
+class Normal(NamedTuple):
+    """A benchmark with a step of every method: what it wrote and printed, and the base before and after the steps."""
+
+    folder: Path
+    results: dict
+    printed: str
+    base: list[str]
+
+
+@pytest.fixture(scope="module")
+def toy_words(tiny_weights) -> list[str]:
+    small = ["lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2", "finetuning.num_steps=2"]
+    few = ["num_steps=2", "num_repeats=1", "num_pairs=2", "num_people=2", "num_residuals=2", "batch_size=2"]
+    draw = ["sampling.num_inference_steps=2", "num_pictures=2", f"hypernet.encoder={tiny_weights}/encoder"]
+    return [f"base={tiny_weights}/base", "accelerator=cpu", *small, *few, *draw]
+
+
 @pytest.fixture
-def measure(tiny_weights, tmp_path, monkeypatch):
+def measure(toy_words, tmp_path, monkeypatch):
     """Runs the benchmark at toy size; gives back its exit code and what it wrote."""
 
     def run(*words: str) -> tuple[int, dict]:
         monkeypatch.chdir(tmp_path)
-        small = ["lidb.a=4", "lidb.b=3", "hypernet.width=8", "hypernet.num_heads=2", "finetuning.num_steps=2"]
-        few = ["num_steps=2", "num_repeats=1", "num_pairs=2", "num_people=2", "num_residuals=2", "batch_size=2"]
-        draw = ["sampling.num_inference_steps=2", "num_pictures=2", f"hypernet.encoder={tiny_weights}/encoder"]
-        common = [f"base={tiny_weights}/base", "accelerator=cpu"]
-        result = execute(benchmark.main, [*common, *small, *few, *draw, *words])
+        result = execute(benchmark.main, [*toy_words, *words])
         path = Path("outputs/benchmark/results.json")
         return result, json.loads(path.read_text()) if path.is_file() else {}
 
     return run
 
 
-def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_only(measure, capsys):
-    (_, normal), (result, low) = (measure(f"memory={memory}") for memory in ("normal", "low"))
+@pytest.fixture(scope="module")
+def normal(toy_words, tmp_path_factory) -> Normal:
+    rows, base = StepTable.rows, []
+
+    def watched(table):
+        diffusion = table.work.diffusion
+        base.append(weights_checksum(named_weights(diffusion)))
+        yield from rows(table)
+        base.append(weights_checksum(named_weights(diffusion)))
+
+    folder, printed = tmp_path_factory.mktemp("normal") / "out", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(StepTable, "rows", watched)
+        assert execute(benchmark.main, [*toy_words, "num_method_steps=2", f"output={folder}"]) == 0
+    return Normal(folder, json.loads((folder / "results.json").read_text()), printed.getvalue(), base)
+
+
+def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_only(normal, measure, capsys):
+    result, low = measure("memory=low")
     printed = capsys.readouterr().out
     assert result == 0 and {"device", "torch", "dtype", "precision", "matmul_rate"} <= set(low)
     assert len(low["costs"]) == 5 and len(low["ratios"]) == 2
@@ -53,36 +86,25 @@ def test_every_piece_is_recorded_and_low_memory_is_more_arithmetic_in_training_o
     assert all(name in printed and len(ratios) == 2 for name, ratios in low["ratios"].items())
     prediction, finetuning, whole, _, _ = (measured["operations"] for measured in low["costs"].values())
     assert whole > prediction + finetuning  # the face is looked for and encoded besides
-    more = [low["costs"][name]["operations"] / normal["costs"][name]["operations"] for name in normal["costs"]]
+    costs = normal.results["costs"]
+    more = [low["costs"][name]["operations"] / costs[name]["operations"] for name in costs]
     prediction, finetuning, whole, pretraining, pictures = more
     assert prediction == pictures == 1
     assert 1.2 < finetuning < 1.6 and whole > 1 and pretraining > 1.05
 
 
-def test_a_step_of_every_method_is_measured_and_the_base_is_itself_afterwards(measure, capsys, monkeypatch):
-    kept = []
-    rows = StepTable.rows
-
-    def watched(table):
-        diffusion = table.work.diffusion
-        kept.append(weights_checksum(named_weights(diffusion)))
-        yield from rows(table)
-        kept.append(weights_checksum(named_weights(diffusion)))
-
-    monkeypatch.setattr(StepTable, "rows", watched)
-    result, results = measure("num_method_steps=2")
-    printed = capsys.readouterr().out
-    steps = results["steps"]
-    assert result == 0 and kept[0] == kept[1]
-    assert len(steps) == 9 and all(name in printed for name in (*steps, *results["step_ratios"]))
-    assert json.loads(Path("outputs/benchmark/steps.json").read_text()) == steps
+def test_a_step_of_every_method_is_measured_and_the_base_is_itself_afterwards(normal):
+    steps, ratios = normal.results["steps"], normal.results["step_ratios"]
+    assert normal.base[0] == normal.base[1]
+    assert len(steps) == 9 and all(name in normal.printed for name in (*steps, *ratios))
+    assert json.loads((normal.folder / "steps.json").read_text()) == steps
     assert all(cost["milliseconds"] > 0 and cost["kernels"] > 100 for cost in steps.values())
     assert steps["ours, 16 people at once, 1 draw"]["num_people"] == 16
     assert steps["ours, 4 draws, memory=low"]["kernels"] > 1.2 * steps["ours, 4 draws"]["kernels"]
     name = "1,200 steps of DreamBooth / 40 of ours"
     dreambooth = steps["DreamBooth, float32, 1 draw and a class picture"]
     expected = 30 * dreambooth["milliseconds"] / steps["ours, 4 draws"]["milliseconds"]
-    assert results["step_ratios"][name] == pytest.approx(expected)
+    assert ratios[name] == pytest.approx(expected)
 
 
 def test_a_row_that_cannot_be_measured_says_why_and_the_others_are(tiny_weights, tmp_path, monkeypatch):
