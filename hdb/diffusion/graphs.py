@@ -121,7 +121,7 @@ class Graphs:
         """Why work on this device is not captured, or None. On a GPU a line says it once.
 
         Args:
-            reasons: Those of the work, if it has any.
+            reasons: Those against this work. The first one is said.
 
         Raises:
             ValueError: The setting is true, and there is a reason against it.

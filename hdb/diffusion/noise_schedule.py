@@ -76,7 +76,10 @@ class NoiseSchedule(nn.Module):
         return alpha_bar.sqrt() * noisy_latents - (1 - alpha_bar).sqrt() * pred
 
     def sampler(self, name: str) -> SchedulerMixin:
-        """A sampler by its class name in diffusers, with these noise levels."""
+        """A scheduler of diffusers for drawing, by the name of its class, with these noise levels.
+
+        Clean latents are not clipped: they are no pixels in [-1, 1].
+        """
         config = {**self.config, "clip_sample": False, "prediction_type": self.prediction_type}
         return getattr(diffusers, name).from_config(config)
 

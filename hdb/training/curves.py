@@ -18,10 +18,12 @@ Curve = Sequence[Sequence[int | float]]  # [[step, loss], ...]
 
 
 def write_curve(folder: str | Path, points: Curve) -> None:
+    """Writes curve.json, the points of `hdb.training.callbacks.LossCurve`."""
     write_text(Path(folder) / CURVE_FILE, json.dumps(points) + "\n")
 
 
 def read_curve(folder: str | Path) -> Curve:
+    """Reads the curve.json of a training's folder."""
     return json.loads((Path(folder) / CURVE_FILE).read_text())
 
 

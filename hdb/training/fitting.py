@@ -85,7 +85,7 @@ class FittingLoss:
         return losses.sum() / self.num_draws, losses.detach().mean(), *logged
 
     def losses(self, rows: Float[Tensor, "n p"], inputs: Tensors) -> Float[Tensor, " m"]:
-        """The diffusion loss of each sample."""
+        """The diffusion loss of each sample: of person i mod n for sample i."""
         return denoise(
             self.diffusion,
             inputs["latents"],

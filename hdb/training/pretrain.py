@@ -244,7 +244,7 @@ class HyperNetPretraining(Stage):
 
     def on_fit_end(self) -> None:
         super().on_fit_end()
-        self.graphed_step.forget()  # another training has another hypernetwork
+        self.graphed_step.forget()  # the base keeps captures, and another training has another hypernetwork
 
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """The tokens of prompts, each of which is tokenized once: batches of the same prompts are rare."""

@@ -25,6 +25,7 @@ class StopBetweenSteps(L.Callback):
         self.last_step = trainer.global_step
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """From here on a signal is only recorded, and `on_train_batch_end` stops the training."""
         current_stop_request().within_step = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
