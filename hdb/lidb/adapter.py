@@ -1,5 +1,6 @@
 """LiDB: puts LiDB layers into a diffusion model, binds residuals to them, merges them, removes them."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from hdb.lidb.folding import BatchedFolding
 from hdb.lidb.layout import Layout
-from hdb.lidb.linear import LiDBLinear
-from hdb.lidb.names import find_target_layers
+from hdb.lidb.linear import LiDBLinear, Siblings
+from hdb.lidb.names import SIBLINGS, SIBLINGS_OF_TEXT, find_target_layers
 from hdb.lidb.residuals import Residuals
 from hdb.lidb.slot import Slot
 
@@ -54,9 +55,23 @@ class LiDB:
             self.layers[slot.name] = layer
             self._parents[slot.name] = (parent, attribute)
             self._originals[slot.name] = original
+        self._make_siblings()
         self._fold = BatchedFolding(self.layers)
         self._bound_residuals: Residuals | None = None
         self._bound_scale = 1.0
+
+    def _make_siblings(self) -> None:
+        """Has the layers that read one input computed together."""
+        by_parent = defaultdict(list)
+        for name, (parent, attribute) in self._parents.items():
+            reads_text = getattr(parent, "is_cross_attention", False)
+            if attribute in (SIBLINGS_OF_TEXT if reads_text else SIBLINGS):
+                by_parent[parent].append(self.layers[name])
+        for layers in by_parent.values():
+            if len(layers) > 1:
+                siblings = Siblings(layers)
+                for layer in layers:
+                    layer.siblings = siblings
 
     def _aux_bases(self, slot: Slot, layer: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
         if self.layout.free:
@@ -160,6 +175,7 @@ class LiDB:
             layer = self.layers[name]
             original.weight, original.bias = layer.weight, layer.bias  # in case that parameters were replaced meanwhile
             setattr(parent, attribute, original)
+            layer.siblings = None  # a circle of references, which would keep the layers for a while
         self.layers, self._parents, self._originals = {}, {}, {}
 
 

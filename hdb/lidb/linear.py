@@ -1,9 +1,11 @@
 """LiDBLinear: a frozen linear layer plus one residual per identity in the batch."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdb.lidb.product import project, residual_linear
+from hdb.lidb.product import project, residual_linear, sibling_linears
 
 
 class LiDBLinear(nn.Linear):
@@ -58,6 +60,7 @@ class LiDBLinear(nn.Linear):
             self.register_buffer(name, None if aux is None else aux.detach().to(base.weight.device), persistent=False)
         self.down: Tensor | None = None  # (n, r, in) of the bound residuals, with the bases folded in
         self.up: Tensor | None = None  # (n, r, out)
+        self.siblings: Siblings | None = None  # among which it is
 
     def bind(
         self,
@@ -128,4 +131,42 @@ class LiDBLinear(nn.Linear):
             raise ValueError(
                 f"{n} residuals are bound, but the batch has {m} samples; expected {n} or a multiple of it"
             )
+        if self.siblings is not None and self.siblings.can_share():
+            return self.siblings.compute(self, x)
         return residual_linear(x, self.weight, self.bias, self.down, self.up)
+
+
+class Siblings:
+    """LiDB layers that are called one after the other with the same input, as query, key and value are.
+
+    The first of them that is called computes the outputs of all, and the others hand theirs out.
+    """
+
+    def __init__(self, layers: Sequence[LiDBLinear]) -> None:
+        self.layers = layers
+        self._x: Tensor | None = None
+        # The outputs that nobody has asked for yet, with the factors that they were computed with.
+        self._waiting: dict[LiDBLinear, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def can_share(self) -> bool:
+        """Whether all of them have one residual of one rank and frozen weights."""
+        rank = None if self.layers[0].down is None else self.layers[0].down.shape[1]
+        return all(
+            layer.down is not None and layer.down.shape[:2] == (1, rank) and not layer.weight.requires_grad
+            for layer in self.layers
+        )
+
+    def compute(self, layer: LiDBLinear, x: Float[Tensor, "m *tokens in_"]) -> Float[Tensor, "m *tokens out"]:
+        """The output of one of them."""
+        out, down, up = self._waiting.pop(layer, (None, None, None))
+        if out is None or x is not self._x or down is not layer.down or up is not layer.up:
+            downs = [sibling.down for sibling in self.layers]
+            ups = [sibling.up for sibling in self.layers]
+            weights = [sibling.weight for sibling in self.layers]
+            outs = sibling_linears(x, weights, [sibling.bias for sibling in self.layers], downs, ups)
+            self._x = x
+            self._waiting = dict(zip(self.layers, zip(outs, downs, ups, strict=True), strict=True))
+            out, _, _ = self._waiting.pop(layer)
+        if not self._waiting:
+            self._x = None
+        return out

@@ -14,6 +14,9 @@ from torch import nn
 
 from hdb.files import ROOT
 
+# Projections of one input: in attention to oneself of the same tokens, in attention to text all but the query.
+SIBLINGS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
+SIBLINGS_OF_TEXT = ("to_k", "to_v")
 _PROJECTION_ORDER = ("to_q", "to_k", "to_v", "to_out", "q_proj", "k_proj", "v_proj", "out_proj")
 
 

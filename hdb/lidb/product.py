@@ -1,5 +1,6 @@
 """Matrix products of frozen weights and trained factors, with backward passes that save memory and copies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +43,22 @@ def residual_linear(
     if len(down) == 1:
         return _SharedResidualLinear.apply(x, weight, bias, down, up)
     return _ResidualLinear.apply(x, weight, bias, down, up)
+
+
+def sibling_linears(
+    x: Float[Tensor, "m *tokens in_"],
+    weights: Sequence[Float[Tensor, "_ in_"]],
+    biases: Sequence[Float[Tensor, " _"] | None],
+    downs: Sequence[Float[Tensor, "1 r in_"]],
+    ups: Sequence[Float[Tensor, "1 r _"]],
+) -> tuple[Tensor, ...]:
+    """`residual_linear` of several frozen layers that read one x, for one identity, in fewer products.
+
+        hidden = x · [down_1, down_2, ..]ᵀ        out_i = x · weight_iᵀ + bias_i + hidden_i · up_i
+
+    The gradient of x is summed by the products, where autograd would add that of each layer.
+    """
+    return _SiblingLinears.apply(x, *weights, *biases, *downs, *ups)
 
 
 class _Projection(torch.autograd.Function):
@@ -100,6 +117,61 @@ class _SharedResidualLinear(torch.autograd.Function):
         if needs_up:
             grad_up = torch.mm(hidden.mT, grad_out)[None].to(up_dtype)
         return grad_x, grad_weight, grad_bias, grad_down, grad_up
+
+
+class _SiblingLinears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases, downs, ups = _quarters(parameters)
+        first = functional.linear(x, weights[0], biases[0])  # autocast chooses its precision, and the rest follows that
+        rows = x.to(first.dtype)
+        others = [functional.linear(rows, weight, bias) for weight, bias in zip(weights[1:], biases[1:], strict=True)]
+        outs = (first, *others)
+        rows = rows.reshape(-1, x.shape[-1])
+        down = torch.cat([factor[0] for factor in downs]).to(first)
+        hidden = torch.mm(rows, down.mT)
+        ups = [factor[0].to(first) for factor in ups]
+        for out, part, up in zip(outs, hidden.chunk(len(ups), dim=1), ups, strict=True):
+            out.view(-1, out.shape[-1]).addmm_(part, up)
+        ctx.x_shape = x.shape
+        ctx.dtypes = (x.dtype, downs[0].dtype, parameters[-1].dtype)
+        ctx.save_for_backward(rows, hidden, down, *weights, *ups)
+        return outs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outs: Tensor) -> tuple[Tensor | None, ...]:
+        num = len(grad_outs)
+        rows, hidden, down, *saved = ctx.saved_tensors
+        weights, ups = saved[:num], saved[num:]
+        x_dtype, down_dtype, up_dtype = ctx.dtypes
+        needs_x, *needs = ctx.needs_input_grad
+        _, _, needs_down, needs_up = _quarters(needs)
+        grad_outs = [grad_out.reshape(-1, grad_out.shape[-1]) for grad_out in grad_outs]
+        grad_hidden = torch.empty_like(hidden)
+        for grad_out, up, part in zip(grad_outs, ups, grad_hidden.chunk(num, dim=1), strict=True):
+            torch.mm(grad_out, up.mT, out=part)
+        grad_x = None
+        grad_downs = grad_ups = [None] * num
+        if needs_x:
+            grad_x = grad_outs[0] @ weights[0].to(grad_outs[0])
+            for grad_out, weight in zip(grad_outs[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad_out, weight.to(grad_out))
+            grad_x = grad_x.addmm_(grad_hidden, down).view(ctx.x_shape).to(x_dtype)
+        if any(needs_down):
+            grad_downs = torch.mm(grad_hidden.mT, rows).to(down_dtype).unflatten(0, (num, 1, -1)).unbind(0)
+        if any(needs_up):
+            parts = hidden.chunk(num, dim=1)
+            grad_ups = [
+                torch.mm(part.mT, grad_out)[None].to(up_dtype) for part, grad_out in zip(parts, grad_outs, strict=True)
+            ]
+        return grad_x, *[None] * (2 * num), *grad_downs, *grad_ups
+
+
+def _quarters(values: Sequence[Any]) -> list[Sequence[Any]]:
+    """What `sibling_linears` is given of each kind: of weights, biases, downs and ups."""
+    num = len(values) // 4
+    return [values[start : start + num] for start in range(0, 4 * num, num)]
 
 
 class _ResidualLinear(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdb.lidb.adapter import LiDB
 from hdb.lidb.linear import LiDBLinear
-from hdb.lidb.product import project, residual_linear
+from hdb.lidb.product import project, residual_linear, sibling_linears
 from hdb.lidb.residuals import Residuals
 
 
@@ -20,6 +20,59 @@ def random_tensors(*shapes: tuple[int, ...], grad: bool = True) -> list[torch.Te
 def test_gradients_of_a_residual_layer_are_those_of_finite_differences(n, m):
     inputs = random_tensors((m, 3, 6), (5, 6), (5,), (n, 2, 6), (n, 2, 5))
     assert torch.autograd.gradcheck(residual_linear, inputs)
+
+
+def test_gradients_of_sibling_layers_are_those_of_finite_differences():
+    x, *factors = random_tensors((2, 3, 6), (1, 2, 6), (1, 2, 6), (1, 2, 6), (1, 2, 5), (1, 2, 4), (1, 2, 5))
+    weights = random_tensors((5, 6), (4, 6), (5, 6), grad=False)
+    biases = [*random_tensors((5,), (4,), grad=False), None]
+
+    def compute(x, *factors):
+        return sibling_linears(x, weights, biases, factors[:3], factors[3:])
+
+    assert torch.autograd.gradcheck(compute, (x, *factors))
+    alone = [residual_linear(x, *one) for one in zip(weights, biases, factors[:3], factors[3:], strict=True)]
+    torch.testing.assert_close(compute(x, *factors), tuple(alone))
+
+
+def test_a_residual_of_one_person_takes_fewer_products_where_layers_read_one_input(models, layout, people):
+    lidb = LiDB(models, layout=layout)
+    theta = people[:1].requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    x, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 5, 16, generator=generator)
+    ids = torch.tensor([[1, 2, 3]])
+
+    def compute():
+        lidb.bind(theta)
+        with CountProducts() as products:
+            out = models["unet"](x, torch.tensor([3, 700]), text).sample
+            encoded = models["text_encoder"](ids).last_hidden_state
+            (gradient,) = torch.autograd.grad(out.square().sum() + encoded.square().sum(), theta)
+        return products.num, out, encoded, gradient
+
+    num_together, *together = compute()
+    groups = {id(layer.siblings): len(layer.siblings.layers) for layer in lidb.layers.values() if layer.siblings}
+    assert not any(layer.siblings._waiting for layer in lidb.layers.values() if layer.siblings)
+    for layer in lidb.layers.values():
+        layer.siblings = None
+    num_alone, *alone = compute()
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    # One product with all downs in the forward pass, and one in the backward pass, in place of one of each layer.
+    assert sorted(set(groups.values())) == [2, 3]
+    assert num_alone - num_together >= sum(2 * (num - 1) for num in groups.values())
+
+
+def test_siblings_hand_out_nothing_that_was_computed_with_other_factors(models, layout, people):
+    lidb = LiDB(models, layout=layout)
+    siblings = next(layer.siblings for layer in lidb.layers.values() if layer.siblings)
+    first, second = siblings.layers[:2]
+    x = torch.ones(1, 7, first.in_features)
+    lidb.bind(people[1:2])
+    expected = second(x)
+    lidb.bind(people[:1])
+    first(x)
+    lidb.bind(people[1:2])
+    assert torch.equal(second(x), expected)
 
 
 def test_gradients_of_a_projection_are_those_of_finite_differences():

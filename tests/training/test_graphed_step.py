@@ -326,7 +326,7 @@ def test_a_finetuning_step_starts_no_more_operations_than_it_did(tiny_diffusion,
     stage = finetuning(personalized, latents)
     stage.trainer = trainer(max_steps=1)
     stage.log = lambda name, value: None
-    for rows, limit in ((2, 1530), (1, 1275)):
+    for rows, limit in ((2, 1465), (1, 1130)):
         stage.rows = torch.nn.Parameter(stage.rows.detach()[:rows])
         stage.latents = stage.latents[:rows]
         with torch.autocast("cpu", torch.bfloat16), StartedOperations() as started:
