@@ -280,6 +280,34 @@ def test_a_further_shape_takes_the_place_of_the_one_used_least_recently(recorded
     assert len(graphs.held) == 2
 
 
+def test_graphs_share_a_pool_until_none_is_left_in_it_or_a_capture_is_broken_off(monkeypatch):
+    handles = [(0, number) for number in range(1, 4)]
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", iter(handles).__next__)
+    monkeypatch.setattr(Graphs, "_stream", lambda self, device: "a stream")
+    monkeypatch.setattr("hdb.diffusion.graphs.run_beside", lambda work, stream: work())
+    graphs = Graphs()
+    pools = []
+
+    def compute(num, kind=Replay):
+        def capture(work, *, stream, pool):
+            pools.append(pool)
+            return kind(work, stream=stream, pool=pool)
+
+        graphs.capture = capture
+        inputs = {"x": torch.ones(num)}
+        settings = {"name": "work", "key": "work", "reads": lambda: (), "device": torch.device("cpu"), "tolerance": 0.0}
+        graphs.run(lambda tensors: (2 * tensors["x"],), inputs, **settings)
+
+    compute(1)
+    compute(2)
+    graphs.clear()
+    compute(1)
+    compute(2, OutOfMemory)
+    compute(3)
+    first, second, third = handles
+    assert pools == [first, first, second, second, third]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
