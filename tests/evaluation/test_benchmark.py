@@ -141,7 +141,7 @@ def test_a_base_of_configs_alone_is_drawn_at_random(measure, tiny_base, tmp_path
     for part, name in names.items():
         (tmp_path / "shapes" / f"{part}.json").write_text((tiny_base / part / f"{name}.json").read_text())
     monkeypatch.setattr("hdb.diffusion.random_base.TOKENIZER", tiny_base / "tokenizer")
-    result, results = measure("base=shapes", "dtype=bfloat16")
+    result, results = measure("base=shapes", "dtype=bfloat16", "num_pairs=1", "num_pictures=1", "batch_size=1")
     assert result == 0 and results["base"] == "shapes, random weights" and "bfloat16" in results["ceiling"]
     (tmp_path / "shapes" / "vae.json").unlink()
     with pytest.raises(ValueError, match=r"shapes lacks vae/config.json \(or vae.json\): expected a base or"):
