@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from diffusers import ImagePipelineOutput
 from jaxtyping import Float
+from lightning import Callback, Trainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -581,7 +581,7 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _StepCallback(L.Callback):
+class _StepCallback(Callback):
     """Shows a bar over the steps of finetuning and calls the caller's function after each.
 
     Lightning's own bar counts epochs, of which there is one without an end.
@@ -597,7 +597,7 @@ class _StepCallback(L.Callback):
     def __exit__(self, *error: object) -> None:
         self.bar.close()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self.bar.update()
         if self.on_step_end is not None:
             self.on_step_end(trainer.global_step)

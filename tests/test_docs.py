@@ -3,6 +3,7 @@
 A code block is marked by a second word after its language: ```sh run or ```python run.
 """
 
+import importlib
 import json
 import re
 import shlex
@@ -156,6 +157,7 @@ class ShortTrainer(lightning.Trainer):
 @pytest.fixture
 def short_runs(monkeypatch):
     """Two steps of every training and of every picture, whatever an example asks for."""
+    importlib.import_module("hdb.pipeline")  # its type hints name the Trainer as it is now
     set_timesteps = DDIMScheduler.set_timesteps
     monkeypatch.setattr(lightning, "Trainer", ShortTrainer)
     monkeypatch.setattr(
