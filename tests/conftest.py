@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import checked_types  # noqa: F401 - before anything of hdb
 import pytest
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "faceworld"
