@@ -323,6 +323,11 @@ def upload(page, *files, says: str = "This can be used") -> None:
     page.locator("#remark").get_by_text(says).wait_for()
 
 
+def crops(page) -> list[str]:
+    """Where the pictures of the crop come from, which is another place after each photo."""
+    return page.locator("#crops img").evaluate_all("images => images.map(image => image.src)")
+
+
 def start(page) -> None:
     page.get_by_role("button", name="Make pictures").click()
 
@@ -564,12 +569,15 @@ def test_no_file_is_left_of_visitors_who_have_left_in_the_middle_of_runs_too(vis
         upload(page, tmp_path / name)
         page.get_by_label("Steps").first.fill("50")
         page.get_by_label("Pictures of each prompt").first.fill("8")
+        for prompt in page.get_by_role("checkbox").all():  # so that the run is not over when the second one begins
+            prompt.check()
         start(page)
     running.locator("#pictures").get_by_text("drawing").wait_for()
     waiting.locator("#pictures").get_by_text("waiting for 1 before you").wait_for()
     for name in ("gray.png", "deep.png"):  # read while others' pictures are made
+        before = crops(reading)
         upload(reading, tmp_path / name)
-        wait_until(lambda: reading.locator("#crops img").count() == 1)
+        wait_until(lambda: len(crops(reading)) == 1 and crops(reading) != before)  # noqa: B023 - called in this turn
     for name in ("wall.png", "text.jpg"):
         upload(reading, tmp_path / name, says=f"{name}")
     assert not addresses(running) and server.files()

@@ -151,7 +151,7 @@ WITH_THE_BASE = [
     (personalize, PERSON + "base.path=pickle.ckpt", "pickle.ckpt pickled"),
     (personalize, PERSON + "hypernet=foreign", "foreign 0000"),
     (evaluate, "hypernet=foreign", "foreign 0000"),
-    (evaluate, "instance_prompt=somebody", "instance somebody [V]"),
+    (evaluate, "instance_prompt=somebody methods.names=[textual_inversion,hyperdreambooth]", "instance somebody [V]"),
     (generate, "subject=stranger.safetensors", "stranger.safetensors 0000"),
 ]
 
