@@ -321,7 +321,8 @@ def parts_of(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     ([(0, 0, 1000, 500)], [(0, 0, 1500, 500), (1000, 0, 1500, 500)])
     """
     width, height = size
-    longer, shorter = max(size), min(size)
+    longer = max(size)
+    shorter = min(size)
     if longer <= MAX_ASPECT * shorter:
         return [(0, 0, width, height)]
     num = min(MAX_PARTS, math.ceil(longer / (2 * shorter)))
@@ -379,7 +380,8 @@ def may_be_face_crop(image: Image.Image, *, resolution: int) -> bool:
 def share_outside(corners: Float[np.ndarray, "4 2"], size: tuple[int, int]) -> float:
     """Share of a square that lies outside a picture of `size` (width, height), counted at 100 x 100 of its points."""
     steps = (np.arange(100) + 0.5) / 100
-    across, down = corners[3] - corners[0], corners[1] - corners[0]
+    across = corners[3] - corners[0]
+    down = corners[1] - corners[0]
     points = corners[0] + steps[:, None, None] * across + steps[None, :, None] * down
     return float(((points < 0) | (points > size)).any(axis=2).mean())
 
@@ -392,9 +394,11 @@ def align(image: Image.Image, face: Face, *, resolution: int, margin: float = 0.
     # Only the surroundings of the square are touched: a face in a large photo costs no more than in a small one.
     low = np.floor(corners.min(0)).astype(int) - 1
     high = np.ceil(corners.max(0)).astype(int) + 2
-    inside_low, inside_high = np.maximum(low, 0), np.minimum(high, image.size)
+    inside_low = np.maximum(low, 0)
+    inside_high = np.minimum(high, image.size)
     pixels = np.asarray(image.crop((*inside_low.tolist(), *inside_high.tolist())))
-    before, after = inside_low - low, high - inside_high
+    before = inside_low - low
+    after = high - inside_high
     # not reflected: a second, upside-down face could appear
     pixels = np.pad(pixels, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode="edge")
 
