@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from hdb.diffusion.graphed_work import GraphedWork
 from hdb.diffusion.graphs import Tensors, autocast_dtype
 from hdb.diffusion.stable_diffusion import StableDiffusion
-from hdb.training.graphed_step import loss_and_gradients, with_gradients
+from hdb.training.graphed_step import GraphedGradients, loss_and_gradients, with_gradients
 
 
-class GraphedNetworkStep(GraphedWork):
+class GraphedNetworkStep(GraphedGradients):
     """As `GraphedStep`, for weights that are trained where they lie, such as those of a base's own UNet.
 
     The graph reads the weights from their addresses, so an optimizer must change them in place, as torch's do.

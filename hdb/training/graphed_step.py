@@ -18,7 +18,16 @@ StepLoss = Callable[[Tensor, Tensors], tuple[Tensor, ...]]
 _TRAINED = "trained"
 
 
-class GraphedStep(GraphedWork):
+class GraphedGradients(GraphedWork):
+    """Work that computes a loss and its gradients. Without a graph, the Trainer's backward pass computes them."""
+
+    def reasons(self) -> Iterator[str]:
+        yield from super().reasons()
+        if autocast_dtype(self.diffusion.device) == torch.float16:
+            yield "float16 scales its loss"
+
+
+class GraphedStep(GraphedGradients):
     """Computes the loss of a training step. Its gradient flows to what is trained.
 
         forward and backward of a step of Stable Diffusion 1.5: 4,000 operations of Python, or one replay of a graph
@@ -52,8 +61,6 @@ class GraphedStep(GraphedWork):
         yield from super().reasons()
         if self.world_size > 1:
             yield f"{self.world_size} processes train together"
-        if autocast_dtype(self.diffusion.device) == torch.float16:
-            yield "float16 scales its loss"
 
     def __call__(self, trained: Float[Tensor, "n p"], inputs: Tensors) -> tuple[Tensor, ...]:
         """The loss, from which a gradient flows to `trained`, and the numbers to log."""

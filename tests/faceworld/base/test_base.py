@@ -16,6 +16,7 @@ from recordings import OnDeviceAlone, Recorder
 from tiny import tiny_parts
 from transformers import CLIPTokenizer
 
+from hdb.diffusion.graphs import Graphs
 from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.faceworld.base import models, quality
 from hdb.faceworld.base.augmentation import color_jitter, random_crops, swap_backgrounds
@@ -196,6 +197,15 @@ def test_a_recorded_step_trains_the_denoiser_as_the_eager_one(views, tmp_path, c
     assert "training of the denoiser captured in" in capsys.readouterr().out
     for name, value in trained[0].items():
         assert torch.equal(value, trained[1][name]), name
+
+
+def test_gradients_that_a_trainer_scales_are_not_left_to_a_graph(views, tmp_path):
+    part = denoiser(views, tmp_path / "parts", 1)
+    part.base.graphs = Graphs("true")
+    part.base.graphs.capture = Recorder()
+    part.on_fit_start()
+    with torch.autocast("cpu", dtype=torch.float16), pytest.raises(ValueError, match="float16 scales its loss"):
+        part.loss(part.batch_indices(0), torch.Generator())
 
 
 def test_a_step_of_the_denoiser_reads_nothing_but_the_device(views, tmp_path):
