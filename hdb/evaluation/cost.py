@@ -165,4 +165,5 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"
+    num_threads = torch.get_num_threads()
+    return f"{models[0] if models else 'CPU'}, {num_threads} thread{'' if num_threads == 1 else 's'}"
