@@ -62,6 +62,9 @@ class IdentityGuidance:
     towards the prompt, and the difference between the personalized model and the base guides towards the identity.
     An identity scale of 0 gives the base's picture.
 
+    The first steps decide who is shown, the last ones in which manner. With an end below 1 the identity has its scale
+    in the first steps alone, and a scale of 1 in the others.
+
     Paper: open. Here: the form of guidance by two conditions. Hybrid-model guidance (arXiv 2511.03156) also combines
     predictions of the base and of the personalized model.
 
@@ -70,6 +73,8 @@ class IdentityGuidance:
         unbound: Opens a context in which no residuals are bound.
         guidance_scale: Scale of the prompt.
         identity_guidance_scale: Scale of the identity.
+        identity_guidance_end: Share of the denoising process, in training timesteps, after which it is 1. As
+            `denoising_end` of diffusers' pipelines.
 
     Source: Brooks et al., InstructPix2Pix, section 3.2.1, https://arxiv.org/abs/2211.09800
     """
@@ -82,11 +87,13 @@ class IdentityGuidance:
         unbound: UnboundContext,
         guidance_scale: float,
         identity_guidance_scale: float,
+        identity_guidance_end: float = 1.0,
     ) -> None:
         self.denoiser = GraphedDenoiser(diffusion)
         self.unbound = unbound
         self.guidance_scale = guidance_scale
         self.identity_guidance_scale = identity_guidance_scale
+        self.last_timestep = (1 - identity_guidance_end) * diffusion.num_train_timesteps  # with that scale
         self.condition = diffusion.encode_prompts(prompts)
         with unbound():
             self.base_condition = diffusion.encode_prompts(prompts)
@@ -98,10 +105,12 @@ class IdentityGuidance:
             noise_pred_uncond, noise_pred_base = predict_noise_for_each(
                 self.denoiser, latents, timestep, [self.negative_condition, self.base_condition]
             )
+        is_before_end = timestep >= self.last_timestep  # a tensor: nothing waits for the GPU
+        identity_scale = torch.where(is_before_end, self.identity_guidance_scale, 1.0)
         return (
             noise_pred_uncond
             + self.guidance_scale * (noise_pred_base - noise_pred_uncond)
-            + self.identity_guidance_scale * (noise_pred_person - noise_pred_base)
+            + identity_scale * (noise_pred_person - noise_pred_base)
         )
 
 

@@ -56,7 +56,8 @@ class SamplingOptions:
 
     `identity_guidance_scale` is a separate strength of the identity, with 0 for the base's picture and null for
     classifier-free guidance alone, as other programs do it. Higher values resemble the photo more. It takes a third
-    prediction per step.
+    prediction per step. `identity_guidance_end` is the share of the denoising process after which it is 1. An end of
+    0.5 keeps more of the prompt's style and context.
 
     `scheduler` is the sampler by its class name in diffusers, null for that of the base's family: DDIMScheduler, or
     EulerDiscreteScheduler for Stable Diffusion XL. Of 1,000 training timesteps at
@@ -67,6 +68,7 @@ class SamplingOptions:
     guidance_scale: float = number_field(7.5, ge=0)
     batch_size: int = number_field(8, ge=1)
     identity_guidance_scale: float | None = number_field(None, ge=0)
+    identity_guidance_end: float = number_field(1.0, ge=0, le=1)
     scheduler: str | None = choice_field(None, SAMPLERS)
 
     @property

@@ -58,6 +58,7 @@ def draw(
                 unbound=unbound,
                 guidance_scale=sampling.guidance_scale,
                 identity_guidance_scale=sampling.identity_guidance_scale,
+                identity_guidance_end=sampling.identity_guidance_end,
             )
         pictures = sample(
             diffusion, denoiser, seeds=seeds, sampling=sampling, callback_on_step_end=callback_on_step_end

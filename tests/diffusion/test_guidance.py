@@ -37,8 +37,13 @@ def predict(diffusion: StableDiffusion, noisy: torch.Tensor, prompts: list[str])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("scale", "identity"), [(3.0, 0.5), (1.0, 2.0), (0.0, 1.0)])
-def test_identity_guidance_is_its_formula(personalized, people, noisy, scale, identity):
+@pytest.mark.parametrize(
+    ("scale", "identity", "end", "identity_at_the_timestep"),
+    [(3.0, 0.5, 1.0, 0.5), (1.0, 2.0, 0.5, 2.0), (0.0, 1.0, 1.0, 1.0), (3.0, 2.0, 0.49, 1.0), (3.0, 0.0, 0.0, 1.0)],
+)
+def test_identity_guidance_is_its_formula(
+    personalized, people, noisy, scale, identity, end, identity_at_the_timestep
+):
     diffusion = personalized.diffusion
     base_uncond = predict(diffusion, noisy, [""] * 4)
     base_text = predict(diffusion, noisy, PROMPTS)
@@ -50,10 +55,11 @@ def test_identity_guidance_is_its_formula(personalized, people, noisy, scale, id
             unbound=personalized.lidb.unbound,
             guidance_scale=scale,
             identity_guidance_scale=identity,
+            identity_guidance_end=end,
         )(noisy, TIMESTEP)
         assert torch.equal(predict(diffusion, noisy, PROMPTS), person_text)  # the same residuals are still bound
     assert (person_text - base_text).abs().max() > 1e-3
-    expected = base_uncond + scale * (base_text - base_uncond) + identity * (person_text - base_text)
+    expected = base_uncond + scale * (base_text - base_uncond) + identity_at_the_timestep * (person_text - base_text)
     assert_close(guided, expected, rtol=0, atol=1e-4)
 
 
@@ -65,6 +71,20 @@ def test_classifier_free_guidance_is_its_formula_with_the_personalized_model(per
         person_text = predict(diffusion, noisy, PROMPTS)
         guided = ClassifierFreeGuidance(diffusion, PROMPTS, num_people=2, guidance_scale=3.0)(noisy, TIMESTEP)
     assert_close(guided, person_uncond + 3 * (person_text - person_uncond), rtol=0, atol=1e-4)
+
+
+def test_pictures_are_guided_to_the_identity_until_its_end(personalized, people):
+    def drawn(**settings: float | None) -> torch.Tensor:
+        sampling = SamplingOptions(num_inference_steps=4, guidance_scale=3.0, **settings)
+        return personalized.pictures(people, PROMPTS[:2], seeds=[0, 1], sampling=sampling)
+
+    guided = drawn(identity_guidance_scale=4.0)
+    at_one = drawn(identity_guidance_scale=1.0)
+    assert torch.equal(drawn(identity_guidance_scale=4.0, identity_guidance_end=1.0), guided)
+    assert torch.equal(drawn(identity_guidance_scale=4.0, identity_guidance_end=0.0), at_one)
+    until_half = drawn(identity_guidance_scale=4.0, identity_guidance_end=0.5)
+    assert not torch.equal(until_half, guided)
+    assert not torch.equal(until_half, at_one)
 
 
 def test_unbound_restores_the_residuals_after_an_error(personalized: PersonalizedDiffusion, people):
