@@ -7,6 +7,7 @@ from torch import Tensor
 from hdb.diffusion.denoise import denoise
 from hdb.diffusion.personalized import PersonalizedDiffusion
 from hdb.diffusion.weights import named_weights
+from hdb.faces.framing import face_weight
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import Steps
 from hdb.training.options import DreamBoothOptions
@@ -51,6 +52,8 @@ class DreamBoothFinetuning(Stage):
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")
         self.register_buffer("reference", reference.detach(), persistent=False)
+        weight = torch.from_numpy(face_weight(reference.shape[-1])) if options.mask else None
+        self.register_buffer("weight", weight, persistent=False)
         self.prompt = prompt
         self.options = options
         self.prior = prior
@@ -74,7 +77,9 @@ class DreamBoothFinetuning(Stage):
         sides = None
         if self.photo_side is not None:
             sides = torch.full((num_draws,), self.photo_side, device=self.device)
-        loss = self.loss(latents, self.prompt, noise=noise, timesteps=timesteps, photo_sides=sides)
+        loss = self.loss(
+            latents, self.prompt, noise=noise, timesteps=timesteps, weight=self.weight, photo_sides=sides
+        )
         self.log("train/diffusion_loss", loss.detach())
         if self.prior is not None:
             latents = self.prior.sample(num_draws, generator).to(self.device)
@@ -92,11 +97,20 @@ class DreamBoothFinetuning(Stage):
         *,
         noise: Float[Tensor, "m c h w"],
         timesteps: Int[Tensor, " m"],
+        weight: Float[Tensor, "h w"] | None = None,
         photo_sides: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
         """The diffusion loss of pictures under one prompt."""
         condition = self.diffusion.encode_prompts([prompt])
-        output = denoise(self.diffusion, latents, condition, noise=noise, timesteps=timesteps, photo_sides=photo_sides)
+        output = denoise(
+            self.diffusion,
+            latents,
+            condition,
+            noise=noise,
+            timesteps=timesteps,
+            weight=weight,
+            photo_sides=photo_sides,
+        )
         return output.losses.mean()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:

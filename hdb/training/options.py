@@ -43,6 +43,11 @@ def timesteps_field() -> Any:
     return choice_field("uniform", TIMESTEP_EXPONENTS)
 
 
+def mask_field() -> Any:
+    """A dataclass field that says where in the photo the diffusion loss counts."""
+    return choice_field(None, ("face",), message="{name} is {value!r}, expected {expected} or null")
+
+
 def check_precision(precision: str, dtype: str) -> None:
     """Checks that the precision of the Trainer suits the dtype of the base.
 
@@ -110,7 +115,7 @@ class FinetuningOptions:
     train_text_encoder: bool = True
     prior_preservation: float = number_field(0.0, ge=0)
     num_class_pictures: int = number_field(32, ge=1)
-    mask: str | None = choice_field(None, ("face",), message="{name} is {value!r}, expected {expected} or null")
+    mask: str | None = mask_field()
 
     @property
     def learning_rate(self) -> float:
@@ -239,7 +244,8 @@ class DreamBoothOptions:
     """How the base is finetuned. Paper: 1,200 iterations. The other values are those of diffusers' example.
 
     `prior_preservation` is the weight of the loss on `num_class_pictures` pictures drawn by the base; 0 turns it off.
-    `batch_size` counts draws of noise and timestep per step, and as many of class pictures.
+    `batch_size` counts draws of noise and timestep per step, and as many of class pictures. `mask` face weighs the loss
+    of the photo to the face; ours, off by default.
     """
 
     num_steps: int = number_field(1200, ge=1)
@@ -248,6 +254,7 @@ class DreamBoothOptions:
     timesteps: str = timesteps_field()
     prior_preservation: float = number_field(1.0, ge=0)
     num_class_pictures: int = number_field(200, ge=1)
+    mask: str | None = mask_field()
 
 
 @dataclass
@@ -255,7 +262,7 @@ class TextualInversionOptions:
     """How the embedding of the identifier is learned. Paper: 5,000 iterations. Rate and batch are diffusers' example's.
 
     `initial_word` is the word whose embedding everyone starts from. `batch_size` counts draws of noise and timestep per
-    person and step.
+    person and step. `mask` face weighs the loss to the face; ours, off by default.
     """
 
     num_steps: int = number_field(5000, ge=1)
@@ -263,6 +270,7 @@ class TextualInversionOptions:
     batch_size: int = number_field(1, ge=1)
     timesteps: str = timesteps_field()
     initial_word: str = "face"
+    mask: str | None = mask_field()
 
 
 @dataclass

@@ -72,6 +72,7 @@ class TextualInversionFitting(RowFitting):
                 lr=options.lr,
                 batch_size=options.batch_size,
                 timesteps=options.timesteps,
+                mask=options.mask,
             ),
             photo_sides=photo_sides,
             seed=seed,
