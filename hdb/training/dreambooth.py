@@ -77,9 +77,7 @@ class DreamBoothFinetuning(Stage):
         sides = None
         if self.photo_side is not None:
             sides = torch.full((num_draws,), self.photo_side, device=self.device)
-        loss = self.loss(
-            latents, self.prompt, noise=noise, timesteps=timesteps, weight=self.weight, photo_sides=sides
-        )
+        loss = self.loss(latents, self.prompt, noise=noise, timesteps=timesteps, weight=self.weight, photo_sides=sides)
         self.log("train/diffusion_loss", loss.detach())
         if self.prior is not None:
             latents = self.prior.sample(num_draws, generator).to(self.device)

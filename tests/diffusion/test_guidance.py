@@ -41,9 +41,7 @@ def predict(diffusion: StableDiffusion, noisy: torch.Tensor, prompts: list[str])
     ("scale", "identity", "end", "identity_at_the_timestep"),
     [(3.0, 0.5, 1.0, 0.5), (1.0, 2.0, 0.5, 2.0), (0.0, 1.0, 1.0, 1.0), (3.0, 2.0, 0.49, 1.0), (3.0, 0.0, 0.0, 1.0)],
 )
-def test_identity_guidance_is_its_formula(
-    personalized, people, noisy, scale, identity, end, identity_at_the_timestep
-):
+def test_identity_guidance_is_its_formula(personalized, people, noisy, scale, identity, end, identity_at_the_timestep):
     diffusion = personalized.diffusion
     base_uncond = predict(diffusion, noisy, [""] * 4)
     base_text = predict(diffusion, noisy, PROMPTS)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
@@ -10,6 +9,7 @@ from torch.testing import assert_close
 from hdb.diffusion.digest import compute_base_digest
 from hdb.diffusion.options import SamplingOptions
 from hdb.diffusion.weights import exchange_weights, named_weights, weights_checksum
+from hdb.faces.framing import face_weight
 from hdb.lidb.residuals import Residuals
 from hdb.training.dreambooth import DreamBoothFinetuning
 from hdb.training.options import DreamBoothOptions
@@ -22,8 +22,9 @@ def prior(personalized, latents) -> Prior:
     return Prior(latents[1:, 0], weight=0.5)
 
 
-def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, trainer):
-    options = DreamBoothOptions(num_steps=1, lr=1e-3, batch_size=2)
+@pytest.mark.parametrize("mask", [None, "face"])
+def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, trainer, mask):
+    options = DreamBoothOptions(num_steps=1, lr=1e-3, batch_size=2, mask=mask)
     diffusion, reference = personalized.diffusion, latents[:1, 0]
     stage = DreamBoothFinetuning(personalized, reference=reference, options=options, prior=prior, seed=3)
     with exchange_weights(diffusion) as weights:
@@ -39,19 +40,24 @@ def test_one_step_is_that_of_plain_diffusers_code(personalized, latents, prior, 
         noise = torch.randn(2, *diffusion.latent_shape, generator=generator)
         return noise, (torch.rand(2, generator=generator) * 1000).long()
 
-    def loss_of(pictures: torch.Tensor, prompt: str, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    face = torch.from_numpy(face_weight(diffusion.latent_shape[-1]))
+    photo_weight = torch.ones_like(face) if mask is None else face / face.mean()
+
+    def loss_of(
+        pictures: torch.Tensor, prompt: str, noise: torch.Tensor, timesteps: torch.Tensor, weight: torch.Tensor | float
+    ) -> torch.Tensor:
         ids = tokenizer(prompt, padding="max_length", max_length=24, return_tensors="pt").input_ids
         states = text_encoder(ids)[0].expand(2, -1, -1)
         noisy = scheduler.add_noise(pictures, noise, timesteps)
-        return F.mse_loss(unet(noisy, timesteps, states).sample, noise)
+        return (weight * (unet(noisy, timesteps, states).sample - noise).square()).mean()
 
     with exchange_weights(diffusion) as weights:
         for weight in weights.values():
             weight.requires_grad_(True)
         optimizer = torch.optim.AdamW(weights.values(), lr=1e-3)
-        expected = loss_of(reference.expand(2, -1, -1, -1), "a [V] face", *draw())
+        expected = loss_of(reference.expand(2, -1, -1, -1), "a [V] face", *draw(), photo_weight)
         rows = torch.randint(2, (2,), generator=generator)
-        expected = expected + 0.5 * loss_of(prior.latents[rows], "a face", *draw())
+        expected = expected + 0.5 * loss_of(prior.latents[rows], "a face", *draw(), 1.0)
         expected.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()

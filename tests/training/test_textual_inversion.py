@@ -4,13 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 from transformers import AddedToken
 
 from hdb.diffusion.weights import named_weights, weights_checksum
 from hdb.diffusion.word import tokenize_with_placeholder, word_embedding
+from hdb.faces.framing import face_weight
 from hdb.training.options import TextualInversionOptions
 from hdb.training.stage import private_generator
 from hdb.training.textual_inversion import TextualInversionFitting
@@ -29,8 +29,9 @@ def with_added_word(diffusion, vector: torch.Tensor) -> tuple:
     return tokenizer, text_encoder
 
 
-def test_one_step_is_that_of_plain_diffusers_code(tiny_diffusion, personalized, latents, trainer):
-    options = TextualInversionOptions(num_steps=1, lr=0.01, batch_size=2)
+@pytest.mark.parametrize("mask", [None, "face"])
+def test_one_step_is_that_of_plain_diffusers_code(tiny_diffusion, personalized, latents, trainer, mask):
+    options = TextualInversionOptions(num_steps=1, lr=0.01, batch_size=2, mask=mask)
     stage = TextualInversionFitting(personalized, reference=latents[:1, 0], options=options, seed=3)
     start, running = stage.fitted, trainer(max_steps=1)
     running.fit(stage)
@@ -45,7 +46,9 @@ def test_one_step_is_that_of_plain_diffusers_code(tiny_diffusion, personalized, 
     ids = tokenizer("a [V] face", padding="max_length", max_length=24, return_tensors="pt").input_ids
     noisy = scheduler.add_noise(latents[:1, 0].expand(2, -1, -1, -1), noise, timesteps)
     pred = tiny_diffusion.unet(noisy, timesteps, text_encoder(ids)[0].expand(2, -1, -1)).sample
-    loss = F.mse_loss(pred, noise)
+    face = torch.from_numpy(face_weight(tiny_diffusion.latent_shape[-1]))
+    weight = torch.ones_like(face) if mask is None else face / face.mean()
+    loss = (weight * (pred - noise).square()).mean()
     gradient = torch.autograd.grad(loss, table)[0][-1]
     word = start[0].clone().requires_grad_(True)
     word.grad = gradient * min(1.0, 1 / gradient.norm().item())
