@@ -50,7 +50,7 @@ def evaluate_methods(config: Evaluate) -> None:
 
     # What can be wrong is checked before gigabytes are read.
     method_names = methods_named(config.methods.names)
-    check_method_names(config.protocol.without_identity_guidance)
+    check_method_names(list(config.protocol.identity_guidance_scales))
     dtype = parse_dtype(config.dtype)
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     expected = expected_attributes(prompts, source=config.faces.source, classifier=config.judges.classifier)

@@ -43,7 +43,7 @@ def search(config: Search, argv: list[str]) -> None:
     # What can be wrong is checked before gigabytes are read.
     words_of_methods = plan_settings(config.grids, config.methods.names)
     settings_of = {words: load(Search, [*argv, *words]) for settings in words_of_methods.values() for words in settings}
-    check_method_names(config.protocol.without_identity_guidance)
+    check_method_names(list(config.protocol.identity_guidance_scales))
     prompts = read_prompts(config.protocol.prompts, num=config.protocol.num_prompts)
     dtype = parse_dtype(config.dtype)
     hypernet_path = resolve_hypernet_path(config.hypernet)

@@ -86,7 +86,7 @@ def evaluate(
         "gallery": len(references.gallery),
         "subjects_per_batch": protocol.subjects_per_batch,
         "sampling": asdict(sampling),
-        "without_identity_guidance": protocol.without_identity_guidance,
+        "identity_guidance_scales": protocol.identity_guidance_scales,
     }
     summary = summarize(per_method, costs, num_resamples=protocol.num_resamples, seed=seed)
     return Outcome({"protocol": facts, **summary}, pictures)

@@ -1,5 +1,6 @@
 """Options of evaluations and measurements, in a file without torch so that commands check their settings at once."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from hdb.diffusion.options import CUDA_GRAPH, DTYPES, MEMORY, SamplingOptions
@@ -20,9 +21,9 @@ class ProtocolOptions:
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
     first `num_photos` of the references of each person; those that take one photo are given the first.
-    `without_identity_guidance` names methods that are drawn guided by the prompt alone, because that is better for them
-    on validation people. `subjects_per_batch` people are personalized together. `num_resamples` is of the bootstrap
-    intervals.
+    `identity_guidance_scales` has the scale of methods that are better drawn with another one than that of `sampling`,
+    on validation people; null guides them by the prompt alone. `subjects_per_batch` people are personalized together.
+    `num_resamples` is of the bootstrap intervals.
     """
 
     subjects_per_batch: int = number_field(1, ge=1)
@@ -34,12 +35,18 @@ class ProtocolOptions:
     num_prompts: int = 30
     num_pictures: int = number_field(10, ge=1)
     num_resamples: int = number_field(10_000, ge=1)
-    without_identity_guidance: list[str] = field(default_factory=list)
+    identity_guidance_scales: dict[str, float | None] = field(default_factory=dict)
+
+    def check_conflicts(self, prefix: str) -> None:
+        """Raises ValueError if a scale of identity guidance is negative or not finite."""
+        for method, scale in self.identity_guidance_scales.items():
+            if scale is not None and not (math.isfinite(scale) and scale >= 0):
+                raise ValueError(f"{prefix}identity_guidance_scales.{method} is {scale}, expected 0 or more, or null")
 
     def sampling_for(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
         """The options that this method's pictures are drawn with."""
-        if method in self.without_identity_guidance:
-            return replace(sampling, identity_guidance_scale=None)
+        if method in self.identity_guidance_scales:
+            return replace(sampling, identity_guidance_scale=self.identity_guidance_scales[method])
         return sampling
 
 

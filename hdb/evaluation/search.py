@@ -43,7 +43,7 @@ def plan_settings(grids: Mapping[str, Grid], methods: Sequence[str] | None) -> d
         if not grids.get(name) or not all(grids[name].values()):
             raise ValueError(f"grids has no field for {name}, expected one at least with its values")
     for field in (field for name in names for field in grids[name]):
-        if field.startswith("sampling.") or field.endswith("without_identity_guidance"):
+        if field.startswith("sampling.") or "identity_guidance_scales" in field:
             raise ValueError(f"grids has {field}, but all settings are drawn alike: expected a search for each value")
     return {name: grid_settings(grids[name]) for name in names}
 

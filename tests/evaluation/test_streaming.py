@@ -210,13 +210,15 @@ class NoiseMethod(Noise):
         return super().pictures(prompts, seeds=seeds, sampling=sampling)
 
 
-def test_methods_that_are_the_better_for_it_are_guided_by_the_prompt_alone(judges, people, tmp_path):
+def test_methods_have_the_scale_of_identity_guidance_that_is_better_for_them(judges, people, tmp_path):
     guided = SamplingOptions(num_inference_steps=1, guidance_scale=2.0, identity_guidance_scale=1.5)
-    protocol = ProtocolOptions(num_pictures=1, num_gallery=3, without_identity_guidance=["no_hyper"])
-    methods, scorer = [NoiseMethod("no_hyper"), NoiseMethod(OURS)], Scorer(judges, PROMPTS)
+    protocol = ProtocolOptions(num_pictures=1, num_gallery=3, identity_guidance_scales={"no_hyper": None, "only_hyper": 3.0})
+    methods = [NoiseMethod("no_hyper"), NoiseMethod("only_hyper"), NoiseMethod(OURS)]
+    scorer = Scorer(judges, PROMPTS)
     evaluate(methods, people, PROMPTS, scorer, folder=tmp_path / "all", protocol=protocol, sampling=guided)
-    alone, ours = (set(map(astuple, method.samplings)) for method in methods)
+    alone, more, ours = (set(map(astuple, method.samplings)) for method in methods)
     assert ours == {astuple(guided)} and alone == {astuple(replace(guided, identity_guidance_scale=None))}
+    assert more == {astuple(replace(guided, identity_guidance_scale=3.0))}
     trial = Trial(people, PROMPTS, scorer, protocol, guided)
     again = NoiseMethod("no_hyper")
     trial.run(again, tmp_path / "search")
