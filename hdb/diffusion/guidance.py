@@ -60,7 +60,7 @@ class IdentityGuidance:
     In classifier-free guidance both predictions come from the personalized model. What they share of the identity
     cancels in their difference, so the identity is not amplified as the prompt is. Here the unmodified base guides
     towards the prompt, and the difference between the personalized model and the base guides towards the identity.
-    An identity scale of 0 gives the base's picture.
+    An identity scale of 0 in all steps gives the base's picture.
 
     The first steps decide who is shown, the last ones in which manner. With an end below 1 the identity has its scale
     in the first steps alone, and a scale of 1 in the others.
@@ -73,8 +73,8 @@ class IdentityGuidance:
         unbound: Opens a context in which no residuals are bound.
         guidance_scale: Scale of the prompt.
         identity_guidance_scale: Scale of the identity.
-        identity_guidance_end: Share of the denoising process, in training timesteps, after which it is 1. As
-            `denoising_end` of diffusers' pipelines.
+        identity_guidance_end: Share of the denoising process, in training timesteps, after which the identity's scale
+            is 1. As `denoising_end` of diffusers' pipelines.
 
     Source: Brooks et al., InstructPix2Pix, section 3.2.1, https://arxiv.org/abs/2211.09800
     """

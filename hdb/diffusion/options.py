@@ -56,8 +56,8 @@ class SamplingOptions:
 
     `identity_guidance_scale` is a separate strength of the identity, with 0 for the base's picture and null for
     classifier-free guidance alone, as other programs do it. Higher values resemble the photo more. It takes a third
-    prediction per step. `identity_guidance_end` is the share of the denoising process after which it is 1. An end of
-    0.5 keeps more of the prompt's style and context.
+    prediction per step. `identity_guidance_end` is the share of the denoising process, as diffusers' `denoising_end`,
+    after which the identity's scale is 1; 0.5 keeps more of the prompt's style than 1.
 
     `scheduler` is the sampler by its class name in diffusers, null for that of the base's family: DDIMScheduler, or
     EulerDiscreteScheduler for Stable Diffusion XL. Of 1,000 training timesteps at

@@ -21,9 +21,10 @@ class ProtocolOptions:
     `num_gallery` counts the unseen people among whom a picture's person is looked for: those evaluated and others of
     the test split, at most as many as there are. `prompts` is a text file with one per line. Methods are given the
     first `num_photos` of the references of each person; those that take one photo are given the first.
-    `identity_guidance_scales` has the scale of methods that are better drawn with another one than that of `sampling`,
-    on validation people; null guides them by the prompt alone. `subjects_per_batch` people are personalized together.
-    `num_resamples` is of the bootstrap intervals.
+    `identity_guidance_scales` maps a method to its own `identity_guidance_scale`, where another than that of `sampling`
+    was better on validation people; null guides it by the prompt alone. With `sampling.identity_guidance_scale=null`
+    all are guided by the prompt alone. `subjects_per_batch` people are personalized together. `num_resamples` is of the
+    bootstrap intervals.
     """
 
     subjects_per_batch: int = number_field(1, ge=1)
@@ -45,7 +46,7 @@ class ProtocolOptions:
 
     def sampling_for(self, method: str, sampling: SamplingOptions) -> SamplingOptions:
         """The options that this method's pictures are drawn with."""
-        if method in self.identity_guidance_scales:
+        if sampling.identity_guidance_scale is not None and method in self.identity_guidance_scales:
             return replace(sampling, identity_guidance_scale=self.identity_guidance_scales[method])
         return sampling
 

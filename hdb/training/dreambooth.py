@@ -10,7 +10,7 @@ from hdb.diffusion.weights import named_weights
 from hdb.faces.framing import face_weight
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import Steps
-from hdb.training.options import DreamBoothOptions
+from hdb.training.options import DreamBoothOptions, check_mask
 from hdb.training.prior import Prior
 from hdb.training.stage import Stage
 
@@ -29,7 +29,7 @@ class DreamBoothFinetuning(Stage):
         photo_side: Of the reference in its photo in px, before it was resized. None if not known.
 
     Raises:
-        ValueError: Prior preservation without class pictures.
+        ValueError: An unknown mask, or prior preservation without class pictures.
 
     Source: Ruiz et al., DreamBooth, https://arxiv.org/abs/2208.12242
     """
@@ -48,6 +48,7 @@ class DreamBoothFinetuning(Stage):
         seed: int = 0,
     ) -> None:
         options = options or DreamBoothOptions()
+        check_mask(options.mask)
         super().__init__(personalized, timesteps=options.timesteps, seed=seed)
         if options.prior_preservation and prior is None:
             raise ValueError(f"prior_preservation is {options.prior_preservation}, but no class pictures were given")

@@ -48,6 +48,12 @@ def mask_field() -> Any:
     return choice_field(None, ("face",), message="{name} is {value!r}, expected {expected} or null")
 
 
+def check_mask(mask: str | None) -> None:
+    """Raises ValueError if there is no mask of this name."""
+    if mask not in (None, "face"):
+        raise ValueError(f"mask is {mask!r}, expected face or null")
+
+
 def check_precision(precision: str, dtype: str) -> None:
     """Checks that the precision of the Trainer suits the dtype of the base.
 
@@ -101,8 +107,8 @@ class FinetuningOptions:
     bears twice the rate. LoRA trainers do so by default.
 
     `prior_preservation` is the weight of DreamBooth's loss on `num_class_pictures` pictures of the class prompt, drawn
-    by the base. `mask` face weighs the loss to the face in the photo. Both are ours, are off by default, and keep
-    finetuning from copying more of the photo than the person.
+    by the base. `mask` face masks the loss softly to an ellipse where a crop has the face; nothing is detected. Both
+    are ours, are off by default, and keep finetuning from copying more of the photo than the person.
     """
 
     basis: str = choice_field("lidb", ("lidb", "free"))
@@ -244,8 +250,8 @@ class DreamBoothOptions:
     """How the base is finetuned. Paper: 1,200 iterations. The other values are those of diffusers' example.
 
     `prior_preservation` is the weight of the loss on `num_class_pictures` pictures drawn by the base; 0 turns it off.
-    `batch_size` counts draws of noise and timestep per step, and as many of class pictures. `mask` face weighs the loss
-    of the photo to the face; ours, off by default.
+    `batch_size` counts draws of noise and timestep per step, and as many of class pictures. `mask` as in
+    `FinetuningOptions`, for the loss of the photo.
     """
 
     num_steps: int = number_field(1200, ge=1)
@@ -262,7 +268,7 @@ class TextualInversionOptions:
     """How the embedding of the identifier is learned. Paper: 5,000 iterations. Rate and batch are diffusers' example's.
 
     `initial_word` is the word whose embedding everyone starts from. `batch_size` counts draws of noise and timestep per
-    person and step. `mask` face weighs the loss to the face; ours, off by default.
+    person and step. `mask` as in `FinetuningOptions`.
     """
 
     num_steps: int = number_field(5000, ge=1)

@@ -10,7 +10,7 @@ from hdb.lidb.layout import Layout
 from hdb.lidb.residuals import Residuals
 from hdb.prompts import INSTANCE_PROMPT
 from hdb.training.fitting import ThetaFitting
-from hdb.training.options import DEFAULT_LR, FinetuningOptions
+from hdb.training.options import DEFAULT_LR, FinetuningOptions, check_mask
 from hdb.training.prior import Prior
 from hdb.training.stage import check_timesteps
 
@@ -98,7 +98,6 @@ def check_finetuning(options: FinetuningOptions, layout: Layout) -> None:
             "finetuning.basis is lidb, but the hypernetwork learned bases of its own and predicts a free LoRA; "
             "expected finetuning.basis=free, and finetuning.lr=null no_hyper_lr=null or rates for it, about a tenth"
         )
-    if options.mask not in (None, "face"):
-        raise ValueError(f"mask is {options.mask!r}, expected face or null")
+    check_mask(options.mask)
     check_timesteps(options.timesteps)
     Residuals.initial(layout).relax(options.rank, free=options.basis == "free")

@@ -14,7 +14,7 @@ from hdb.diffusion.stable_diffusion import StableDiffusion
 from hdb.diffusion.word import word_embedding
 from hdb.prompts import IDENTIFIER, INSTANCE_PROMPT
 from hdb.training.fitting import RowFitting
-from hdb.training.options import FinetuningOptions, TextualInversionOptions
+from hdb.training.options import FinetuningOptions, TextualInversionOptions, check_mask
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TextualInversionFitting(RowFitting):
         photo_sides: Sides of the references in their photos, as in `RowFitting`.
 
     Raises:
-        ValueError: A prompt without the identifier, or an initial word without a token.
+        ValueError: A prompt without the identifier, an initial word without a token, or an unknown mask.
 
     Source: Gal et al., An Image is Worth One Word, section 4, https://arxiv.org/abs/2208.01618
     """
@@ -61,6 +61,7 @@ class TextualInversionFitting(RowFitting):
         options = options or TextualInversionOptions()
         base = personalized.diffusion
         check_has_identifier(prompt)
+        check_mask(options.mask)
         start = word_embedding(options.initial_word, base.text_encoders)
         super().__init__(
             personalized,

@@ -139,7 +139,9 @@ def test_a_plan_multiplies_operations_and_adds_bytes(counter):
 
 def test_a_plan_of_an_evaluation_counts_pictures_as_they_are_guided(counter):
     names = ["unpersonalized", "no_hyper", "hyperdreambooth"]
-    protocol = ProtocolOptions(num_identities=2, num_prompts=3, num_pictures=4, identity_guidance_scales={"no_hyper": None})
+    protocol = ProtocolOptions(
+        num_identities=2, num_prompts=3, num_pictures=4, identity_guidance_scales={"no_hyper": None}
+    )
     sampling = SamplingOptions(5, identity_guidance_scale=1.5)
     planned = Planner(counter).evaluate(protocol, MethodOptions(), sampling, methods=names)
     work = {entry.name: entry for entry in planned.work}

@@ -212,13 +212,17 @@ class NoiseMethod(Noise):
 
 def test_methods_have_the_scale_of_identity_guidance_that_is_better_for_them(judges, people, tmp_path):
     guided = SamplingOptions(num_inference_steps=1, guidance_scale=2.0, identity_guidance_scale=1.5)
-    protocol = ProtocolOptions(num_pictures=1, num_gallery=3, identity_guidance_scales={"no_hyper": None, "only_hyper": 3.0})
+    protocol = ProtocolOptions(
+        num_pictures=1, num_gallery=3, identity_guidance_scales={"no_hyper": None, "only_hyper": 3.0}
+    )
     methods = [NoiseMethod("no_hyper"), NoiseMethod("only_hyper"), NoiseMethod(OURS)]
     scorer = Scorer(judges, PROMPTS)
     evaluate(methods, people, PROMPTS, scorer, folder=tmp_path / "all", protocol=protocol, sampling=guided)
     alone, more, ours = (set(map(astuple, method.samplings)) for method in methods)
     assert ours == {astuple(guided)} and alone == {astuple(replace(guided, identity_guidance_scale=None))}
     assert more == {astuple(replace(guided, identity_guidance_scale=3.0))}
+    by_prompt = replace(guided, identity_guidance_scale=None)
+    assert protocol.sampling_for("only_hyper", by_prompt) == by_prompt  # switched off for all
     trial = Trial(people, PROMPTS, scorer, protocol, guided)
     again = NoiseMethod("no_hyper")
     trial.run(again, tmp_path / "search")

@@ -272,6 +272,13 @@ def test_prior_preservation_and_the_mask_change_what_ours_learns_and_nothing_whe
         learned(prior_preservation=1.0, num_class_pictures=0)
 
 
+@pytest.mark.parametrize("name", ["dreambooth", "textual_inversion"])
+def test_an_unknown_mask_is_refused_from_python(context, photos, name):
+    options = replace(context.options, **{name: replace(getattr(context.options, name), mask="hair")})
+    with pytest.raises(ValueError, match="mask is 'hair', expected face or null"):
+        make_methods([name], replace(context, options=options))[0].personalize(photos[:1])
+
+
 def test_finetuning_from_zero_has_a_rate_of_its_own(context, photos):
     alone = {
         lr: make_methods(["no_hyper"], replace(context, options=replace(context.options, no_hyper_lr=lr)))[0]
