@@ -119,7 +119,11 @@ def test_a_file_made_for_another_finetune_is_drawn_with_a_warning_where_shapes_a
 
 def test_a_learned_word_and_a_whole_model_are_drawn_like_any_other_file(call, tiny_diffusion, capsys):
     word = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
-    model = {name: value + 0.05 * torch.randn_like(value) for name, value in named_weights(tiny_diffusion).items()}
+    generator = torch.Generator().manual_seed(1)
+    model = {
+        name: value + 0.02 * torch.randn(value.shape, generator=generator)
+        for name, value in named_weights(tiny_diffusion).items()
+    }
     people = {"word": PersonalWords(tiny_diffusion, word), "model": PersonalModels(tiny_diffusion, [model, model])}
     for kind, made in people.items():
         made.save([Path(f"{kind}-0"), Path(f"{kind}-1")], about=[{}, {}])
